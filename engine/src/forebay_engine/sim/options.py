@@ -1,0 +1,40 @@
+"""What a simulated server is started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from forebay_engine.sim.faults import Fault
+from forebay_engine.sim.scheduler import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class SimOptions:
+    """Options of one server.
+
+    models: generative models served; embedding_models: served by `/v1/embeddings`.
+    load_delay_s: how long the port refuses connections; afterwards `/ready` is 503 for
+        `warmup_s` while completions are already answered, as on a real start.
+    disconnect_poll_s: when a hang-up on a request that is queued or not a stream is noticed.
+    health_delay_s: what each `/health` takes.
+    bytes_per_token: UTF-8 bytes of a prompt token; 1 counts as the recorded model did.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 30000
+    models: tuple[str, ...] = ("tiny",)
+    embedding_models: tuple[str, ...] = ()
+    embedding_dim: int = 64
+    ready_file: str | None = None
+    api_key: str | None = None
+    seed: int = 0
+    limits: Limits = field(default_factory=Limits)
+    context_length: int = 131_072
+    bytes_per_token: int = 4
+    cache_report: bool = False
+    load_delay_s: float = 0.0
+    warmup_s: float = 0.2
+    disconnect_poll_s: float = 3.2
+    health_delay_s: float = 1.0
+    faults: tuple[Fault, ...] = ()
+    request_faults: bool = True

@@ -1,0 +1,133 @@
+"""The Rust core. Hand-written; `mypy.stubtest` checks it against the extension."""
+
+from asyncio import AbstractEventLoop, Future
+from typing import Any, final
+
+__version__: str
+
+_Answer = tuple[int, list[tuple[bytes, bytes]], bytes, bool]
+"""Status, headers, body, and whether more of the body follows."""
+
+_Headers = list[tuple[bytes, bytes]]
+
+@final
+class Core:
+    """The gateway of one process: its keys, configuration, limits, upstreams and runtime."""
+
+    def __new__(cls) -> Core: ...
+    def attach(self, event_loop: AbstractEventLoop) -> None:
+        """Deliver results on this event loop from now on. Once per process."""
+
+    def drain(self) -> None:
+        """Resolve every future whose result is ready. The event loop calls it."""
+
+    def configure(self, snapshot: bytes) -> None:
+        """Take a new configuration in, whole.
+
+        snapshot: JSON as `forebay.gateway.snapshot` makes it.
+        Raises: ValueError; then nothing has changed.
+        """
+
+    def load_keys(self, records: bytes, replace: bool) -> int:
+        """Take key records in; with `replace`, keys that are not among them go.
+
+        records: JSON as `forebay.store.keys.encode_records` makes it.
+        Returns how many keys there are. Raises: ValueError.
+        """
+
+    def admit(self, endpoint: int, headers: _Headers, body: bytes) -> Exchange:
+        """Decide a request and start it. Never raises for what a client sent.
+
+        endpoint: 0 chat, 1 completions, 2 embeddings. headers: as ASGI gives them.
+        """
+
+    def fetch(self, upstream: str, path: str, limit_s: float) -> Exchange:
+        """Ask an upstream for `path` within `limit_s` seconds; not booked as usage."""
+
+    def authenticate(self, headers: _Headers) -> _Answer | None:
+        """None if the request's key is good, else the refusal."""
+
+    def models(self, headers: _Headers) -> list[str] | _Answer:
+        """The models that the request's key may use, or the refusal."""
+
+    def error(
+        self,
+        kind_name: str,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        cause: str | None = None,
+    ) -> _Answer:
+        """An error's answer in OpenAI's shape. Raises: ValueError if no kind has that name."""
+
+    def take_usage(self, limit: int) -> list[tuple[Any, ...]]:
+        """Up to `limit` finished requests, oldest first, in the usage table's column order."""
+
+    def take_failures(self) -> list[tuple[str, str, str, str]]:
+        """What the log should be told: (kind, message, private cause, request id) each."""
+
+    @property
+    def usage_backlog(self) -> int:
+        """Finished requests that were not taken yet."""
+
+    @property
+    def in_flight(self) -> int:
+        """Admitted requests that have not ended."""
+
+    def metrics(self) -> str:
+        """All metrics in the Prometheus text format."""
+
+    def begin_drain(self) -> None:
+        """Refuse new requests from now on; running ones go on."""
+
+    def close(self) -> None:
+        """End the runtime: what still runs is dropped and booked. Blocks for up to 1 s."""
+
+@final
+class Exchange:
+    """One request's answer. Dropping it before the end cancels the request."""
+
+    def start(self) -> _Answer | None | Future[_Answer | None]:
+        """The answer's start at once if it is there, else a future; None if it was cancelled."""
+
+    def next(self) -> bytes | None | Future[bytes | None]:
+        """All bytes that are ready, None at the end, or a future of either."""
+
+    def cancel(self, *_args: object) -> None:
+        """Stop the engine and book what was delivered. Takes anything, as a done-callback must."""
+
+@final
+class Limiter:
+    """Limits of many keys, all alike, by number. Times are monotonic nanoseconds."""
+
+    def __new__(
+        cls,
+        *,
+        rpm: int | None = None,
+        rpm_burst: int | None = None,
+        tpm: int | None = None,
+        tpm_burst: int | None = None,
+        concurrency: int | None = None,
+    ) -> Limiter: ...
+    def admit(self, key: int, tokens: int, now: int) -> int:
+        """0 if allowed, else the wait in nanoseconds, or -1 if no wait cures it."""
+
+    def settle(self, key: int, reserved: int, used: int) -> None:
+        """End a request: `used` tokens of `reserved` are kept, its permit comes back."""
+
+    def state(self, key: int, now: int) -> tuple[int | None, int | None, int]:
+        """Remaining requests, remaining tokens, requests in flight."""
+
+    def __len__(self) -> int: ...
+
+@final
+class SseDecoder:
+    """An event-stream decoder (WHATWG HTML section 9.2)."""
+
+    def __new__(cls, max_event_bytes: int = 1_048_576) -> SseDecoder: ...
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The data of each event that `chunk` completes. Raises: ValueError if one is too large."""
+
+def peek(body: bytes) -> dict[str, Any]:
+    """What admission reads of a request body. Raises: ValueError that names the byte offset."""

@@ -1,0 +1,5 @@
+"""The command `forebay`."""
+
+from forebay.cli.main import main
+
+__all__ = ["main"]

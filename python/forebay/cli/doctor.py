@@ -1,0 +1,124 @@
+"""`forebay doctor`: is everything there that the gateway needs?"""
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import typer
+
+from forebay.cli.common import ConfigOption, DatabaseOption, JsonOption, config_path, dev_state
+from forebay.cli.common import print_json as _print_json
+from forebay.config.errors import ConfigError
+from forebay.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from forebay.config.schema import Config, Upstream
+
+_TIMEOUT_S = 3.0
+
+
+class Finding(NamedTuple):
+    """One check's result, in a line."""
+
+    check: str
+    ok: bool
+    detail: str
+
+
+def doctor(
+    config: ConfigOption = None, database_url: DatabaseOption = None, json: JsonOption = False
+) -> None:
+    """Check configuration, database and upstreams; exit 1 if one is not well."""
+    import asyncio
+
+    findings = asyncio.run(_examine(config_path(config), database_url))
+    if json:
+        _print_json([finding._asdict() for finding in findings])
+    else:
+        width = max(len(finding.check) for finding in findings)
+        for finding in findings:
+            mark = "ok  " if finding.ok else "FAIL"
+            typer.echo(f"{mark}  {finding.check:<{width}}  {finding.detail}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+async def _examine(path: "os.PathLike[str] | None", database_url: str | None) -> list[Finding]:
+    import asyncio
+    from pathlib import Path
+
+    from forebay.config import load
+
+    findings = []
+    state = dev_state()
+    config: Config | None = None
+    bare = path is None and not any(map(os.environ.get, ("FOREBAY_CONFIG", "INFERENCE_URL")))
+    if bare and state is not None:
+        # `forebay dev` makes its own configuration; ask the gateway itself.
+        findings.append(await _http("gateway", f"{state.get('http')}/readyz", None))
+    else:
+        try:
+            config = load(None if path is None else Path(path), os.environ)
+            detail = f"{len(config.upstreams)} upstreams, {len(config.models)} models"
+            findings.append(Finding("configuration", True, detail))
+        except ConfigError as error:
+            findings.append(Finding("configuration", False, str(error)))
+    url = database_url or (config.database_url if config else None)
+    url = url or os.environ.get("DATABASE_URL") or (state or {}).get("database_url")
+    findings.append(await _database(url))
+    if config is not None:
+        findings += await asyncio.gather(
+            *(_upstream(name, upstream) for name, upstream in config.upstreams.items())
+        )
+    return findings
+
+
+async def _database(url: str | None) -> Finding:
+    if not url:
+        return Finding("database", False, "none: set DATABASE_URL or give --database-url")
+    import asyncpg
+
+    from forebay.store.database import Database, migrations
+
+    try:
+        async with await Database.connect(url, max_size=1) as database:
+            server = await database.pool.fetchval("SHOW server_version")
+            have, want = await database.schema_version(), migrations()[-1].version
+    except (StoreError, ValueError, asyncpg.PostgresError) as error:
+        return Finding("database", False, str(error))
+    detail = f"PostgreSQL {str(server).split()[0]}, schema {have} of {want}"
+    if have < want:
+        return Finding("database", False, f"{detail}: forebay serve or any keys command migrates")
+    return Finding("database", True, detail)
+
+
+async def _upstream(name: str, upstream: "Upstream") -> Finding:
+    path = "/health" if upstream.kind == "sglang" else "/v1/models"
+    return await _http(f"upstream {name}", upstream.url + path, upstream.api_key)
+
+
+async def _http(check: str, url: str, api_key: str | None) -> Finding:
+    import asyncio
+
+    return await asyncio.to_thread(_get, check, url, api_key)
+
+
+def _get(check: str, url: str, api_key: str | None) -> Finding:
+    import time
+    import urllib.error
+    import urllib.request
+
+    headers = {"user-agent": "forebay-doctor"}
+    if api_key is not None:
+        headers["authorization"] = f"Bearer {api_key}"
+    # The gateway dials upstreams itself, so no proxy of the environment here either.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    start = time.perf_counter()
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_S) as reply:
+            took_ms = (time.perf_counter() - start) * 1e3
+            return Finding(check, True, f"{url} answered {reply.status} in {took_ms:.0f} ms")
+    except urllib.error.HTTPError as error:
+        return Finding(check, False, f"{url} answered {error.code}")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        return Finding(check, False, f"{url}: {reason}")

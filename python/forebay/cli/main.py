@@ -1,0 +1,150 @@
+"""The root of the command and what becomes of errors.
+
+Everything heavy (the database driver, the server, tables) is imported inside the commands, so
+that `forebay --help` and shell completion stay quick.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from forebay import __version__
+from forebay.cli import config as config_commands
+from forebay.cli import keys as key_commands
+from forebay.cli.common import ConfigOption, check_address, config_path, fail
+from forebay.cli.doctor import doctor
+from forebay.cli.usage import usage
+from forebay.config.errors import ConfigError
+from forebay.store.errors import StoreError
+
+app = typer.Typer(
+    name="forebay",
+    help="A gateway for LLM inference.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(config_commands.app, name="config")
+app.add_typer(key_commands.app, name="keys")
+app.command()(usage)
+app.command()(doctor)
+
+HttpOption = Annotated[
+    str | None,
+    typer.Option(
+        "--http", metavar="HOST:PORT", help="Where to serve HTTP; port 0 takes a free one."
+    ),
+]
+GrpcOption = Annotated[
+    str | None,
+    typer.Option(
+        "--grpc", metavar="HOST:PORT", help="Where to serve gRPC; port 0 takes a free one."
+    ),
+]
+ReadyFileOption = Annotated[
+    Path | None,
+    typer.Option("--ready-file", metavar="PATH", help="Written, as JSON, once requests are taken."),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"forebay {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    http: HttpOption = None,
+    grpc: GrpcOption = None,
+    ready_file: ReadyFileOption = None,
+) -> None:
+    """Run the gateway.
+
+    Without --config, FOREBAY_CONFIG names the file, else ./forebay.yaml is taken if it is there,
+    else the environment alone (INFERENCE_URL, DATABASE_URL).
+    """
+    check_address("--http", http)
+    check_address("--grpc", grpc)
+    from forebay import serve as server
+
+    server.run(config=config_path(config), http=http, grpc=grpc, ready_file=ready_file)
+
+
+@app.command()
+def dev(
+    http: HttpOption = None,
+    grpc: GrpcOption = None,
+    ready_file: ReadyFileOption = None,
+) -> None:
+    """Run gateway, database and simulated engine; print a key and a curl line to try."""
+    check_address("--http", http)
+    check_address("--grpc", grpc)
+    from forebay import dev as development
+
+    development.run(http=http, grpc=grpc, ready_file=ready_file)
+
+
+def _usage_error(error: typer.TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return 2  # its help is already printed
+    show = getattr(error, "format_message", None)
+    message = show() if callable(show) else str(error)
+    command = "forebay" if context is None else context.command_path
+    return fail(f"{message.rstrip('.')} (see {command} --help)", getattr(error, "exit_code", 2))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    arguments: without the program's name; None takes those of the process.
+
+    0: done. 1: it failed. 2: wrong arguments or configuration. 130: interrupted. Errors are one
+    line on stderr; FOREBAY_DEBUG=1 adds the traceback of those nobody foresaw.
+    """
+    try:
+        result = app(
+            args=None if arguments is None else list(arguments),
+            prog_name="forebay",
+            standalone_mode=False,
+        )
+    except typer.Abort:
+        return 130
+    except typer.TyperException as error:
+        return _usage_error(error)
+    except KeyboardInterrupt:
+        return 130
+    except ConfigError as error:
+        return fail(str(error), 2)
+    except StoreError as error:
+        return fail(str(error), 1)
+    except BrokenPipeError:
+        # The reader of a pipe left; so that Python does not complain at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("FOREBAY_DEBUG"):
+            raise
+        if isinstance(error, OSError) or type(error).__module__.startswith("asyncpg"):
+            return fail(str(error) or type(error).__name__, 1)
+        return fail(
+            f"unexpected {type(error).__name__}: {error}"
+            " (FOREBAY_DEBUG=1 shows where it came from)",
+            1,
+        )
+    return result if isinstance(result, int) else 0

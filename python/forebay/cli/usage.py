@@ -1,0 +1,88 @@
+"""`forebay usage`: what was used, by key, model, account or day."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from forebay.cli.common import (
+    DatabaseOption,
+    JsonOption,
+    duration,
+    print_json,
+    print_table,
+    with_database,
+)
+
+if TYPE_CHECKING:
+    from forebay.metering.report import UsageRow
+    from forebay.store.database import Database
+
+
+def usage(
+    by: Annotated[
+        Literal["key", "model", "account", "day"], typer.Option("--by", help="How to group.")
+    ] = "key",
+    since: Annotated[
+        str, typer.Option("--since", metavar="7d", help="How far back, such as 24h or 30d.")
+    ] = "7d",
+    format: Annotated[
+        Literal["table", "json", "csv"], typer.Option("--format", help="How to print.")
+    ] = "table",
+    database_url: DatabaseOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Sum up requests and tokens."""
+    since_s = duration(since)
+
+    async def work(database: "Database") -> "list[UsageRow]":
+        from forebay.metering.report import usage as report
+
+        return await report(database, by=by, since_s=since_s)
+
+    rows = with_database(database_url, work)
+    if json or format == "json":
+        import msgspec
+
+        print_json(msgspec.to_builtins(rows))
+        return
+    if format == "csv":
+        import csv
+
+        from forebay.metering.report import UsageRow
+
+        fields = UsageRow.__struct_fields__
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(fields)
+        writer.writerows([getattr(row, field) for field in fields] for row in rows)
+        return
+    first = by.upper()
+    numeric = {"REQUESTS", "FAILED", "PROMPT", "CACHED", "COMPLETION", "REASONING", "TTFT P50 MS"}
+    columns = [first, *(["NAME"] if by == "key" else [])]
+    columns += [
+        "REQUESTS",
+        "FAILED",
+        "PROMPT",
+        "CACHED",
+        "COMPLETION",
+        "REASONING",
+        "TTFT P50 MS",
+    ]
+    print_table(
+        columns,
+        [
+            (
+                row.group,
+                *((row.label,) if by == "key" else ()),
+                row.requests,
+                row.failed,
+                row.prompt_tokens,
+                row.cached_tokens,
+                row.completion_tokens,
+                row.reasoning_tokens,
+                None if row.ttft_ms_p50 is None else f"{row.ttft_ms_p50:.1f}",
+            )
+            for row in rows
+        ],
+        numeric,
+    )

@@ -1,0 +1,245 @@
+"""File and environment to one checked, frozen `Config`."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import msgspec
+
+from forebay.config.document import Document
+from forebay.config.document import Path as FieldPath
+from forebay.config.errors import ConfigError
+from forebay.config.schema import (
+    Config,
+    LogFormat,
+    LogLevel,
+    Model,
+    Policy,
+    Upstream,
+    UpstreamKind,
+    check_database_url,
+    normal_url,
+    parse_address,
+)
+
+ENVIRONMENT_UPSTREAM = "engine"
+"""Name of the upstream that ``INFERENCE_URL`` makes."""
+
+_MAX_FILE_BYTES = 4 * 1024 * 1024
+_T = TypeVar("_T")
+_AT = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<path>\$.*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<name>.*)`", re.DOTALL)
+_STEP = re.compile(r"\.(?P<name>[A-Za-z_][A-Za-z0-9_]*)|\[(?P<index>\d+)\]")
+_CHOICES: dict[str | int, Any] = {
+    "kind": UpstreamKind,
+    "policy": Policy,
+    "level": LogLevel,
+    "format": LogFormat,
+}
+# Environment variable -> field. Unknown FOREBAY_* variables are ignored on purpose: Kubernetes
+# injects FOREBAY_SERVICE_HOST, FOREBAY_PORT and more for a service of that name.
+_OVERRIDES: dict[str, tuple[str, str]] = {
+    "FOREBAY_HTTP": ("listen", "http"),
+    "FOREBAY_GRPC": ("listen", "grpc"),
+    "FOREBAY_LOG_LEVEL": ("log", "level"),
+    "FOREBAY_LOG_FORMAT": ("log", "format"),
+}
+
+
+def load(path: Path | None, env: Mapping[str, str]) -> Config:
+    """Read a configuration.
+
+    path: YAML file; None takes ``FOREBAY_CONFIG``, and without that the environment alone.
+    env: ``FOREBAY_HTTP``, ``FOREBAY_GRPC``, ``FOREBAY_LOG_LEVEL`` and ``FOREBAY_LOG_FORMAT``
+        win over the file; ``DATABASE_URL`` fills in where the file has no ``database_url``;
+        ``INFERENCE_URL`` (and ``INFERENCE_API_KEY``) make one SGLang upstream named ``engine``
+        that serves every model it lists, where the file names no upstream.
+
+    Raises: ConfigError.
+    """
+    if path is None and env.get("FOREBAY_CONFIG"):
+        path = Path(env["FOREBAY_CONFIG"])
+    document = Document(_read(path), source=str(path or "environment"), env=env)
+    config = _from_environment(_to_config(document), document, env)
+    _check_references(config, document)
+    return config
+
+
+def _read(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read: {error.strerror}", source=str(path)) from None
+    if len(data) > _MAX_FILE_BYTES:
+        raise ConfigError("larger than 4 MiB", source=str(path))
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError("not UTF-8 text", source=str(path), line=line) from None
+
+
+def _to_config(document: Document) -> Config:
+    # Entries of the two mappings are converted one by one: msgspec names no mapping key in its
+    # errors, and the name is what the user needs.
+    rest = {k: v for k, v in document.data.items() if k not in ("upstreams", "models")}
+    config = _convert(document, rest, Config, ())
+    upstreams = {
+        name: _checked_upstream(document, name, _convert(document, value, Upstream, path))
+        for name, value, path in _entries(document, "upstreams")
+    }
+    models = {
+        name: _convert(document, value, Model, path)
+        for name, value, path in _entries(document, "models")
+    }
+    database_url = config.database_url or None
+    if database_url is not None:
+        try:
+            check_database_url(database_url)
+        except ValueError as error:
+            raise document.error(("database_url",), str(error)) from None
+    for field in ("http", "grpc"):
+        try:
+            if (address := getattr(config.listen, field)) is not None:
+                parse_address(address)
+        except ValueError as error:
+            raise document.error(("listen", field), str(error)) from None
+    return msgspec.structs.replace(
+        config, upstreams=upstreams, models=models, database_url=database_url
+    )
+
+
+def _entries(document: Document, section: str) -> list[tuple[str, Any, FieldPath]]:
+    value = document.data.get(section)
+    if value is None:
+        return []
+    if not isinstance(value, dict):
+        raise document.error((section,), "expected a mapping of names")
+    for name in value:
+        if not 1 <= len(name) <= 200 or any(c.isspace() for c in name):
+            raise document.error((section, name), "a name has 1 to 200 characters and no spaces")
+    return [(name, item, (section, name)) for name, item in value.items()]
+
+
+def _checked_upstream(document: Document, name: str, upstream: Upstream) -> Upstream:
+    try:
+        url = normal_url(upstream.url)
+    except ValueError as error:
+        raise document.error(("upstreams", name, "url"), str(error)) from None
+    api_key = upstream.api_key or None
+    if api_key is not None and not all("!" <= c <= "~" for c in api_key):
+        raise document.error(
+            ("upstreams", name, "api_key"), "must be printable ASCII without spaces"
+        )
+    return msgspec.structs.replace(upstream, url=url, api_key=api_key)
+
+
+def _convert(document: Document, value: Any, kind: type[_T], path: FieldPath) -> _T:
+    try:
+        # Not strict, so that a number may come from a variable, which is always text.
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        where, reason = _explain(str(error), kind)
+        raise document.error((*path, *where), reason) from None
+
+
+def _explain(message: str, kind: type) -> tuple[FieldPath, str]:
+    match = _AT.match(message)
+    reason = match["reason"] if match else message
+    where: list[str | int] = [
+        int(step["index"]) if step["index"] else step["name"]
+        for step in _STEP.finditer(match["path"] or "" if match else "")
+    ]
+    if unknown := _UNKNOWN.fullmatch(reason):
+        name = unknown["name"]
+        close = difflib.get_close_matches(name, _fields(kind, where), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return (*where, name), f"unknown field{hint}"
+    if missing := _MISSING.fullmatch(reason):
+        return (*where, missing["name"]), "required, but not given"
+    if reason.startswith("Invalid enum value") and where and where[-1] in _CHOICES:
+        reason += f"; choose from {', '.join(get_args(_CHOICES[where[-1]]))}"
+    return tuple(where), reason[:1].lower() + reason[1:]
+
+
+def _fields(kind: Any, where: list[str | int]) -> list[str]:
+    """Field names of the section at `where` below `kind`."""
+    for step in where:
+        if isinstance(step, int):
+            continue
+        field = next(f for f in msgspec.structs.fields(kind) if f.encode_name == step)
+        info: Any = msgspec.inspect.type_info(field.type)
+        while not isinstance(info, msgspec.inspect.StructType):
+            info = getattr(info, "item_type", None) or getattr(info, "type", None)
+            if info is None:
+                return []
+        kind = info.cls
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def _from_environment(config: Config, document: Document, env: Mapping[str, str]) -> Config:
+    changes: dict[str, Any] = {}
+    overridden: dict[str, dict[str, str]] = {}
+    for variable, (section, field) in _OVERRIDES.items():
+        if value := env.get(variable):
+            allowed = get_args(_CHOICES[field]) if field in _CHOICES else ()
+            if allowed and value not in allowed:
+                raise _environment_error(variable, f"choose from {', '.join(allowed)}")
+            if not allowed:
+                _checked(variable, parse_address, value)
+            overridden.setdefault(section, {})[field] = value
+    for section, fields in overridden.items():
+        changes[section] = msgspec.structs.replace(getattr(config, section), **fields)
+    if config.database_url is None and (url := env.get("DATABASE_URL")):
+        _checked("DATABASE_URL", check_database_url, url)
+        changes["database_url"] = url
+    if not config.upstreams and (url := env.get("INFERENCE_URL")):
+        engine = Upstream(
+            kind="sglang",
+            url=_checked("INFERENCE_URL", normal_url, url),
+            api_key=env.get("INFERENCE_API_KEY") or None,
+            discover=True,
+        )
+        changes["upstreams"] = {ENVIRONMENT_UPSTREAM: engine}
+    return msgspec.structs.replace(config, **changes)
+
+
+def _environment_error(variable: str, reason: str) -> ConfigError:
+    return ConfigError(reason, source="environment", field=variable)
+
+
+def _checked(variable: str, check: Any, value: str) -> Any:
+    try:
+        return check(value)
+    except ValueError as error:
+        raise _environment_error(variable, str(error)) from None
+
+
+def _check_references(config: Config, document: Document) -> None:
+    owners: dict[str, str] = dict.fromkeys(config.models, "the model itself")
+    for name, model in config.models.items():
+        for index, target in enumerate(model.targets):
+            if target.upstream not in config.upstreams:
+                known = ", ".join(config.upstreams) or "none is defined"
+                raise document.error(
+                    ("models", name, "targets", index, "upstream"),
+                    f"no upstream named {target.upstream!r} (known: {known})",
+                )
+        for index, alias in enumerate(model.aliases):
+            if alias in owners:
+                taken = "a model" if alias in config.models else f"an alias of {owners[alias]}"
+                raise document.error(
+                    ("models", name, "aliases", index), f"{alias!r} is already {taken}"
+                )
+            owners[alias] = name
+    if not config.upstreams:
+        raise document.error((), "no upstream: set INFERENCE_URL, or upstreams in a file")
+    if not config.models and not any(u.discover for u in config.upstreams.values()):
+        raise document.error(
+            ("models",), "no model: list models, or set discover: true on an upstream"
+        )

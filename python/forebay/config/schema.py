@@ -1,0 +1,221 @@
+"""The schema: every field, its type, unit, range and default, and nothing else."""
+
+import re
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Meta
+
+MIB = 1024 * 1024
+
+UpstreamKind = Literal["sglang", "openai_compatible"]
+Policy = Literal["round_robin"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "console"]
+
+Name = Annotated[
+    str,
+    Meta(min_length=1, max_length=200, description="A name without spaces."),
+]
+Seconds = Annotated[float, Meta(gt=0, le=86_400, description="Seconds.")]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every section: immutable, and a field it does not know is an error."""
+
+
+class Address(NamedTuple):
+    """A TCP address to listen on; port 0 asks the system for a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Listen(Section, frozen=True, kw_only=True):
+    """Where the gateway listens, as HOST:PORT (an IPv6 host in brackets).
+
+    grpc: None serves no gRPC.
+    """
+
+    http: str = "0.0.0.0:8080"
+    grpc: str | None = None
+
+
+class Upstream(Section, frozen=True, kw_only=True):
+    """One place that answers requests.
+
+    url: base address without ``/v1``; a trailing ``/v1`` is taken off when read.
+    api_key: sent as a bearer token; None sends none.
+    max_concurrency: requests in flight at most; None does not bound them.
+    http2: speak HTTP/2 from the first byte (prior knowledge on ``http://``, ALPN on ``https://``).
+    discover: serve every model this upstream lists, besides those under ``models``.
+    """
+
+    kind: UpstreamKind
+    url: str
+    api_key: str | None = None
+    max_concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    http2: bool = False
+    discover: bool = False
+
+
+class Target(Section, frozen=True, kw_only=True):
+    """One upstream that serves a model.
+
+    model: the model's name there; None uses the name under ``models``.
+    """
+
+    upstream: Name
+    model: Name | None = None
+
+
+class Timeouts(Section, frozen=True, kw_only=True):
+    """Bounds on one attempt, in seconds.
+
+    connect: until the connection stands. first_byte: from sending until the first body byte.
+    idle: between two chunks. total: the whole answer.
+    """
+
+    connect: Seconds = 2.0
+    first_byte: Seconds = 120.0
+    idle: Seconds = 60.0
+    total: Seconds = 600.0
+
+
+class Model(Section, frozen=True, kw_only=True):
+    """A model as clients name it."""
+
+    targets: Annotated[tuple[Target, ...], Meta(min_length=1)]
+    aliases: tuple[Name, ...] = ()
+    policy: Policy = "round_robin"
+    timeouts: Timeouts = Timeouts()
+
+
+class Limits(Section, frozen=True, kw_only=True):
+    """Bounds on what a client or an upstream may send, in bytes.
+
+    body_bytes: a request's body. event_bytes: one server-sent event of an answer.
+    header_bytes: a request's header block.
+    """
+
+    body_bytes: Annotated[int, Meta(ge=1024, le=1024 * MIB)] = 10 * MIB
+    event_bytes: Annotated[int, Meta(ge=1024, le=64 * MIB)] = MIB
+    header_bytes: Annotated[int, Meta(ge=4096, le=MIB)] = 64 * 1024
+
+
+class Log(Section, frozen=True, kw_only=True):
+    """What is logged, and whether as JSON lines or for people."""
+
+    level: LogLevel = "info"
+    format: LogFormat = "json"
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """Everything `forebay serve` needs to know.
+
+    database_url: ``postgresql://…``; None runs without keys and usage records.
+    drain_s: seconds that running requests get to finish after SIGTERM.
+    """
+
+    listen: Listen = Listen()
+    database_url: str | None = None
+    upstreams: dict[Name, Upstream] = {}
+    models: dict[Name, Model] = {}
+    limits: Limits = Limits()
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+    log: Log = Log()
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema as a JSON Schema (2020-12) document, for editors and checks."""
+    schema = msgspec.json.schema(Config)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+_MASK = "***"
+
+
+def to_public(config: Config) -> dict[str, Any]:
+    """The configuration as plain data with every secret replaced by ``***``."""
+    public: dict[str, Any] = msgspec.to_builtins(config)
+    for upstream in public["upstreams"].values():
+        if upstream["api_key"] is not None:
+            upstream["api_key"] = _MASK
+    if config.database_url is not None:
+        public["database_url"] = mask_url(config.database_url)
+    return public
+
+
+def mask_url(url: str) -> str:
+    """The URL with its password replaced by ``***``, in the authority and in the query."""
+    parts = urlsplit(url)
+    netloc = parts.netloc
+    user_info, at, host = netloc.rpartition("@")
+    user, colon, password = user_info.partition(":")
+    if at and colon and password:
+        netloc = f"{user}:{_MASK}@{host}"
+    query = re.sub(r"(^|&)((?:ssl)?password)=[^&]*", rf"\1\2={_MASK}", parts.query)
+    return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
+
+
+def parse_address(text: str) -> Address:
+    """Read ``HOST:PORT``, ``[IPv6]:PORT`` or ``:PORT`` (every interface).
+
+    Raises: ValueError, with a reason fit for the user.
+    """
+    host, colon, port_text = text.rpartition(":")
+    if not colon:
+        raise ValueError(f"expected HOST:PORT, got {text!r}")
+    if not (port_text.isascii() and port_text.isdigit()) or int(port_text) > 65_535:
+        raise ValueError(f"port must be 0 to 65535, got {port_text!r}")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"an IPv6 address needs brackets: [{host}]:{port_text}")
+    if any(c.isspace() or c in "/@[]" for c in host):
+        raise ValueError(f"bad host {host!r}")
+    return Address(host or "0.0.0.0", int(port_text))
+
+
+def normal_url(text: str) -> str:
+    """Check an upstream's address and take off a trailing ``/`` and ``/v1``.
+
+    Raises: ValueError, with a reason that does not repeat credentials.
+    """
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"bad URL: {error}") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("URL must start with http:// or https://")
+    if "@" in parts.netloc:
+        raise ValueError("URL must not carry credentials; use api_key")
+    if not parts.hostname or any(c.isspace() or c == "\\" for c in text):
+        raise ValueError("URL has no valid host")
+    if port == 0:
+        raise ValueError("URL has port 0")
+    if parts.query or parts.fragment:
+        raise ValueError("URL must not have a query or fragment")
+    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+def check_database_url(text: str) -> None:
+    """Accept ``postgresql://`` and ``postgres://`` addresses.
+
+    Raises: ValueError, with a reason that does not repeat credentials.
+    """
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("bad URL") from None
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ValueError("must start with postgresql://")
+    if any(c.isspace() for c in text):
+        raise ValueError("must not contain spaces")

@@ -1,0 +1,166 @@
+"""`forebay dev`: gateway, database and simulated engine with one command."""
+
+import asyncio
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import uvloop
+
+from forebay.cli.common import DEV_STATE
+from forebay.config import load
+from forebay.serve import serve
+from forebay.store import Database, EmbeddedPostgres, KeyStore
+from forebay.store.errors import KeyNotFound, StoreError
+from forebay.store.keys import KeyKind, parse
+from forebay.telemetry.logs import setup_logging
+
+STATE = DEV_STATE.parent
+MODEL = "tiny"
+ENGINE_START_S = 30.0
+_GENEROUS_RPM = 6_000_000
+_GENEROUS_TPM = 6_000_000_000
+"""Limits that nothing in development reaches, so that the headers can be seen all the same."""
+
+
+class DevError(OSError):
+    """Something that `forebay dev` needs does not start."""
+
+
+def run(*, http: str | None, grpc: str | None, ready_file: Path | None) -> None:
+    """Run until SIGTERM or SIGINT. `INFERENCE_URL` takes the simulated engine's place.
+
+    Raises: ConfigError, DevError, OSError.
+    """
+    environment = dict(os.environ)
+    environment.setdefault("FOREBAY_LOG_FORMAT", "console")
+    environment.setdefault("FOREBAY_LOG_LEVEL", "warning")
+    STATE.mkdir(mode=0o700, exist_ok=True)
+    with _database(environment), _engine(environment) as engine:
+        config = load(None, environment)
+        listen = msgspec.structs.replace(
+            config.listen, http=http or "127.0.0.1:8080", grpc=grpc or config.listen.grpc
+        )
+        config = msgspec.structs.replace(config, listen=listen)
+        setup_logging(config.log.level, config.log.format)
+        assert config.database_url is not None
+        keys = asyncio.run(_keys(config.database_url))
+        uvloop.run(
+            serve(
+                config,
+                ready_file=ready_file,
+                ready={"engine": engine, **keys},
+                on_ready=lambda facts: _announce(facts, environment["DATABASE_URL"]),
+            )
+        )
+    DEV_STATE.unlink(missing_ok=True)
+
+
+@contextmanager
+def _database(environment: dict[str, str]) -> Iterator[None]:
+    """`DATABASE_URL`, of an embedded PostgreSQL unless one is given."""
+    if environment.get("DATABASE_URL"):
+        yield
+        return
+    with EmbeddedPostgres(STATE / "postgres") as postgres:
+        environment["DATABASE_URL"] = postgres.url
+        yield
+
+
+@contextmanager
+def _engine(environment: dict[str, str]) -> Iterator[str]:
+    """The engine's address, of a simulated one unless `INFERENCE_URL` is given."""
+    if given := environment.get("INFERENCE_URL"):
+        yield given
+        return
+    command = Path(sys.executable).with_name("forebay-engine")
+    found = str(command) if command.exists() else shutil.which("forebay-engine")
+    if found is None:
+        raise DevError("forebay-engine is not installed (make setup), and INFERENCE_URL is not set")
+    ready = STATE / f"engine-{os.getpid()}.json"
+    ready.unlink(missing_ok=True)
+    engine = subprocess.Popen(
+        [found, "sim", "--port", "0", "--model", MODEL, "--ready-file", str(ready)],
+        stdout=subprocess.DEVNULL,
+        preexec_fn=_end_with_parent,
+    )
+    try:
+        deadline = time.monotonic() + ENGINE_START_S
+        while not ready.exists():
+            if engine.poll() is not None:
+                raise DevError(f"the simulated engine ended with status {engine.returncode}")
+            if time.monotonic() > deadline:
+                raise DevError(f"the simulated engine did not start in {ENGINE_START_S:.0f} s")
+            time.sleep(0.02)
+        environment["INFERENCE_URL"] = orjson.loads(ready.read_bytes())["url"]
+        yield environment["INFERENCE_URL"]
+    finally:
+        engine.terminate()
+        try:
+            engine.wait(5)
+        except subprocess.TimeoutExpired:
+            engine.kill()
+        ready.unlink(missing_ok=True)
+
+
+def _end_with_parent() -> None:
+    """A killed gateway leaves no engine behind (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+async def _keys(database_url: str) -> dict[str, str]:
+    """The development keys, the same at every start of one folder."""
+    async with await Database.connect(database_url) as database:
+        await database.migrate()
+        store = KeyStore(database)
+        return {
+            "key": await _key(store, "inference", STATE / "key"),
+            "admin_key": await _key(store, "admin", STATE / "admin-key"),
+        }
+
+
+async def _key(store: KeyStore, kind: KeyKind, path: Path) -> str:
+    try:
+        secret = path.read_text().strip()
+        record = await store.get(parse(secret).id)
+        if not record.revoked:
+            return secret
+    except (OSError, ValueError, KeyNotFound, StoreError):
+        pass  # No file yet, or the key of another database.
+    limits = {"rpm": _GENEROUS_RPM, "tpm": _GENEROUS_TPM} if kind == "inference" else {}
+    _, secret = await store.create(name=f"dev {kind}", kind=kind, **limits)
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(secret)
+    return secret
+
+
+def _announce(facts: dict[str, Any], database_url: str) -> None:
+    DEV_STATE.write_bytes(
+        orjson.dumps({"database_url": database_url, "http": facts["http"], "pid": facts["pid"]})
+    )
+    body = '{"model": "%s", "stream": true, "messages": [{"role": "user", "content": "hi"}]}' % MODEL
+    print(
+        f"\nForebay is ready.\n"
+        f"  HTTP    {facts['http']}\n"
+        + (f"  gRPC    {facts['grpc']} (health checks)\n" if facts["grpc"] else "")
+        + f"  engine  {facts['engine']}\n"
+        f"  key     {facts['key']}\n\n"
+        f"Try it:\n"
+        f"  curl -N {facts['http']}/v1/chat/completions \\\n"
+        f"    -H 'Authorization: Bearer {facts['key']}' \\\n"
+        f"    -H 'Content-Type: application/json' \\\n"
+        f"    -d '{body}'\n\n"
+        f"Ctrl-C ends everything.",
+        flush=True,
+    )

@@ -1,0 +1,155 @@
+"""The hot endpoints: ASGI callables that hand a request to the core and its bytes to the client."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from forebay._core import Exchange
+from forebay.gateway.answer import Answer
+from forebay.http.body import Incomplete, TooLarge, TooSlow, content_length, read_rest
+from forebay.http.disconnect import DisconnectWatch
+
+if TYPE_CHECKING:
+    from forebay.gateway import Gateway
+
+log = structlog.get_logger("forebay.http")
+
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+"""By the index that `Core.admit` takes."""
+
+_STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+_SMALL = 64 * 1024
+
+
+class Inference:
+    """One inference endpoint."""
+
+    def __init__(self, gateway: "Gateway", endpoint: int, watch: DisconnectWatch) -> None:
+        self._gateway = gateway
+        self._core = gateway.core
+        self._endpoint = endpoint
+        self._watch = watch
+        self._limit = gateway.config.limits.body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. Every outcome is an answer in OpenAI's shape."""
+        try:
+            if scope["method"] != "POST":
+                await self._answer(send, self._wrong_method(), [(b"allow", b"POST")])
+                return
+            body = await self._body(scope, receive, send)
+            if body is None:
+                return
+            exchange = self._core.admit(self._endpoint, scope["headers"], body)
+            await self._relay(exchange, receive, send)
+        except Exception:
+            log.exception("request failed")
+            await self._answer(
+                send, self._core.error("internal", "The gateway failed. Please try again.")
+            )
+
+    def _wrong_method(self) -> Answer:
+        return self._core.error(
+            "method_not_allowed", f"Use POST for {ENDPOINTS[self._endpoint]}.", param=None
+        )
+
+    async def _body(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
+        """The body, or None when the request was answered because of it."""
+        message = await receive()
+        headers = scope["headers"]
+        if message["type"] == "http.request":
+            body: bytes = message["body"]
+            if not message["more_body"]:
+                return body
+            length = content_length(headers)
+            if length == len(body):
+                return body
+            # Whoever may not ask at all does not get to fill memory either.
+            if (length is None or length > _SMALL) and (
+                refused := self._core.authenticate(headers)
+            ) is not None:
+                length = -1
+            try:
+                if length == -1:
+                    await read_rest(receive, body, self._limit + 1, self._limit)
+                return await read_rest(receive, body, length, self._limit)
+            except TooLarge:
+                answer = (
+                    refused
+                    if length == -1 and refused is not None
+                    else self._core.error(
+                        "payload_too_large",
+                        f"The request body is over the limit of {self._limit} bytes.",
+                    )
+                )
+                await self._answer(send, answer, [(b"connection", b"close")])
+                return None
+            except TooSlow:
+                answer = self._core.error(
+                    "invalid_request", "The request body did not arrive in time.", code="slow_body"
+                )
+                await self._answer(send, answer, [(b"connection", b"close")])
+                return None
+            except Incomplete:
+                pass
+        answer = self._core.error(
+            "invalid_request", "The request body is incomplete or malformed.", code="bad_body"
+        )
+        await self._answer(send, answer, [(b"connection", b"close")])
+        return None
+
+    async def _relay(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        start = exchange.start()
+        if isinstance(start, tuple):
+            await self._answer(send, start)
+            return
+        if start is None:
+            return
+        watched = self._watch.add(receive, exchange)
+        try:
+            answer = await start
+            if answer is None:
+                return
+            status, headers, body, more = answer
+            if not more:
+                await self._answer(send, answer)
+                return
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": status,
+                    "headers": self._closing(headers + _STREAM_HEADERS),
+                }
+            )
+            while True:
+                batch = exchange.next()
+                if isinstance(batch, asyncio.Future):
+                    batch = await batch
+                if batch is None:
+                    break
+                await send({"type": "http.response.body", "body": batch, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except BaseException:
+            exchange.cancel()
+            raise
+        finally:
+            watched.done()
+
+    async def _answer(
+        self, send: Send, answer: Answer, extra: list[tuple[bytes, bytes]] | None = None
+    ) -> None:
+        status, headers, body, _ = answer
+        if extra is not None:
+            headers += extra
+        await send(
+            {"type": "http.response.start", "status": status, "headers": self._closing(headers)}
+        )
+        await send({"type": "http.response.body", "body": body})
+
+    def _closing(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """While draining, keep-alive would hold the drain open."""
+        if self._gateway.draining:
+            headers.append((b"connection", b"close"))
+        return headers

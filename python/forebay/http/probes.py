@@ -1,0 +1,31 @@
+"""`/healthz`, `/readyz` and `/metrics`: for orchestrators and Prometheus; no key needed."""
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+
+async def healthz(_: Request) -> Response:
+    """The process is alive and its event loop turns."""
+    return PlainTextResponse("ok\n")
+
+
+async def readyz(request: Request) -> Response:
+    """200 while traffic may come, else 503; the body says how each part is."""
+    health = request.app.state.gateway.health()
+    status = "ready" if health.ready else "not ready"
+    if health.ready and health.degraded:
+        status = "degraded"
+    return Response(
+        orjson.dumps({"status": status, "checks": health.checks}),
+        status_code=200 if health.ready else 503,
+        media_type="application/json",
+    )
+
+
+async def metrics(request: Request) -> Response:
+    """Every metric in the Prometheus text format 0.0.4."""
+    return Response(
+        request.app.state.gateway.core.metrics(),
+        media_type="text/plain; version=0.0.4; charset=utf-8",
+    )

@@ -1,0 +1,222 @@
+"""The life of one gateway process: start, serve, drain, stop."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import structlog
+import uvloop
+
+from forebay.config import Config, ConfigError, load, parse_address
+from forebay.gateway import Gateway
+from forebay.http import create_app
+from forebay.http.server import HttpServer, write_ready_file
+from forebay.metering.writer import UsageWriter
+from forebay.store import Database, KeyWatcher, encode_records
+from forebay.store.errors import StoreError
+from forebay.store.keys import KeyRecord
+from forebay.telemetry.logs import setup_logging
+
+log = structlog.get_logger("forebay")
+
+RETRY_S = 1.0
+"""Seconds between two tries to reach a database that was away at the start."""
+FIRST_LOAD_S = 5.0
+"""Seconds that the start waits for the keys; later they are loaded in the background."""
+FLUSH_S = 10.0
+"""Seconds that the end may take to write the last usage."""
+
+
+class Store:
+    """The database behind the gateway: keys come from it, usage goes to it.
+
+    It may be away, at the start and later: known keys go on working, and usage waits.
+    """
+
+    def __init__(self, url: str, gateway: Gateway) -> None:
+        self._url = url
+        self._gateway = gateway
+        self._database: Database | None = None
+        self._watcher: KeyWatcher | None = None
+        self._writer: UsageWriter | None = None
+        self._opening: asyncio.Task[None] | None = None
+        gateway.checks["database"] = self._state
+        gateway.checks["usage"] = self._usage_state
+
+    async def start(self) -> None:
+        """Open the database; if it is away, keep trying in the background."""
+        self._opening = asyncio.create_task(self._open(), name="open-store")
+        await asyncio.wait({self._opening}, timeout=FIRST_LOAD_S)
+
+    async def _open(self) -> None:
+        told = False
+        while True:
+            try:
+                database = await Database.connect(self._url)
+            except StoreError as error:
+                if not told:
+                    log.warning("database is away", cause=str(error))
+                    told = True
+                await asyncio.sleep(RETRY_S)
+                continue
+            try:
+                applied = await database.migrate()
+            except StoreError as error:
+                await database.close()
+                log.error("the schema cannot be brought up to date", cause=str(error))
+                await asyncio.sleep(RETRY_S)
+                continue
+            if applied:
+                log.info("migrations applied", versions=applied)
+            break
+        self._database = database
+        self._writer = UsageWriter(database, self._gateway.core.take_usage)
+        self._writer.start()
+        self._watcher = KeyWatcher(database, self._load)
+        await self._watcher.start(FIRST_LOAD_S)
+
+    def _load(self, records: list[KeyRecord]) -> None:
+        self._gateway.core.load_keys(encode_records(records), False)
+
+    def _state(self) -> str:
+        if self._watcher is None or not self._watcher.loaded:
+            return "down: the keys are not loaded"
+        if not self._watcher.healthy:
+            return f"degraded: away, keys as of {time.time() - self._watcher.last_sync:.0f} s ago"
+        return "ok"
+
+    def _usage_state(self) -> str:
+        if self._writer is None:
+            return "ok"
+        waiting = self._writer.backlog + self._gateway.core.usage_backlog
+        if not self._writer.healthy:
+            return f"degraded: {waiting} events wait for the database"
+        return "ok"
+
+    async def stop(self) -> None:
+        """Write what is left, then close."""
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._watcher is not None:
+            await self._watcher.stop()
+        if self._writer is not None:
+            if not await self._writer.flush(FLUSH_S):
+                lost = self._writer.backlog + self._gateway.core.usage_backlog
+                log.error("usage events could not be written", events=lost)
+            await self._writer.stop()
+        if self._database is not None:
+            await self._database.close()
+
+
+def settings(config: Path | None, http: str | None, grpc: str | None) -> Config:
+    """The configuration, with the command's addresses before everything else.
+
+    Raises: ConfigError, also when something that serving needs is missing.
+    """
+    loaded = load(config, os.environ)
+    listen = loaded.listen
+    if http is not None:
+        listen = msgspec.structs.replace(listen, http=http)
+    if grpc is not None:
+        listen = msgspec.structs.replace(listen, grpc=grpc)
+    if not loaded.upstreams:
+        raise ConfigError(
+            "name at least one upstream, or set INFERENCE_URL",
+            source=str(config or "environment"),
+            field="upstreams",
+        )
+    if loaded.database_url is None:
+        raise ConfigError(
+            "set it, or DATABASE_URL: keys and usage live there (forebay dev brings its own)",
+            source=str(config or "environment"),
+            field="database_url",
+        )
+    return msgspec.structs.replace(loaded, listen=listen)
+
+
+def run(*, config: Path | None, http: str | None, grpc: str | None, ready_file: Path | None) -> None:
+    """`forebay serve`: until SIGTERM or SIGINT. Raises: ConfigError, OSError."""
+    loaded = settings(config, http, grpc)
+    setup_logging(loaded.log.level, loaded.log.format)
+    uvloop.run(serve(loaded, ready_file=ready_file))
+
+
+async def serve(
+    config: Config,
+    *,
+    ready_file: Path | None = None,
+    ready: dict[str, Any] | None = None,
+    on_ready: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Serve until a signal says stop, then drain.
+
+    ready: more members for the ready file. on_ready: called with its content once requests are
+        taken.
+    """
+    assert config.database_url is not None
+    stop = asyncio.Event()
+    now = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        (now if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+
+    gateway = Gateway(config)
+    server = HttpServer(
+        create_app(gateway),
+        parse_address(config.listen.http),
+        header_bytes=config.limits.header_bytes,
+    )
+    grpc_server = None
+    if config.listen.grpc is not None:
+        from forebay.grpc import GrpcServer
+
+        address = parse_address(config.listen.grpc)
+        grpc_server = GrpcServer(address, lambda: gateway.health().ready)
+    store = Store(config.database_url, gateway)
+    await gateway.start()
+    await store.start()
+    await server.start()
+    if grpc_server is not None:
+        await grpc_server.start()
+    facts = {
+        "http": server.url,
+        "grpc": str(grpc_server.address) if grpc_server is not None else None,
+        "pid": os.getpid(),
+        **(ready or {}),
+    }
+    log.info("serving", http=facts["http"], grpc=facts["grpc"])
+    if ready_file is not None:
+        write_ready_file(ready_file, orjson.dumps(facts).decode())
+    if on_ready is not None:
+        on_ready(facts)
+    await stop.wait()
+
+    log.info("draining", in_flight=gateway.core.in_flight)
+    gateway.begin_drain()
+    drain = asyncio.create_task(gateway.drained(config.drain_s))
+    hurry = asyncio.create_task(now.wait())
+    await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if not (drain.done() and drain.result()):
+        drain.cancel()
+        log.warning("requests were cut off", in_flight=gateway.core.in_flight)
+    # The last answers leave before their connections are closed.
+    await asyncio.sleep(0.05)
+    if grpc_server is not None:
+        await grpc_server.stop()
+    await server.stop()
+    await gateway.stop()
+    await store.stop()
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
+    log.info("stopped")

@@ -1,0 +1,161 @@
+"""Follow the table of API keys, so that a change reaches the gateway within a second."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from forebay.store.database import UNREACHABLE, open_connection
+from forebay.store.errors import StoreUnavailable
+from forebay.store.keys import CHANGED_SINCE, KeyRecord, to_record
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from forebay.store.database import Database
+
+CHANNEL = "forebay_keys"
+_POLL_S = 0.5
+_QUERY_TIMEOUT_S = 2.0
+_LOAD_TIMEOUT_S = 60.0
+_BACKOFF_S = (0.05, 2.0)
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class KeyWatcher:
+    """Feeds key changes to a callback, on a connection of its own.
+
+    on_change: called on the event loop with records to insert or replace by id. The first call
+        has every active key; later calls have what changed, with ``revoked`` set where a key
+        ended. After a lost connection every active key comes again, and keys that are gone come
+        as revoked. It must not block.
+
+    While the database is away nothing is called, so what the callback keeps stays the last
+    snapshot. A lost notification is made good by polling every 0.5 s.
+
+    healthy: the last exchange with the database succeeded.
+    last_sync: Unix seconds of the last moment the snapshot was known to be current; 0 before.
+    """
+
+    def __init__(self, database: "Database", on_change: Callable[[list[KeyRecord]], None]):
+        self._url = database.url
+        self._on_change = on_change
+        self._known: dict[str, str] = {}
+        self._version = 0
+        self._loaded = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.healthy = False
+        self.last_sync = 0.0
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the first full load has been handed on."""
+        return self._loaded.is_set()
+
+    async def start(self, timeout_s: float = 10.0) -> bool:
+        """Begin, and wait up to `timeout_s` for the first full load.
+
+        Returns whether it came; if not, the watcher keeps trying in the background.
+        """
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="forebay-key-watcher")
+        try:
+            await asyncio.wait_for(self._loaded.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """End the watch and close its connection."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self.healthy = False
+
+    async def _run(self) -> None:
+        backoff_s = _BACKOFF_S[0]
+        while True:
+            synced = self.last_sync
+            try:
+                await self._session()
+            except (StoreUnavailable, *UNREACHABLE) as error:
+                _log.warning("key_watch_interrupted", error=str(error) or type(error).__name__)
+            except Exception:
+                # A fault of ours or a schema that is not there yet: the watch must outlive it.
+                _log.exception("key_watch_failed")
+            self.healthy = False
+            if self.last_sync != synced:
+                backoff_s = _BACKOFF_S[0]
+            # Jitter keeps many gateways from coming back in one instant.
+            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.5))
+            backoff_s = min(backoff_s * 2, _BACKOFF_S[1])
+
+    async def _session(self) -> None:
+        connection = await open_connection(self._url)
+        try:
+            connection.add_termination_listener(self._on_event)
+            await connection.add_listener(CHANNEL, self._on_event)
+            await self._load(connection)
+            while True:
+                self.healthy = True
+                self.last_sync = time.time()
+                self._loaded.set()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), _POLL_S)
+                self._wake.clear()
+                rows = await connection.fetch(
+                    CHANGED_SINCE, self._version, timeout=_QUERY_TIMEOUT_S
+                )
+                if rows:
+                    self._hand_on([to_record(row) for row in rows], rows[-1]["version"])
+        finally:
+            # Not a polite close: the peer may be gone, and nothing is lost.
+            connection.terminate()
+
+    async def _load(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        """Hand on everything; a restored or replaced database cannot be told by versions."""
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            version = await connection.fetchval(
+                "SELECT coalesce(max(version), 0) FROM api_keys", timeout=_LOAD_TIMEOUT_S
+            )
+            rows = await connection.fetch(CHANGED_SINCE, 0, timeout=_LOAD_TIMEOUT_S)
+        records = [record for record in map(to_record, rows) if not record.revoked]
+        alive = {record.id for record in records}
+        gone = [
+            _ended(key_id, digest) for key_id, digest in self._known.items() if key_id not in alive
+        ]
+        self._hand_on(records + gone, version)
+
+    def _hand_on(self, records: list[KeyRecord], version: int) -> None:
+        self._on_change(records)
+        self._version = version
+        for record in records:
+            if record.revoked:
+                self._known.pop(record.id, None)
+            else:
+                self._known[record.id] = record.digest
+
+    def _on_event(self, *_: Any) -> None:
+        self._wake.set()
+
+
+def _ended(key_id: str, digest: str) -> KeyRecord:
+    return KeyRecord(
+        id=key_id,
+        kind="inference",
+        account="",
+        name="",
+        digest=digest,
+        last4="",
+        version=0,
+        created_at=0.0,
+        revoked=True,
+    )

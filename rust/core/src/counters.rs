@@ -1,0 +1,136 @@
+//! The gateway's own metrics: which there are, and what is added when.
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::Kind;
+use crate::gateway::Endpoint;
+use crate::metrics::{Bounds, Counter, Family, Gauge, Histogram, Registry};
+use crate::record::{Outcome, UsageEvent};
+
+const OUTCOMES: [Outcome; 5] =
+    [Outcome::Ok, Outcome::ClientClosed, Outcome::UpstreamCut, Outcome::Error, Outcome::GatewayDied];
+
+/// Handles of one API, kept so that a request pays no lookup.
+struct OfEndpoint {
+    requests: Vec<Arc<Counter>>,
+    duration: Arc<Histogram>,
+    first_token: Arc<Histogram>,
+}
+
+/// Handles of one model.
+pub struct OfModel {
+    /// Input tokens booked.
+    pub input: Arc<Counter>,
+    /// Output tokens booked.
+    pub output: Arc<Counter>,
+}
+
+/// All metrics of the gateway.
+pub struct Counters {
+    /// Renders them.
+    pub registry: Registry,
+    /// Admitted requests that have not ended.
+    pub in_flight: Arc<Gauge>,
+    /// Keys loaded.
+    pub keys: Arc<Gauge>,
+    /// Usage events that wait for the database.
+    pub usage_backlog: Arc<Gauge>,
+    /// Usage events lost because too many waited.
+    pub usage_dropped: Arc<Counter>,
+    /// Times the event loop was woken.
+    pub wakeups: Arc<Counter>,
+    /// Results handed to the event loop.
+    pub completions: Arc<Counter>,
+    endpoints: Vec<OfEndpoint>,
+    tokens: Arc<Family<Counter, 2>>,
+    attempts: Arc<Family<Counter, 1>>,
+    errors: Arc<Family<Counter, 1>>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Counters {
+    /// Registers everything.
+    pub fn new() -> Self {
+        let registry = Registry::default();
+        let requests = registry.counters(
+            "forebay_requests_total",
+            "Admitted requests that ended, by API and outcome.",
+            ["endpoint", "outcome"],
+        );
+        let duration = registry.histograms(
+            "forebay_request_duration_seconds",
+            "From admission to the end of the answer.",
+            ["endpoint"],
+            Bounds::SECONDS,
+        );
+        let first_token = registry.histograms(
+            "forebay_time_to_first_token_seconds",
+            "From admission to the first event of a streamed answer.",
+            ["endpoint"],
+            Bounds::FIRST_TOKEN,
+        );
+        let endpoints = Endpoint::ALL
+            .iter()
+            .map(|endpoint| OfEndpoint {
+                requests: OUTCOMES
+                    .iter()
+                    .map(|outcome| requests.get_or_create(&[endpoint.name(), outcome.name()]))
+                    .collect(),
+                duration: duration.get_or_create(&[endpoint.name()]),
+                first_token: first_token.get_or_create(&[endpoint.name()]),
+            })
+            .collect();
+        Self {
+            in_flight: registry.gauge("forebay_requests_in_flight", "Admitted requests that have not ended."),
+            keys: registry.gauge("forebay_keys", "API keys loaded."),
+            usage_backlog: registry.gauge("forebay_usage_backlog_events", "Usage events that wait for the database."),
+            usage_dropped: registry
+                .counter("forebay_usage_dropped_total", "Usage events lost because too many waited for the database."),
+            wakeups: registry.counter("forebay_bridge_wakeups_total", "Times the core woke the event loop."),
+            completions: registry.counter("forebay_bridge_completions_total", "Results the core handed to the event loop."),
+            tokens: registry.counters("forebay_tokens_total", "Tokens booked, by model and direction.", ["model", "direction"]),
+            attempts: registry.counters("forebay_upstream_attempts_total", "Requests sent, by upstream.", ["upstream"]),
+            errors: registry.counters("forebay_errors_total", "Errors, by kind; refusals included.", ["kind"]),
+            endpoints,
+            registry,
+        }
+    }
+
+    /// The handles of a model.
+    pub fn model(&self, name: &str) -> OfModel {
+        OfModel {
+            input: self.tokens.get_or_create(&[name, "input"]),
+            output: self.tokens.get_or_create(&[name, "output"]),
+        }
+    }
+
+    /// The attempts counter of an upstream.
+    pub fn upstream(&self, name: &str) -> Arc<Counter> {
+        self.attempts.get_or_create(&[name])
+    }
+
+    /// An error was answered, or made the gateway try elsewhere.
+    pub fn failed(&self, kind: Kind) {
+        self.errors.get_or_create(&[kind.name()]).inc();
+    }
+
+    /// A request has ended.
+    pub fn finished(&self, endpoint: Endpoint, event: &UsageEvent, outcome: Outcome) {
+        self.in_flight.add(-1);
+        let Some(of) = self.endpoints.get(endpoint as usize) else { return };
+        if let Some(requests) = of.requests.get(outcome as usize) {
+            requests.inc();
+        }
+        of.duration.observe_duration(Duration::from_secs_f64(event.duration_ms / 1e3));
+        if let Some(ttft) = event.ttft_ms
+            && event.stream
+        {
+            of.first_token.observe_duration(Duration::from_secs_f64(ttft / 1e3));
+        }
+    }
+}

@@ -1,0 +1,531 @@
+//! One request's life: attempts, the commit point, the relay, the end.
+//!
+//! States, in order: *attempting* (no byte has reached the client: a failure moves on to the next
+//! target), *committed* (the head is out: a failure becomes an in-stream error), *ended*. The
+//! driver runs as one task; dropping it at any point closes the engine's connection and books what
+//! was delivered.
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use crate::error::{Error, Kind, Retry};
+use crate::gateway::{Endpoint, Gateway};
+use crate::record::{Outcome, Progress, Record};
+use crate::relay::{self, Shape, StreamRelay};
+use crate::scrub::{self, Asked};
+use crate::slot::{Head, HeaderKey, Slot};
+use crate::snapshot::{Model, Target};
+use crate::upstream::{self, Rope, Upstream};
+use crate::usage::Inspected;
+
+/// Most bytes of an upstream's error body that are read.
+const MAX_ERROR_BODY: usize = 64 * 1024;
+
+/// Most bytes of an answer to a `GET`: a list of thousands of models.
+const MAX_FETCH: usize = 8 << 20;
+
+/// Where in the client's body something is put, and what: the edit list of one attempt.
+#[derive(Clone, Debug, Default)]
+pub struct Edits {
+    /// The value of `model`, quotes included.
+    pub model: Option<std::ops::Range<usize>>,
+    /// The value of `rid`.
+    pub rid: Option<std::ops::Range<usize>>,
+    /// The value of `stream_options` when it is not an object.
+    pub stream_options: Option<std::ops::Range<usize>>,
+    /// Inside an existing `stream_options` object: just after its brace, and whether it is empty.
+    pub stream_options_open: Option<(usize, bool)>,
+    /// The values of `include_usage` and `continuous_usage_stats` there.
+    pub usage_flags: [Option<std::ops::Range<usize>>; 2],
+    /// Just after the body's opening brace.
+    pub body_start: usize,
+    /// The body is `{}`.
+    pub empty: bool,
+}
+
+/// Everything that the driver needs, decided at admission.
+pub struct Job {
+    /// The gateway.
+    pub gateway: Arc<Gateway>,
+    /// Where the answer goes.
+    pub slot: Arc<Slot>,
+    /// The model asked for.
+    pub model: Arc<Model>,
+    /// The model's name as the client wrote it.
+    pub model_asked: String,
+    /// Which API.
+    pub endpoint: Endpoint,
+    /// Streamed.
+    pub stream: bool,
+    /// What the relay has to know.
+    pub shape: Shape,
+    /// The client's body.
+    pub body: Bytes,
+    /// Where it is edited.
+    pub edits: Edits,
+    /// Headers for the upstream.
+    pub headers: HeaderMap,
+    /// Headers of every answer: request id and limits.
+    pub answer_headers: Vec<(HeaderKey, String)>,
+    /// One choice only: the engine may know the request by our id.
+    pub single: bool,
+    /// The engine's name for the request.
+    pub rid: String,
+    /// Largest unary answer, bytes.
+    pub max_answer_bytes: usize,
+}
+
+/// One timer for a whole exchange. Deadlines that only move later cost no timer operation.
+struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+}
+
+struct Elapsed;
+
+impl Alarm {
+    fn new(at: Instant) -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep_until(at)) }
+    }
+
+    async fn within<F: Future>(&mut self, until: Instant, future: F) -> Result<F::Output, Elapsed> {
+        let mut future = pin!(future);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(value) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(value));
+            }
+            if self.sleep.deadline() > until {
+                self.sleep.as_mut().reset(until);
+            }
+            while self.sleep.as_mut().poll(cx).is_ready() {
+                if Instant::now() >= until {
+                    return Poll::Ready(Err(Elapsed));
+                }
+                self.sleep.as_mut().reset(until);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// A permit of an upstream, returned on drop.
+struct Held<'a>(&'a Upstream);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.permits.release();
+    }
+}
+
+/// Stops the engine's work on a request that is dropped before its answer was whole.
+struct Stopper {
+    upstream: Arc<Upstream>,
+    rid: Option<String>,
+}
+
+impl Drop for Stopper {
+    fn drop(&mut self) {
+        let Some(rid) = self.rid.take() else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(Arc::clone(&self.upstream).abort(rid));
+        }
+    }
+}
+
+/// One `GET` of an upstream: `(status, body)`, all of it within `limit`.
+pub async fn fetch(upstream: &Upstream, path: &str, limit: Duration) -> Result<(u16, Bytes), Error> {
+    let until = Instant::now() + limit;
+    let mut alarm = Alarm::new(until);
+    let late = || Error::new(Kind::UpstreamTimeout, "The upstream did not answer in time.");
+    let response = alarm.within(until, upstream.get(path)).await.map_err(|Elapsed| late())??;
+    let status = response.status().as_u16();
+    let mut body = response.into_body();
+    let mut out = BytesMut::new();
+    while let Some(chunk) = alarm.within(until, frame(&mut body)).await.map_err(|Elapsed| late())? {
+        let cut = |cause| Error::new(Kind::UpstreamError, "The upstream broke off its answer.").cause(cause);
+        out.extend_from_slice(&chunk.map_err(cut)?);
+        if out.len() > MAX_FETCH {
+            return Err(Error::new(Kind::UpstreamError, "The upstream's answer is too large."));
+        }
+    }
+    Ok((status, out.freeze()))
+}
+
+/// Runs the exchange to its end. Everything of it is released when this future ends or is dropped.
+pub async fn drive(job: Job, mut record: Record) {
+    let now = Instant::now();
+    let total = now + job.model.timeouts.total;
+    let mut alarm = Alarm::new((now + job.model.timeouts.first_byte).min(total));
+    let targets: Vec<Target> = job.model.candidates().cloned().collect();
+    let mut left = targets.len();
+    for target in &targets {
+        left -= 1;
+        let attempts = record.attempt(&target.upstream.name);
+        match attempt(&job, target, attempts, total, &mut alarm, &mut record).await {
+            Ok(()) => return,
+            Err(error) => {
+                let elsewhere = error.kind.retry() == Retry::Sibling || error.kind == Kind::Unavailable;
+                if left > 0 && elsewhere && Instant::now() < total {
+                    job.gateway.note(&error, &job.answer_headers);
+                    continue;
+                }
+                refuse(&job, &error, &mut record);
+                return;
+            }
+        }
+    }
+}
+
+/// Answers with an error before anything else was answered.
+fn refuse(job: &Job, error: &Error, record: &mut Record) {
+    job.gateway.note(error, &job.answer_headers);
+    let mut headers = job.answer_headers.clone();
+    headers.extend(error_headers(error));
+    record.close(Outcome::Error, error.kind.status(), Some(error.kind), None);
+    job.slot.start(Head { status: error.kind.status(), headers, body: error.openai_body(), more: false });
+}
+
+/// The headers of an error's answer.
+pub fn error_headers(error: &Error) -> Vec<(HeaderKey, String)> {
+    let mut headers = vec![(HeaderKey::Borrowed("content-type"), "application/json".to_owned())];
+    headers.extend(error.headers().into_iter().map(|(name, value)| (HeaderKey::Borrowed(name), value)));
+    headers
+}
+
+/// Tries one target. An error means that nothing has reached the client.
+async fn attempt(
+    job: &Job,
+    target: &Target,
+    attempts: u32,
+    total: Instant,
+    alarm: &mut Alarm,
+    record: &mut Record,
+) -> Result<(), Error> {
+    let upstream = &target.upstream;
+    if !upstream.permits.try_acquire() {
+        return Err(Error::new(Kind::Unavailable, "The engine is at its concurrency limit. Please try again later.")
+            .retry_after(Duration::from_secs(1)));
+    }
+    let _held = Held(upstream);
+    let rid = (upstream.traits.rid && job.single).then(|| attempt_rid(&job.rid, attempts));
+    let body = edited(job, target, rid.as_deref());
+    let first_byte = (Instant::now() + job.model.timeouts.first_byte).min(total);
+    let mut stopper = Stopper { upstream: Arc::clone(upstream), rid };
+    let sent = alarm.within(first_byte, upstream.post(job.endpoint.path(), &job.headers, body)).await;
+    let response = match sent {
+        Err(Elapsed) => {
+            record.contacted();
+            return Err(Error::new(Kind::UpstreamTimeout, "The engine did not answer in time."));
+        }
+        Ok(Err(error)) => {
+            stopper.rid = None;
+            if error.kind != Kind::Unavailable {
+                record.contacted();
+            }
+            return Err(error);
+        }
+        Ok(Ok(response)) => response,
+    };
+    record.contacted();
+    let (parts, mut incoming) = response.into_parts();
+    let status = parts.status.as_u16();
+    if status != 200 {
+        stopper.rid = None;
+        let body = read_error(&mut incoming, first_byte, alarm).await;
+        let wait = scrub::retry_after(&parts.headers);
+        return Err(scrub::upstream_error(status, &body, wait, job.shape.asked));
+    }
+    let head = |body: Bytes, more: bool| {
+        let mut headers = Vec::with_capacity(job.answer_headers.len() + parts.headers.len() + 4);
+        for (name, value) in &parts.headers {
+            if upstream::passes(name, &parts.headers)
+                && let Ok(value) = value.to_str()
+            {
+                headers.push((HeaderKey::Owned(name.as_str().to_owned()), value.to_owned()));
+            }
+        }
+        headers.extend(job.answer_headers.iter().cloned());
+        headers.push((HeaderKey::Borrowed("x-forebay-upstream"), upstream.name.to_string()));
+        headers.push((HeaderKey::Borrowed("x-forebay-attempts"), attempts.to_string()));
+        Head { status, headers, body, more }
+    };
+    if job.stream {
+        stream(job, incoming, total, first_byte, alarm, record, &mut stopper, head).await
+    } else {
+        let body = read_whole(&mut incoming, job, total, alarm).await?;
+        record.first_byte();
+        stopper.rid = None;
+        let (body, finish) = unary(job, body, record)?;
+        record.close(Outcome::Ok, status, None, finish.as_deref());
+        job.slot.start(head(body, false));
+        Ok(())
+    }
+}
+
+/// Reads a stream to its end. Before the first real event an error is the attempt's.
+#[expect(clippy::too_many_arguments, reason = "one state, taken apart so that borrows stay short")]
+async fn stream(
+    job: &Job,
+    mut incoming: Incoming,
+    total: Instant,
+    first_byte: Instant,
+    alarm: &mut Alarm,
+    record: &mut Record,
+    stopper: &mut Stopper,
+    head: impl Fn(Bytes, bool) -> Head,
+) -> Result<(), Error> {
+    let mut relay = StreamRelay::new(job.shape);
+    let mut early = BytesMut::new();
+    let mut committed = false;
+    loop {
+        let until = if committed { (Instant::now() + job.model.timeouts.idle).min(total) } else { first_byte };
+        let read = alarm.within(until, frame(&mut incoming)).await;
+        let (result, ended) = match read {
+            Err(Elapsed) => {
+                let text = "The engine stopped sending before it had finished.";
+                (Err(Error::new(Kind::UpstreamTimeout, text)), true)
+            }
+            Ok(Some(Ok(chunk))) => {
+                let feed = |out: &mut BytesMut| relay.feed(chunk, out);
+                let result = if committed { job.slot.write(feed) } else { feed(&mut early) };
+                (result, relay.is_done())
+            }
+            Ok(Some(Err(cause))) => {
+                let result = finish(&mut relay, committed, &job.slot, &mut early);
+                (result.map_err(|error| error.cause(cause)), true)
+            }
+            Ok(None) => (finish(&mut relay, committed, &job.slot, &mut early), true),
+        };
+        record.advance(Progress { reported: relay.usage(), content_events: relay.content_events() });
+        if !committed && relay.is_started() {
+            committed = true;
+            record.first_byte();
+            job.slot.start(head(Bytes::new(), true));
+            let early = std::mem::take(&mut early);
+            job.slot.write(|out| out.extend_from_slice(&early));
+        }
+        match result {
+            Err(error) if !committed => return Err(error),
+            Err(error) => {
+                job.gateway.note(&error, &job.answer_headers);
+                // The status is out; the error is the stream's last event.
+                record.close(Outcome::UpstreamCut, 200, Some(error.kind), relay.finish_reason());
+                job.slot.write(|out| relay::error_event(&error, out));
+                job.slot.finish();
+                return Ok(());
+            }
+            Ok(()) if ended => {
+                stopper.rid = None;
+                let aborted = matches!(relay.finish_reason(), Some("abort" | "error"));
+                let outcome = if aborted { Outcome::UpstreamCut } else { Outcome::Ok };
+                record.close(outcome, 200, aborted.then_some(Kind::UpstreamError), relay.finish_reason());
+                if !committed {
+                    return Err(Error::new(Kind::UpstreamError, "The engine sent an empty stream."));
+                }
+                job.slot.finish();
+                drain(&mut incoming).await;
+                return Ok(());
+            }
+            Ok(()) => {}
+        }
+        if alarm.within(total, std::future::poll_fn(|cx| job.slot.poll_room(cx))).await.is_err() {
+            let error = Error::new(Kind::UpstreamTimeout, "The request took longer than it may.");
+            record.close(Outcome::UpstreamCut, 200, Some(error.kind), None);
+            job.slot.write(|out| relay::error_event(&error, out));
+            job.slot.finish();
+            return Ok(());
+        }
+    }
+}
+
+fn finish(relay: &mut StreamRelay, committed: bool, slot: &Slot, early: &mut BytesMut) -> Result<(), Error> {
+    if committed { slot.write(|out| relay.end(out)) } else { relay.end(early) }
+}
+
+/// Reads the last chunk of a body whose content is complete, so that the connection can be reused.
+async fn drain(incoming: &mut Incoming) {
+    let rest = async {
+        while let Some(Ok(_)) = frame(incoming).await {}
+    };
+    // An engine that keeps the stream open past its end marker loses the connection.
+    let _ = tokio::time::timeout(Duration::from_millis(50), rest).await;
+}
+
+/// The next data of a body; trailers are passed over.
+async fn frame(body: &mut Incoming) -> Option<Result<Bytes, String>> {
+    std::future::poll_fn(|cx| {
+        loop {
+            match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Some(Err(upstream::chain(&error))));
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+async fn read_error(body: &mut Incoming, until: Instant, alarm: &mut Alarm) -> BytesMut {
+    let mut out = BytesMut::new();
+    while let Ok(Some(Ok(chunk))) = alarm.within(until, frame(body)).await {
+        out.extend_from_slice(chunk.get(..MAX_ERROR_BODY - out.len()).unwrap_or(&chunk));
+        if out.len() >= MAX_ERROR_BODY {
+            break;
+        }
+    }
+    out
+}
+
+/// A whole unary answer. Nothing has reached the client, so every failure is the attempt's.
+async fn read_whole(body: &mut Incoming, job: &Job, total: Instant, alarm: &mut Alarm) -> Result<Bytes, Error> {
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    loop {
+        let until = (Instant::now() + job.model.timeouts.idle).min(total);
+        match alarm.within(until, frame(body)).await {
+            Err(Elapsed) => {
+                return Err(Error::new(Kind::UpstreamTimeout, "The engine did not finish its answer in time."));
+            }
+            Ok(None) => return Ok(if rest.is_empty() { first } else { rest.freeze() }),
+            Ok(Some(Err(cause))) => {
+                return Err(Error::new(Kind::UpstreamError, "The engine closed the connection before it had finished.")
+                    .cause(cause));
+            }
+            Ok(Some(Ok(chunk))) => {
+                // Most answers come in one piece, which is passed on as it is.
+                if first.is_empty() && rest.is_empty() {
+                    first = chunk;
+                    continue;
+                }
+                if rest.is_empty() {
+                    rest.extend_from_slice(&first);
+                }
+                rest.extend_from_slice(&chunk);
+                if rest.len() > job.max_answer_bytes {
+                    return Err(Error::new(Kind::UpstreamError, "The engine's answer is too large."));
+                }
+            }
+        }
+    }
+}
+
+/// Checks a unary answer and reads its usage.
+fn unary(job: &Job, body: Bytes, record: &mut Record) -> Result<(Bytes, Option<String>), Error> {
+    let seen = Inspected::parse(&body).map_err(|cause| {
+        Error::new(Kind::UpstreamError, "The engine's answer is not JSON.").cause(cause)
+    })?;
+    if seen.failed() {
+        return Err(scrub::stream_error(&body, job.shape.asked));
+    }
+    let choices = seen.choices.as_deref().unwrap_or_default();
+    let finish = choices.last().and_then(|choice| choice.finish_reason.as_deref()).map(str::to_owned);
+    record.progress = Progress {
+        reported: seen.usage().map(|usage| (usage, true)),
+        content_events: body.len() as u64 / 16,
+    };
+    if job.shape.completions && body.windows(11).any(|at| at == b"\"text\":null") {
+        let mut out = BytesMut::with_capacity(body.len());
+        relay::mend_null_text(&body, &mut out);
+        return Ok((out.freeze(), finish));
+    }
+    Ok((body, finish))
+}
+
+/// Each attempt has a name of its own: an engine refuses a second running request of one name.
+fn attempt_rid(rid: &str, attempt: u32) -> String {
+    if attempt <= 1 { rid.to_owned() } else { format!("{rid}-{attempt}") }
+}
+
+/// The client's body with this attempt's edits, in as few slices as they need.
+fn edited(job: &Job, target: &Target, rid: Option<&str>) -> Rope {
+    let traits = &target.upstream.traits;
+    let edits = &job.edits;
+    let mut changes: Vec<(std::ops::Range<usize>, String)> = Vec::new();
+    let mut members = String::new();
+    if *target.model != *job.model_asked {
+        let name = serde_json::to_string(&*target.model).unwrap_or_default();
+        match &edits.model {
+            Some(span) => changes.push((span.clone(), name)),
+            None => members.push_str(&format!("\"model\":{name},")),
+        }
+    }
+    match (rid, &edits.rid) {
+        (Some(rid), Some(span)) => changes.push((span.clone(), format!("\"{rid}\""))),
+        (Some(rid), None) => members.push_str(&format!("\"rid\":\"{rid}\",")),
+        // Another tenant's id must not be guessed at: a client's own name never reaches an engine.
+        (None, Some(span)) if traits.rid => changes.push((span.clone(), "null".to_owned())),
+        (None, _) => {}
+    }
+    if job.stream {
+        let asked = [job.shape.include_usage, job.shape.continuous_usage];
+        let wanted = [traits.include_usage, traits.continuous_usage && job.single];
+        ask_for_usage(edits, asked, wanted, &mut changes, &mut members);
+    }
+    if !members.is_empty() {
+        if edits.empty {
+            members.pop();
+        }
+        changes.push((edits.body_start..edits.body_start, members));
+    }
+    changes.sort_by_key(|(span, _)| (span.start, span.end));
+    let mut parts = Vec::with_capacity(changes.len() * 2 + 1);
+    let mut from = 0;
+    for (span, text) in changes {
+        parts.push(job.body.slice(from..span.start));
+        parts.push(Bytes::from(text));
+        from = span.end;
+    }
+    parts.push(job.body.slice(from..));
+    Rope::new(parts)
+}
+
+const USAGE_FLAGS: [&str; 2] = ["include_usage", "continuous_usage_stats"];
+
+/// Makes `stream_options` ask for the usage that the gateway needs and the engine can give.
+fn ask_for_usage(
+    edits: &Edits,
+    asked: [bool; 2],
+    wanted: [bool; 2],
+    changes: &mut Vec<(std::ops::Range<usize>, String)>,
+    members: &mut String,
+) {
+    let mut missing = Vec::new();
+    for (((name, asked), wanted), span) in USAGE_FLAGS.iter().zip(asked).zip(wanted).zip(&edits.usage_flags) {
+        match span {
+            _ if asked || !wanted => {}
+            Some(span) => changes.push((span.clone(), "true".to_owned())),
+            None => missing.push(format!("\"{name}\":true")),
+        }
+    }
+    if missing.is_empty() {
+        return;
+    }
+    let missing = missing.join(",");
+    match (edits.stream_options_open, &edits.stream_options) {
+        (Some((at, empty)), _) => {
+            changes.push((at..at, if empty { missing } else { format!("{missing},") }));
+        }
+        (None, Some(span)) => changes.push((span.clone(), format!("{{{missing}}}"))),
+        (None, None) => members.push_str(&format!("\"stream_options\":{{{missing}}},")),
+    }
+}
+
+/// How errors name the request's parameters.
+pub const fn asked(max_completion_tokens: bool) -> Asked {
+    Asked { max_completion_tokens }
+}

@@ -1,0 +1,587 @@
+//! Admission: one plain call from a request's bytes to a running exchange, or to a clear refusal.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use crossbeam_queue::SegQueue;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::RwLock;
+use tokio::runtime::Handle;
+
+use crate::counters::Counters;
+use crate::error::{Error, Kind};
+use crate::exchange::{self, Edits, Job, drive, error_headers};
+use crate::keys::{Denied, Key, KeySpec, Keys};
+use crate::limit::{Admitted, Dimension, Nanos, Refusal, Reservation, State};
+use crate::peek::{Peek, PeekError, PeekErrorKind, peek};
+use crate::record::{Opening, Record, UsageEvent};
+use crate::relay::Shape;
+use crate::slot::{Head, HeaderKey, Slot};
+use crate::snapshot::{Model, Snapshot, SnapshotSpec};
+
+/// Events waiting for the database beyond this are dropped, and counted.
+const MAX_EVENTS: usize = 1_000_000;
+
+/// Which inference API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `/v1/chat/completions`
+    Chat,
+    /// `/v1/completions`
+    Completions,
+    /// `/v1/embeddings`
+    Embeddings,
+}
+
+impl Endpoint {
+    /// All, in the order of their index.
+    pub const ALL: [Self; 3] = [Self::Chat, Self::Completions, Self::Embeddings];
+
+    /// The path, ours and the engine's.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
+        }
+    }
+
+    /// The name in metrics and usage.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Completions => "completions",
+            Self::Embeddings => "embeddings",
+        }
+    }
+}
+
+/// A request as a front end hands it over. Everything is borrowed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request<'a> {
+    /// `authorization`.
+    pub authorization: Option<&'a [u8]>,
+    /// `content-type`.
+    pub content_type: Option<&'a [u8]>,
+    /// `x-request-id`.
+    pub request_id: Option<&'a [u8]>,
+    /// `traceparent` (W3C Trace Context).
+    pub traceparent: Option<&'a [u8]>,
+    /// `tracestate`.
+    pub tracestate: Option<&'a [u8]>,
+    /// The whole body.
+    pub body: &'a [u8],
+}
+
+/// What the log is told of a failure.
+pub type Note = Box<dyn Fn(&Error, &str) + Send + Sync>;
+
+/// The usage events that wait to be written: the seam where a crash-proof spool belongs.
+#[derive(Default)]
+pub struct Events {
+    queue: SegQueue<UsageEvent>,
+    waiting: AtomicUsize,
+}
+
+impl Events {
+    /// Books one event.
+    pub fn push(&self, event: UsageEvent) -> bool {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_EVENTS {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        self.queue.push(event);
+        true
+    }
+
+    /// Takes up to `limit` events, oldest first.
+    pub fn take(&self, limit: usize) -> Vec<UsageEvent> {
+        let mut taken = Vec::with_capacity(limit.min(self.len()));
+        while taken.len() < limit
+            && let Some(event) = self.queue.pop()
+        {
+            taken.push(event);
+        }
+        self.waiting.fetch_sub(taken.len(), Ordering::Relaxed);
+        taken
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The gateway's state: what every request is decided by.
+pub struct Gateway {
+    /// All API keys.
+    pub keys: Keys,
+    /// Finished requests that wait for the database.
+    pub events: Events,
+    /// Counters and histograms.
+    pub metrics: Counters,
+    snapshot: ArcSwap<Snapshot>,
+    runtime: Handle,
+    epoch: Instant,
+    keys_known: AtomicBool,
+    draining: AtomicBool,
+    note: RwLock<Option<Note>>,
+}
+
+impl Gateway {
+    /// A gateway without keys and models, whose exchanges run on `runtime`.
+    pub fn new(runtime: Handle) -> Self {
+        Self {
+            keys: Keys::default(),
+            events: Events::default(),
+            metrics: Counters::new(),
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            runtime,
+            epoch: Instant::now(),
+            keys_known: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            note: RwLock::new(None),
+        }
+    }
+
+    /// Monotonic nanoseconds since the gateway began.
+    pub fn now(&self) -> Nanos {
+        self.epoch.elapsed().as_nanos() as Nanos
+    }
+
+    /// Sets where failures are told.
+    pub fn on_failure(&self, note: Note) {
+        *self.note.write() = Some(note);
+    }
+
+    /// Tells the log of a failure.
+    pub fn note(&self, error: &Error, answer_headers: &[(HeaderKey, String)]) {
+        self.metrics.failed(error.kind);
+        if error.cause.is_none() {
+            return;
+        }
+        if let Some(note) = &*self.note.read() {
+            let id = answer_headers.iter().find(|(name, _)| name == "x-request-id");
+            note(error, id.map_or("", |(_, value)| value));
+        }
+    }
+
+    /// Swaps the configuration in, whole; on an error nothing changes.
+    pub fn configure(&self, spec: SnapshotSpec) -> Result<(), String> {
+        let next = Snapshot::build(spec, &self.snapshot.load(), &self.metrics)?;
+        self.snapshot.store(Arc::new(next));
+        Ok(())
+    }
+
+    /// Takes key records in; see [`Keys::load`].
+    pub fn load_keys(&self, specs: Vec<KeySpec>, replace: bool) -> Result<usize, String> {
+        let count = self.keys.load(specs, replace, self.now())?;
+        self.keys_known.store(true, Ordering::Release);
+        self.metrics.keys.set(count as i64);
+        Ok(count)
+    }
+
+    /// From now on new requests are refused; running ones go on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// The models a key may use, sorted, as `(name, …)` of the models' own names and aliases.
+    pub fn models(&self, key: &Key) -> Vec<String> {
+        let snapshot = self.snapshot.load();
+        let mut names: Vec<String> = snapshot
+            .models
+            .iter()
+            .filter(|(asked, model)| key.may_use(asked, &model.name))
+            .map(|(asked, _)| asked.to_string())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The key of a request.
+    pub fn authenticate(&self, authorization: Option<&[u8]>) -> Result<Arc<Key>, Error> {
+        let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+        let denied = match authorization.map(bearer) {
+            None => Denied::Missing,
+            Some(None) => Denied::Malformed,
+            Some(Some(text)) => match self.keys.authenticate(text, unix_s) {
+                Ok(key) => return Ok(key),
+                Err(denied) => denied,
+            },
+        };
+        if denied == Denied::Unknown && !self.keys_known.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::Unavailable, "The API keys are not loaded yet. Please try again."));
+        }
+        let (message, code) = match denied {
+            Denied::Missing => (
+                "You didn't provide an API key. Send it in the Authorization header: 'Authorization: Bearer fb-…'.",
+                "missing_api_key",
+            ),
+            Denied::Malformed | Denied::Unknown => ("Incorrect API key provided.", "invalid_api_key"),
+            Denied::Revoked => ("This API key has been revoked.", "api_key_revoked"),
+            Denied::Expired => ("This API key has expired.", "api_key_expired"),
+        };
+        Err(Error::new(Kind::Unauthenticated, message).code(code))
+    }
+
+    /// Decides a request and starts it. A refusal is an exchange too, answered already.
+    pub fn admit(self: &Arc<Self>, endpoint: Endpoint, request: Request<'_>) -> Arc<Slot> {
+        let id = uuid::Uuid::now_v7();
+        let mut answer_headers = Vec::with_capacity(8);
+        answer_headers.push((HeaderKey::Borrowed("x-request-id"), request_id(request.request_id, &id)));
+        match self.decide(endpoint, request, &id, &mut answer_headers) {
+            Ok(slot) => slot,
+            Err(error) => Arc::new(self.refusal(&error, answer_headers)),
+        }
+    }
+
+    /// Asks an upstream for `path`: its models, or whether it is ready. Not admitted, not booked.
+    /// An upstream that cannot be reached within `limit` is an error's answer.
+    pub fn fetch(self: &Arc<Self>, upstream: &str, path: String, limit: Duration) -> Arc<Slot> {
+        let Some(upstream) = self.snapshot.load().upstream(upstream) else {
+            let error = Error::new(Kind::NotFound, "There is no such upstream.");
+            return Arc::new(self.refusal(&error, Vec::new()));
+        };
+        let slot = Arc::new(Slot::new());
+        let (gateway, answer) = (Arc::clone(self), Arc::clone(&slot));
+        let task = self.runtime.spawn(async move {
+            let head = match exchange::fetch(&upstream, &path, limit).await {
+                Ok((status, body)) => Head { status, headers: Vec::new(), body, more: false },
+                Err(error) => {
+                    gateway.note(&error, &[]);
+                    Head { status: error.kind.status(), headers: Vec::new(), body: error.openai_body(), more: false }
+                }
+            };
+            answer.start(head);
+        });
+        slot.driven_by(task.abort_handle());
+        slot
+    }
+
+    /// An answered exchange that holds an error.
+    pub fn refusal(&self, error: &Error, mut headers: Vec<(HeaderKey, String)>) -> Slot {
+        self.note(error, &headers);
+        headers.extend(error_headers(error));
+        Slot::answered(Head { status: error.kind.status(), headers, body: error.openai_body(), more: false })
+    }
+
+    fn decide(
+        self: &Arc<Self>,
+        endpoint: Endpoint,
+        request: Request<'_>,
+        id: &uuid::Uuid,
+        answer_headers: &mut Vec<(HeaderKey, String)>,
+    ) -> Result<Arc<Slot>, Error> {
+        let key = self.authenticate(request.authorization)?;
+        if key.admin {
+            return Err(Error::new(Kind::Forbidden, "An admin key does not open the inference API."));
+        }
+        if self.draining.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::Unavailable, "The gateway is shutting down. Please try again.")
+                .retry_after(Duration::from_secs(1)));
+        }
+        json_content(request.content_type)?;
+        let body = peek(request.body).map_err(|error| unreadable(&error))?;
+        complete(endpoint, &body)?;
+        let snapshot = self.snapshot.load();
+        let (asked, model) = find_model(&snapshot, &body)?;
+        if !key.may_use(&asked, &model.name) {
+            return Err(Error::new(Kind::Forbidden, format!("This API key may not use the model '{asked}'."))
+                .param("model")
+                .code("model_not_allowed"));
+        }
+        let cost = Cost::of(&body, endpoint, model, key.meter.token_burst());
+        let admitted = Reservation::admit(&key.meter, self.now(), cost.reserve);
+        let (reservation, admitted) = admitted.map_err(|refusal| {
+            rate_headers(&refusal.state.requests, &refusal.state.tokens, answer_headers);
+            rate_limited(&refusal, cost.reserve)
+        })?;
+        let Admitted { requests, tokens, .. } = admitted;
+        rate_headers(&requests, &tokens, answer_headers);
+        let slot = Arc::new(Slot::new());
+        let opening = Opening {
+            event_id: *id.as_bytes(),
+            request_id: answer_headers.first().map(|(_, id)| id.clone()).unwrap_or_default(),
+            account: Arc::clone(&key.account),
+            key_id: key.id,
+            model_asked: asked.clone(),
+            endpoint,
+            stream: body.stream,
+            prompt_estimate: cost.prompt,
+            prompt_bytes: if body.prompt_token_ids > 0 { 0 } else { body.prompt_bytes },
+        };
+        let record = Record::open(self, &slot, model, reservation, opening);
+        let choices = body.n.unwrap_or(1) * if endpoint == Endpoint::Completions { body.prompt_items.max(1) } else { 1 };
+        let job = Job {
+            gateway: Arc::clone(self),
+            slot: Arc::clone(&slot),
+            model: Arc::clone(model),
+            model_asked: asked,
+            endpoint,
+            stream: body.stream && endpoint != Endpoint::Embeddings,
+            shape: Shape {
+                include_usage: body.include_usage,
+                continuous_usage: body.continuous_usage_stats,
+                completions: endpoint == Endpoint::Completions,
+                choices,
+                max_event_bytes: snapshot.max_event_bytes,
+                asked: exchange::asked(body.max_completion_tokens.is_some()),
+            },
+            edits: edits(&body),
+            body: Bytes::copy_from_slice(request.body),
+            headers: upstream_headers(&request, answer_headers),
+            answer_headers: std::mem::take(answer_headers),
+            single: choices == 1 && endpoint != Endpoint::Embeddings,
+            rid: id.simple().to_string(),
+            max_answer_bytes: snapshot.max_answer_bytes,
+        };
+        let driver = self.runtime.spawn(drive(job, record));
+        slot.driven_by(driver.abort_handle());
+        Ok(slot)
+    }
+}
+
+/// What a request is taken to cost until its usage is known. Units: tokens.
+struct Cost {
+    prompt: u64,
+    reserve: u64,
+}
+
+impl Cost {
+    /// Input by the model's learned bytes per token, output by the request's cap, or by what the
+    /// model's answers usually are and then at most half the burst.
+    fn of(body: &Peek<'_>, endpoint: Endpoint, model: &Model, burst: Option<u64>) -> Self {
+        let prompt = body.prompt_token_ids + model.estimator.prompt_tokens(body.prompt_bytes);
+        let Some(burst) = burst else { return Self { prompt, reserve: prompt } };
+        let answers = u64::from(body.n.unwrap_or(1)) * u64::from(body.prompt_items.max(1));
+        let output = match (endpoint, body.output_cap()) {
+            (Endpoint::Embeddings, _) => 0,
+            (_, Some(cap)) => cap.saturating_mul(answers),
+            (_, None) => model.estimator.output_tokens().saturating_mul(answers).min(burst / 2),
+        };
+        // Only the input can be more than a burst holds; output is settled on what it was.
+        let reserve = if prompt > burst { prompt } else { prompt.saturating_add(output).min(burst) };
+        Self { prompt, reserve }
+    }
+}
+
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}
+
+/// A client's id is kept when it is 1–128 characters of `[A-Za-z0-9._-]`, else replaced.
+fn request_id(asked: Option<&[u8]>, id: &uuid::Uuid) -> String {
+    asked
+        .filter(|text| (1..=128).contains(&text.len()))
+        .filter(|text| text.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b)))
+        .and_then(|text| String::from_utf8(text.to_vec()).ok())
+        .unwrap_or_else(|| format!("req_{}", id.simple()))
+}
+
+fn json_content(content_type: Option<&[u8]>) -> Result<(), Error> {
+    // Without one, JSON is meant: curl without -H is told apart by its form type.
+    let Some(value) = content_type else { return Ok(()) };
+    let media = value.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+    if media.eq_ignore_ascii_case(b"application/json") {
+        return Ok(());
+    }
+    Err(Error::new(Kind::InvalidRequest, "The content type must be application/json.")
+        .param("content-type")
+        .code("unsupported_content_type"))
+}
+
+fn unreadable(error: &PeekError) -> Error {
+    let refused = Error::new(Kind::InvalidRequest, format!("We could not read the request: {error}."));
+    match error.kind {
+        PeekErrorKind::WrongType { field, .. } => refused.param(field).code("invalid_type"),
+        PeekErrorKind::OutOfRange { field, .. } => refused.param(field).code("invalid_value"),
+        _ => refused.code("invalid_json"),
+    }
+}
+
+/// What an API requires of its body, beyond types.
+fn complete(endpoint: Endpoint, body: &Peek<'_>) -> Result<(), Error> {
+    let missing = |field: &'static str| {
+        Error::new(Kind::InvalidRequest, format!("Missing required parameter: '{field}'."))
+            .param(field)
+            .code("missing_required_parameter")
+    };
+    match endpoint {
+        Endpoint::Chat if !body.has_messages => Err(missing("messages")),
+        Endpoint::Chat if body.messages_empty => {
+            Err(Error::new(Kind::InvalidRequest, "'messages' must hold at least one message.")
+                .param("messages")
+                .code("empty_array"))
+        }
+        Endpoint::Completions if !body.has_prompt => Err(missing("prompt")),
+        Endpoint::Embeddings if !body.has_input => Err(missing("input")),
+        Endpoint::Chat | Endpoint::Completions | Endpoint::Embeddings => Ok(()),
+    }
+}
+
+fn find_model<'s>(snapshot: &'s Snapshot, body: &Peek<'_>) -> Result<(String, &'s Arc<Model>), Error> {
+    let Some(asked) = &body.model else {
+        return Err(Error::new(Kind::InvalidRequest, "You must provide a model parameter.")
+            .param("model")
+            .code("missing_required_parameter"));
+    };
+    if let Some(model) = snapshot.models.get(asked.as_ref()) {
+        return Ok((asked.to_string(), model));
+    }
+    if !snapshot.complete {
+        return Err(Error::new(Kind::Unavailable, "The engine has not said yet which models it serves. Please try again.")
+            .retry_after(Duration::from_secs(1)));
+    }
+    let shown: String = asked.chars().take(200).collect();
+    Err(Error::new(
+        Kind::ModelNotFound,
+        format!("The model '{shown}' does not exist or you do not have access to it."),
+    )
+    .param("model"))
+}
+
+fn rate_limited(refusal: &Refusal, cost: u64) -> Error {
+    let Refusal { dimension, limit, burst, .. } = refusal;
+    let Some(wait) = refusal.retry_after else {
+        let message = match dimension {
+            Dimension::Tokens => format!(
+                "This request needs about {cost} tokens, more than the {burst} that the key may use at once. Waiting does not help; make the request smaller.",
+            ),
+            _ => format!("The key may not make such requests: its limit on {} is {limit}.", dimension.as_str()),
+        };
+        let mut error = Error::new(Kind::RateLimited, message).code("request_over_limit");
+        error.should_retry = Some(false);
+        return error;
+    };
+    let wait = Duration::from_nanos(wait);
+    let what = match dimension {
+        Dimension::Concurrency => format!("{limit} requests at a time"),
+        other => format!("{limit} {} per minute", other.as_str()),
+    };
+    Error::new(
+        Kind::RateLimited,
+        format!("Rate limit reached: {what}. Please try again in {}.", duration(wait)),
+    )
+    .retry_after(wait)
+}
+
+/// `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, as OpenAI writes them.
+fn rate_headers(requests: &Option<State>, tokens: &Option<State>, out: &mut Vec<(HeaderKey, String)>) {
+    const NAMES: [[&str; 3]; 2] = [
+        ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+        ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+    ];
+    for (state, [limit, remaining, reset]) in [requests, tokens].into_iter().zip(NAMES) {
+        if let Some(state) = state {
+            out.push((HeaderKey::Borrowed(limit), state.limit.to_string()));
+            out.push((HeaderKey::Borrowed(remaining), state.remaining.to_string()));
+            out.push((HeaderKey::Borrowed(reset), duration(Duration::from_nanos(state.reset))));
+        }
+    }
+}
+
+/// A duration as OpenAI writes it: `17ms`, `1s`, `6m0s`. Rounded up, so that it is never too short.
+pub fn duration(wait: Duration) -> String {
+    let millis = wait.as_nanos().div_ceil(1_000_000);
+    if millis < 1000 {
+        return format!("{millis}ms");
+    }
+    let seconds = millis.div_ceil(1000);
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m{s}s"),
+        (h, m, s) => format!("{h}h{m}m{s}s"),
+    }
+}
+
+fn edits(body: &Peek<'_>) -> Edits {
+    let options = body.stream_options.as_ref();
+    Edits {
+        model: body.model_span.clone(),
+        rid: body.rid_span.clone(),
+        stream_options: body.stream_options_span.clone(),
+        stream_options_open: options.map(|options| (options.body_start, options.empty)),
+        usage_flags: [
+            options.and_then(|options| options.include_usage_span.clone()),
+            options.and_then(|options| options.continuous_usage_stats_span.clone()),
+        ],
+        body_start: body.body_start,
+        empty: body.empty_object,
+    }
+}
+
+fn upstream_headers(request: &Request<'_>, answer_headers: &[(HeaderKey, String)]) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(8);
+    let mut set = |name: &'static str, value: Option<&[u8]>| {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_bytes(value).ok()) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    if let Some(trace) = request.traceparent.filter(|trace| is_traceparent(trace)) {
+        set("traceparent", Some(trace));
+        set("tracestate", request.tracestate);
+    }
+    set("x-request-id", answer_headers.first().map(|(_, id)| id.as_bytes()));
+    headers
+}
+
+/// W3C Trace Context §3.2: `00-{32 hex}-{16 hex}-{2 hex}` in lower case, ids not all zero.
+fn is_traceparent(value: &[u8]) -> bool {
+    let mut fields = value.split(|b| *b == b'-');
+    let mut hex = |len: usize| {
+        fields
+            .next()
+            .filter(|f| f.len() == len && f.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b)))
+    };
+    let (Some(version), Some(trace), Some(parent), Some(_)) = (hex(2), hex(32), hex(16), hex(2)) else {
+        return false;
+    };
+    version != b"ff"
+        && trace.iter().any(|b| *b != b'0')
+        && parent.iter().any(|b| *b != b'0')
+        && (version != b"00" || value.len() == 55)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_openai_does() {
+        for (nanos, text) in [(1, "1ms"), (17_000_000, "17ms"), (1_000_000_000, "1s"), (360_000_000_000, "6m0s"), (3_661_000_000_000, "1h1m1s")] {
+            assert_eq!(duration(Duration::from_nanos(nanos)), text);
+        }
+        assert_eq!(duration(Duration::ZERO), "0ms");
+    }
+
+    #[test]
+    fn traceparent_is_checked() {
+        assert!(is_traceparent(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
+        for bad in [
+            &b"ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"[..],
+            b"00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            b"00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
+            b"",
+        ] {
+            assert!(!is_traceparent(bad));
+        }
+    }
+
+    #[test]
+    fn request_ids_are_kept_or_replaced() {
+        let id = uuid::Uuid::nil();
+        assert_eq!(request_id(Some(b"a.B-_9"), &id), "a.B-_9");
+        assert!(request_id(Some(b"a b"), &id).starts_with("req_"));
+        assert!(request_id(Some(&[b'a'; 129]), &id).starts_with("req_"));
+    }
+}

@@ -1,0 +1,22 @@
+//! Forebay's core: everything per byte and per request, without Python.
+//!
+//! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
+//! [`scrub`], [`estimate`], [`error`]. Effects: [`upstream`] alone opens sockets; [`exchange`]
+//! alone composes. [`gateway`] is where a front end comes in, [`slot`] where an answer goes out.
+pub mod counters;
+pub mod error;
+pub mod estimate;
+pub mod exchange;
+pub mod gateway;
+pub mod keys;
+pub mod limit;
+pub mod metrics;
+pub mod peek;
+pub mod record;
+pub mod relay;
+pub mod scrub;
+pub mod slot;
+pub mod snapshot;
+pub mod sse;
+pub mod upstream;
+pub mod usage;

@@ -1,0 +1,175 @@
+//! Where an exchange's answer waits for its reader: one side fills it, the other takes.
+//!
+//! The driver writes on the runtime's thread, the front end reads on its own. Bounded: a reader
+//! that stops also stops the driver's reading of the engine.
+use std::sync::OnceLock;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+
+/// Above this many waiting bytes the driver stops reading.
+const HIGH_WATER: usize = 64 * 1024;
+
+/// The answer's start: status, headers, and for an answer that is complete its body.
+#[derive(Debug)]
+pub struct Head {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers in order, names in lower case.
+    pub headers: Vec<(HeaderKey, String)>,
+    /// The whole body, or empty when `more`.
+    pub body: Bytes,
+    /// The body follows in batches.
+    pub more: bool,
+}
+
+/// A header name: one of ours, or passed on from the engine.
+pub type HeaderKey = std::borrow::Cow<'static, str>;
+
+#[derive(Default)]
+struct State {
+    head: Option<Head>,
+    out: BytesMut,
+    ended: bool,
+    cancelled: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// One exchange's mailbox.
+#[derive(Default)]
+pub struct Slot {
+    state: Mutex<State>,
+    driver: OnceLock<AbortHandle>,
+}
+
+impl Slot {
+    /// An empty slot.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A slot that already holds its whole answer.
+    pub fn answered(head: Head) -> Self {
+        let slot = Self::default();
+        *slot.state.lock() = State { head: Some(head), ended: true, ..State::default() };
+        slot
+    }
+
+    /// The answer's start, once.
+    pub fn poll_head(&self, cx: &mut Context<'_>) -> Poll<Option<Head>> {
+        let mut state = self.state.lock();
+        if let Some(head) = state.head.take() {
+            return Poll::Ready(Some(head));
+        }
+        if state.ended {
+            return Poll::Ready(None);
+        }
+        register(&mut state.reader, cx);
+        Poll::Pending
+    }
+
+    /// All body bytes that are ready, handed to `take` in one piece; `None` at the end.
+    pub fn poll_body<T>(&self, cx: &mut Context<'_>, take: impl FnOnce(&[u8]) -> T) -> Poll<Option<T>> {
+        let mut state = self.state.lock();
+        if !state.out.is_empty() {
+            let taken = take(&state.out);
+            state.out.clear();
+            let writer = state.writer.take();
+            drop(state);
+            if let Some(writer) = writer {
+                writer.wake();
+            }
+            return Poll::Ready(Some(taken));
+        }
+        if state.ended {
+            return Poll::Ready(None);
+        }
+        register(&mut state.reader, cx);
+        Poll::Pending
+    }
+
+    /// The reader has gone: the driver is dropped at its next step, and with it the connection.
+    pub fn cancel(&self) {
+        {
+            let mut state = self.state.lock();
+            if state.ended {
+                return;
+            }
+            state.cancelled = true;
+        }
+        if let Some(driver) = self.driver.get() {
+            driver.abort();
+        }
+    }
+
+    /// Whether [`Slot::cancel`] ended the exchange.
+    pub fn is_cancelled(&self) -> bool {
+        self.state.lock().cancelled
+    }
+
+    /// Names the task that `cancel` stops.
+    pub fn driven_by(&self, driver: AbortHandle) {
+        if self.is_cancelled() {
+            driver.abort();
+        }
+        // A slot has one driver.
+        let _ = self.driver.set(driver);
+    }
+
+    /// Delivers the start; with `more` false also the end.
+    pub fn start(&self, head: Head) {
+        let reader = {
+            let mut state = self.state.lock();
+            state.ended |= !head.more;
+            state.head = Some(head);
+            state.reader.take()
+        };
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// Lets `fill` append to what waits, and tells the reader if anything does.
+    pub fn write<T>(&self, fill: impl FnOnce(&mut BytesMut) -> T) -> T {
+        let mut state = self.state.lock();
+        let result = fill(&mut state.out);
+        let reader = if state.out.is_empty() { None } else { state.reader.take() };
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        result
+    }
+
+    /// No more will come.
+    pub fn finish(&self) {
+        let reader = {
+            let mut state = self.state.lock();
+            state.ended = true;
+            state.reader.take()
+        };
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// Ready while there is room for more.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.out.len() < HIGH_WATER {
+            return Poll::Ready(());
+        }
+        register(&mut state.writer, cx);
+        Poll::Pending
+    }
+}
+
+fn register(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *place = Some(cx.waker().clone()),
+    }
+}

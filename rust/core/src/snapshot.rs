@@ -1,0 +1,224 @@
+//! The configuration as the core sees it: one frozen snapshot, swapped whole.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use serde::Deserialize;
+
+use crate::counters::{Counters, OfModel};
+use crate::estimate::Estimator;
+use crate::upstream::{Traits, Upstream};
+
+/// The configuration in the form that the control plane hands over, as JSON.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotSpec {
+    /// Every upstream.
+    pub upstreams: Vec<UpstreamSpec>,
+    /// Every model, with its targets in order.
+    pub models: Vec<ModelSpec>,
+    /// Largest event of a stream, bytes.
+    pub max_event_bytes: usize,
+    /// Largest unary answer, bytes.
+    pub max_answer_bytes: usize,
+    /// False while an upstream that is asked for its models has never answered: an unknown model
+    /// may then exist all the same.
+    pub complete: bool,
+}
+
+/// One upstream: address, credentials, and what its kind can do.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamSpec {
+    /// Unique name.
+    pub name: String,
+    /// Scheme, host, port and an optional path prefix, without `/v1`.
+    pub url: String,
+    /// Sent as a bearer token.
+    #[serde(default)]
+    pub api_key: Option<String>,
+    /// HTTP/2: by prior knowledge over plain TCP, by ALPN over TLS.
+    #[serde(default)]
+    pub http2: bool,
+    /// Most requests in flight at once.
+    #[serde(default)]
+    pub max_concurrency: Option<u32>,
+    /// Connect timeout, seconds.
+    pub connect_s: f64,
+    /// See [`Traits::include_usage`].
+    pub include_usage: bool,
+    /// See [`Traits::continuous_usage`].
+    pub continuous_usage: bool,
+    /// See [`Traits::rid`].
+    pub rid: bool,
+    /// See [`Traits::abort_path`].
+    #[serde(default)]
+    pub abort_path: Option<String>,
+}
+
+impl UpstreamSpec {
+    /// What the kind can do.
+    pub fn traits(&self) -> Traits {
+        Traits {
+            include_usage: self.include_usage,
+            continuous_usage: self.continuous_usage,
+            rid: self.rid,
+            abort_path: self.abort_path.clone(),
+        }
+    }
+}
+
+/// One model as clients name it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// Its name.
+    pub name: String,
+    /// Other names for it.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Where it is served; at least one.
+    pub targets: Vec<TargetSpec>,
+    /// Until the answer's first byte, seconds.
+    pub first_byte_s: f64,
+    /// Between two reads, seconds.
+    pub idle_s: f64,
+    /// The whole request, seconds.
+    pub total_s: f64,
+}
+
+/// One place that serves a model.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetSpec {
+    /// The upstream's name.
+    pub upstream: String,
+    /// The model's name there.
+    pub model: String,
+}
+
+/// A model with its live targets.
+pub struct Model {
+    /// The name that usage is booked under.
+    pub name: Arc<str>,
+    /// Where it is served.
+    pub targets: Vec<Target>,
+    /// Its timeouts.
+    pub timeouts: Timeouts,
+    /// What its requests cost, as learned so far.
+    pub estimator: Arc<Estimator>,
+    /// Its metrics.
+    pub metrics: OfModel,
+    next: AtomicUsize,
+}
+
+impl Model {
+    /// The targets in the order in which this request tries them: round robin, then the siblings.
+    pub fn candidates(&self) -> impl Iterator<Item = &Target> {
+        let start = self.next.fetch_add(1, Ordering::Relaxed) % self.targets.len().max(1);
+        self.targets.iter().cycle().skip(start).take(self.targets.len())
+    }
+}
+
+/// One upstream, and the model's name there.
+#[derive(Clone)]
+pub struct Target {
+    /// The upstream.
+    pub upstream: Arc<Upstream>,
+    /// The model's name there.
+    pub model: Arc<str>,
+}
+
+/// How long each part of a request may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// Until the answer's first byte.
+    pub first_byte: Duration,
+    /// Between two reads of the answer.
+    pub idle: Duration,
+    /// The whole request.
+    pub total: Duration,
+}
+
+/// Everything a request is decided by, frozen.
+#[derive(Default)]
+pub struct Snapshot {
+    /// By name and by alias.
+    pub models: FxHashMap<Box<str>, Arc<Model>>,
+    /// See [`SnapshotSpec::max_event_bytes`].
+    pub max_event_bytes: usize,
+    /// See [`SnapshotSpec::max_answer_bytes`].
+    pub max_answer_bytes: usize,
+    /// See [`SnapshotSpec::complete`].
+    pub complete: bool,
+    upstreams: FxHashMap<String, (UpstreamSpec, Arc<Upstream>)>,
+}
+
+impl Snapshot {
+    /// The upstream of that name.
+    pub fn upstream(&self, name: &str) -> Option<Arc<Upstream>> {
+        self.upstreams.get(name).map(|(_, upstream)| Arc::clone(upstream))
+    }
+
+    /// Builds the next snapshot. Upstreams that did not change keep their pool and their permits.
+    ///
+    /// Fails on a bad address or a dangling name; `previous` then stays as it is.
+    pub fn build(
+        spec: SnapshotSpec,
+        previous: &Self,
+        counters: &Counters,
+    ) -> Result<Self, String> {
+        let mut upstreams = FxHashMap::default();
+        for spec in spec.upstreams {
+            let upstream = match previous.upstreams.get(&spec.name) {
+                Some((old, upstream)) if *old == spec => Arc::clone(upstream),
+                _ => Arc::new(Upstream::new(&spec, counters.upstream(&spec.name))?),
+            };
+            upstreams.insert(spec.name.clone(), (spec, upstream));
+        }
+        let mut models = FxHashMap::default();
+        for spec in spec.models {
+            let mut targets = Vec::with_capacity(spec.targets.len());
+            for target in &spec.targets {
+                let (_, upstream) = upstreams.get(&target.upstream).ok_or_else(|| {
+                    format!("model {}: no upstream is named {}", spec.name, target.upstream)
+                })?;
+                targets.push(Target {
+                    upstream: Arc::clone(upstream),
+                    model: Arc::from(target.model.as_str()),
+                });
+            }
+            if targets.is_empty() {
+                return Err(format!("model {}: no targets", spec.name));
+            }
+            let seconds = |s: f64| {
+                Duration::try_from_secs_f64(s).map_err(|e| format!("model {}: {e}", spec.name))
+            };
+            let known = previous.models.get(spec.name.as_str());
+            let model = Arc::new(Model {
+                name: Arc::from(spec.name.as_str()),
+                targets,
+                timeouts: Timeouts {
+                    first_byte: seconds(spec.first_byte_s)?,
+                    idle: seconds(spec.idle_s)?,
+                    total: seconds(spec.total_s)?,
+                },
+                estimator: known.map(|model| Arc::clone(&model.estimator)).unwrap_or_default(),
+                metrics: counters.model(&spec.name),
+                next: AtomicUsize::new(0),
+            });
+            for alias in spec.aliases {
+                models.insert(alias.into_boxed_str(), Arc::clone(&model));
+            }
+            models.insert(spec.name.into_boxed_str(), model);
+        }
+        Ok(Self {
+            models,
+            max_event_bytes: spec.max_event_bytes,
+            max_answer_bytes: spec.max_answer_bytes,
+            complete: spec.complete,
+            upstreams,
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! What an answer says of tokens and of its end, read without building a tree.
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// Largest token count taken as one; more is a broken upstream.
+const MAX_TOKENS: u64 = 1 << 40;
+
+/// Token counts of one request. Units: tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Input tokens, cached ones included.
+    pub prompt: u64,
+    /// Output tokens, reasoning included.
+    pub completion: u64,
+    /// Input tokens served from the engine's cache.
+    pub cached: u64,
+    /// Output tokens spent on reasoning.
+    pub reasoning: u64,
+}
+
+/// Where the counts come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The engine's final usage.
+    Reported,
+    /// The engine's running usage, up to the last event that was delivered.
+    Counted,
+    /// The gateway's own estimate.
+    Estimated,
+}
+
+impl Source {
+    /// The name in the usage table.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reported => "reported",
+            Self::Counted => "counted",
+            Self::Estimated => "estimated",
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+struct WireUsage {
+    #[serde(default)]
+    prompt_tokens: Option<u64>,
+    #[serde(default)]
+    completion_tokens: Option<u64>,
+    #[serde(default)]
+    reasoning_tokens: Option<u64>,
+    #[serde(default)]
+    prompt_tokens_details: Option<PromptDetails>,
+    #[serde(default)]
+    completion_tokens_details: Option<CompletionDetails>,
+}
+
+#[derive(Deserialize, Default)]
+struct PromptDetails {
+    #[serde(default)]
+    cached_tokens: Option<u64>,
+}
+
+#[derive(Deserialize, Default)]
+struct CompletionDetails {
+    #[serde(default)]
+    reasoning_tokens: Option<u64>,
+}
+
+impl Usage {
+    /// Reads OpenAI's usage object; `None` when it is null, broken or out of range.
+    ///
+    /// `cached_tokens` and `reasoning_tokens` are read where OpenAI puts them and where SGLang does.
+    pub fn parse(json: &str) -> Option<Self> {
+        let wire = serde_json::from_str::<Option<WireUsage>>(json).ok()??;
+        let usage = Self {
+            prompt: wire.prompt_tokens.unwrap_or(0),
+            completion: wire.completion_tokens.unwrap_or(0),
+            cached: wire.prompt_tokens_details.and_then(|d| d.cached_tokens).unwrap_or(0),
+            reasoning: wire
+                .completion_tokens_details
+                .and_then(|d| d.reasoning_tokens)
+                .or(wire.reasoning_tokens)
+                .unwrap_or(0),
+        };
+        let fields = [usage.prompt, usage.completion, usage.cached, usage.reasoning];
+        fields.iter().all(|n| *n < MAX_TOKENS).then_some(usage)
+    }
+
+    /// Input and output together: what a token limit counts.
+    pub const fn total(&self) -> u64 {
+        self.prompt.saturating_add(self.completion)
+    }
+}
+
+/// The members of an answer or a chunk that the gateway acts on.
+#[derive(Deserialize)]
+pub struct Inspected<'a> {
+    /// The raw usage object.
+    #[serde(borrow, default)]
+    pub usage: Option<&'a RawValue>,
+    /// The raw error member.
+    #[serde(borrow, default)]
+    pub error: Option<&'a RawValue>,
+    /// How each choice ended, so far as it has.
+    #[serde(borrow, default)]
+    pub choices: Option<Vec<Choice<'a>>>,
+}
+
+/// One choice of an answer or chunk.
+#[derive(Deserialize)]
+pub struct Choice<'a> {
+    /// `stop`, `length`, `tool_calls` …; `None` while running.
+    #[serde(borrow, default)]
+    pub finish_reason: Option<Cow<'a, str>>,
+}
+
+impl<'a> Inspected<'a> {
+    /// Reads the members of one JSON object.
+    pub fn parse(json: &'a [u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+
+    /// The usage, if there is one.
+    pub fn usage(&self) -> Option<Usage> {
+        Usage::parse(self.usage?.get())
+    }
+
+    /// Whether the error member says that something failed (null, false and "" do not).
+    pub fn failed(&self) -> bool {
+        self.error.is_some_and(|raw| !matches!(raw.get(), "null" | "false" | "\"\"" | "{}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_sglang_and_openai_places() {
+        let sglang = r#"{"prompt_tokens":22,"total_tokens":32,"completion_tokens":10,"prompt_tokens_details":{"cached_tokens":4},"reasoning_tokens":3,"completion_tokens_details":null}"#;
+        assert_eq!(
+            Usage::parse(sglang),
+            Some(Usage { prompt: 22, completion: 10, cached: 4, reasoning: 3 })
+        );
+        let openai = r#"{"prompt_tokens":1,"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":1}}"#;
+        assert_eq!(Usage::parse(openai).map(|u| u.reasoning), Some(1));
+    }
+
+    #[test]
+    fn refuses_nonsense() {
+        for json in ["null", "{\"prompt_tokens\":-1}", "{\"prompt_tokens\":1e30}", "[]", "{\"prompt_tokens\":9999999999999}"] {
+            assert_eq!(Usage::parse(json), None, "{json}");
+        }
+    }
+}

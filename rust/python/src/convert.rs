@@ -1,0 +1,102 @@
+//! Between Python objects and the core's borrowed views.
+use forebay_core::gateway::Request;
+use forebay_core::record::UsageEvent;
+use forebay_core::slot::{Head, HeaderKey};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+
+/// The request headers that admission reads, kept alive while it borrows them.
+#[derive(Default)]
+pub(crate) struct Headers<'py> {
+    authorization: Option<Bound<'py, PyBytes>>,
+    content_type: Option<Bound<'py, PyBytes>>,
+    request_id: Option<Bound<'py, PyBytes>>,
+    traceparent: Option<Bound<'py, PyBytes>>,
+    tracestate: Option<Bound<'py, PyBytes>>,
+}
+
+impl<'py> Headers<'py> {
+    /// Reads ASGI's list of `(name, value)`, names in lower case. The first of a name counts.
+    pub(crate) fn read(list: &Bound<'py, PyList>) -> PyResult<Self> {
+        let mut headers = Self::default();
+        for item in list.iter() {
+            let pair = item.cast::<PyTuple>()?;
+            let name = pair.get_item(0)?;
+            let place = match name.cast::<PyBytes>()?.as_bytes() {
+                b"authorization" => &mut headers.authorization,
+                b"content-type" => &mut headers.content_type,
+                b"x-request-id" => &mut headers.request_id,
+                b"traceparent" => &mut headers.traceparent,
+                b"tracestate" => &mut headers.tracestate,
+                _ => continue,
+            };
+            if place.is_none() {
+                *place = Some(pair.get_item(1)?.cast_into::<PyBytes>()?);
+            }
+        }
+        Ok(headers)
+    }
+
+    pub(crate) fn request<'a>(&'a self, body: &'a [u8]) -> Request<'a> {
+        let bytes = |header: &'a Option<Bound<'py, PyBytes>>| header.as_ref().map(|b| b.as_bytes());
+        Request {
+            authorization: bytes(&self.authorization),
+            content_type: bytes(&self.content_type),
+            request_id: bytes(&self.request_id),
+            traceparent: bytes(&self.traceparent),
+            tracestate: bytes(&self.tracestate),
+            body,
+        }
+    }
+}
+
+/// `(status, headers, body, more)` as a front end sends it.
+pub(crate) fn head<'py>(py: Python<'py>, head: &Head) -> PyResult<Bound<'py, PyAny>> {
+    let headers = header_list(py, &head.headers)?;
+    let body = PyBytes::new(py, &head.body);
+    Ok((head.status, headers, body, head.more).into_pyobject(py)?.into_any())
+}
+
+pub(crate) fn header_list<'py>(
+    py: Python<'py>,
+    headers: &[(HeaderKey, String)],
+) -> PyResult<Bound<'py, PyList>> {
+    let pairs: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (PyBytes::new(py, name.as_bytes()), PyBytes::new(py, value.as_bytes())))
+        .collect();
+    PyList::new(py, pairs)
+}
+
+/// One event as a tuple in the order of the usage table's columns.
+pub(crate) fn usage_event<'py>(py: Python<'py>, event: &UsageEvent) -> PyResult<Bound<'py, PyTuple>> {
+    let values: Vec<Bound<'py, PyAny>> = vec![
+        PyBytes::new(py, &event.event_id).into_any(),
+        event.request_id.as_str().into_pyobject(py)?.into_any(),
+        event.account.as_ref().into_pyobject(py)?.into_any(),
+        event.key_id.as_str().into_pyobject(py)?.into_any(),
+        event.admitted_us.into_pyobject(py)?.into_any(),
+        event.first_byte_us.into_pyobject(py)?.into_any(),
+        event.ended_us.into_pyobject(py)?.into_any(),
+        event.model_asked.as_str().into_pyobject(py)?.into_any(),
+        event.model_served.as_ref().into_pyobject(py)?.into_any(),
+        event.upstream.as_deref().into_pyobject(py)?.into_any(),
+        event.front.into_pyobject(py)?.into_any(),
+        event.endpoint.into_pyobject(py)?.into_any(),
+        event.stream.into_pyobject(py)?.to_owned().into_any(),
+        event.outcome.into_pyobject(py)?.into_any(),
+        event.status.into_pyobject(py)?.into_any(),
+        event.finish_reason.as_deref().into_pyobject(py)?.into_any(),
+        event.error_kind.into_pyobject(py)?.into_any(),
+        event.attempts.into_pyobject(py)?.into_any(),
+        event.usage.prompt.into_pyobject(py)?.into_any(),
+        event.usage.cached.into_pyobject(py)?.into_any(),
+        event.usage.completion.into_pyobject(py)?.into_any(),
+        event.usage.reasoning.into_pyobject(py)?.into_any(),
+        event.source.into_pyobject(py)?.into_any(),
+        event.duration_ms.into_pyobject(py)?.into_any(),
+        event.ttft_ms.into_pyobject(py)?.into_any(),
+        event.tokens_per_second.into_pyobject(py)?.into_any(),
+    ];
+    PyTuple::new(py, values)
+}

@@ -1,0 +1,289 @@
+//! `Core`: the gateway's state and its runtime, as Python holds them.
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Poll, Waker};
+
+use crossbeam_queue::ArrayQueue;
+use forebay_core::error::{Error, Kind};
+use forebay_core::gateway::{Endpoint, Gateway};
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+
+use crate::bridge::{Queue, Reactor, Token};
+use crate::convert::{self, Headers};
+use crate::exchange::{Exchange, Wait, Want};
+
+/// Failures that wait for the log beyond this are counted only.
+const MAX_NOTES: usize = 10_000;
+
+/// What the log is told of one failure: kind, message, private cause, request id.
+type Note = (&'static str, String, String, String);
+
+/// The gateway of one process.
+#[pyclass(frozen, module = "forebay._core")]
+pub(crate) struct Core {
+    gateway: Arc<Gateway>,
+    reactor: Reactor,
+    queue: Arc<Queue>,
+    waits: Mutex<HashMap<u64, Wait>>,
+    event_loop: OnceLock<Py<PyAny>>,
+    new_future: OnceLock<Py<PyAny>>,
+    notes: Arc<ArrayQueue<Note>>,
+    next_id: AtomicU64,
+}
+
+impl Core {
+    pub(crate) fn waker(&self, id: u64) -> Waker {
+        Waker::from(Arc::new(Token { queue: Arc::clone(&self.queue), id }))
+    }
+
+    /// A future that resolves when the exchange has what is wanted.
+    pub(crate) fn wait<'py>(
+        &self,
+        py: Python<'py>,
+        id: u64,
+        exchange: Py<Exchange>,
+        want: Want,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let new_future = self
+            .new_future
+            .get()
+            .ok_or_else(|| PyRuntimeError::new_err("the core is not attached to an event loop"))?;
+        let future = new_future.bind(py).call0()?;
+        let wait = Wait { exchange, future: future.clone().unbind(), want };
+        let replaced = self.waits.lock().insert(id, wait);
+        if replaced.is_some() {
+            return Err(PyRuntimeError::new_err("the exchange is awaited already"));
+        }
+        Ok(future)
+    }
+
+    /// Ends the wait of an exchange that was cancelled.
+    pub(crate) fn forget(&self, py: Python<'_>, id: u64) -> PyResult<()> {
+        let wait = self.waits.lock().remove(&id);
+        if let Some(wait) = wait {
+            resolve(py, &wait.future, py.None().into_bound(py))?;
+        }
+        Ok(())
+    }
+
+    fn complete(&self, py: Python<'_>, id: u64) -> PyResult<()> {
+        let Some(wait) = self.waits.lock().remove(&id) else { return Ok(()) };
+        match wait.exchange.get().poll(py, wait.want)? {
+            Poll::Ready(value) => resolve(py, &wait.future, value),
+            Poll::Pending => {
+                self.waits.lock().insert(id, wait);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn resolve(py: Python<'_>, future: &Py<PyAny>, value: Bound<'_, PyAny>) -> PyResult<()> {
+    let future = future.bind(py);
+    // The task that awaited it may have been cancelled.
+    if !future.call_method0(pyo3::intern!(py, "done"))?.is_truthy()? {
+        future.call_method1(pyo3::intern!(py, "set_result"), (value,))?;
+    }
+    Ok(())
+}
+
+fn kind(name: &str) -> PyResult<Kind> {
+    Kind::from_name(name).ok_or_else(|| PyValueError::new_err(format!("no error kind is named {name:?}")))
+}
+
+#[pymethods]
+impl Core {
+    #[new]
+    fn new() -> PyResult<Self> {
+        let bell = Arc::new(OnceLock::new());
+        let reactor = Reactor::start(&bell).map_err(PyOSError::new_err)?;
+        let gateway = Arc::new(Gateway::new(reactor.handle().clone()));
+        let metrics = &gateway.metrics;
+        let queue = Queue::new(Arc::clone(&metrics.wakeups), Arc::clone(&metrics.completions));
+        let queue = Arc::new(queue.map_err(PyOSError::new_err)?);
+        let queue = Arc::clone(bell.get_or_init(|| queue));
+        let notes = Arc::new(ArrayQueue::new(MAX_NOTES));
+        let sink = Arc::clone(&notes);
+        gateway.on_failure(Box::new(move |error: &Error, request_id: &str| {
+            let cause = error.cause.clone().unwrap_or_default();
+            // Full: the log is behind, and the counters have it.
+            let _ = sink.push((error.kind.name(), error.message.to_string(), cause, request_id.to_owned()));
+        }));
+        Ok(Self {
+            gateway,
+            reactor,
+            queue,
+            waits: Mutex::new(HashMap::new()),
+            event_loop: OnceLock::new(),
+            new_future: OnceLock::new(),
+            notes,
+            next_id: AtomicU64::new(0),
+        })
+    }
+
+    /// Delivers results on this event loop from now on. Once per process.
+    fn attach(slf: &Bound<'_, Self>, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        if this.event_loop.set(event_loop.clone().unbind()).is_err() {
+            return Err(PyRuntimeError::new_err("the core is attached already"));
+        }
+        let new_future = event_loop.getattr(pyo3::intern!(py, "create_future"))?;
+        // Set once, as the line above allows one attach.
+        let _ = this.new_future.set(new_future.unbind());
+        let drain = slf.getattr(pyo3::intern!(py, "drain"))?;
+        event_loop.call_method1(pyo3::intern!(py, "add_reader"), (this.queue.fd(), drain))?;
+        Ok(())
+    }
+
+    /// Resolves every future whose result is ready. The event loop calls it.
+    fn drain(&self, py: Python<'_>) -> PyResult<()> {
+        let mut failed = None;
+        self.queue.take(|id| {
+            if let Err(error) = self.complete(py, id) {
+                failed = Some(error);
+            }
+        });
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Takes a new configuration in, whole. JSON as the control plane makes it.
+    fn configure(&self, snapshot: &[u8]) -> PyResult<()> {
+        let spec = serde_json::from_slice(snapshot).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        self.gateway.configure(spec).map_err(PyValueError::new_err)
+    }
+
+    /// Takes key records in; with `replace`, keys that are not among them go.
+    fn load_keys(&self, records: &[u8], replace: bool) -> PyResult<usize> {
+        let specs = serde_json::from_slice(records).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        self.gateway.load_keys(specs, replace).map_err(PyValueError::new_err)
+    }
+
+    /// Decides a request and starts it. Never raises for what a client sent.
+    fn admit<'py>(
+        slf: &Bound<'py, Self>,
+        endpoint: usize,
+        headers: &Bound<'py, PyList>,
+        body: &Bound<'py, PyBytes>,
+    ) -> PyResult<Exchange> {
+        let this = slf.get();
+        let endpoint = *Endpoint::ALL
+            .get(endpoint)
+            .ok_or_else(|| PyValueError::new_err("no such endpoint"))?;
+        let headers = Headers::read(headers)?;
+        let slot = this.gateway.admit(endpoint, headers.request(body.as_bytes()));
+        let id = this.next_id.fetch_add(1, Ordering::Relaxed);
+        Ok(Exchange::new(slot, slf.clone().unbind(), id))
+    }
+
+    /// Asks an upstream for `path`: an exchange that is not booked. `limit_s` in seconds.
+    fn fetch(slf: &Bound<'_, Self>, upstream: &str, path: String, limit_s: f64) -> PyResult<Exchange> {
+        let this = slf.get();
+        let limit = std::time::Duration::try_from_secs_f64(limit_s)
+            .map_err(|e| PyValueError::new_err(e.to_string()))?;
+        let slot = this.gateway.fetch(upstream, path, limit);
+        let id = this.next_id.fetch_add(1, Ordering::Relaxed);
+        Ok(Exchange::new(slot, slf.clone().unbind(), id))
+    }
+
+    /// `None` if the request's key is good, else the refusal, answered already.
+    fn authenticate<'py>(
+        &self,
+        py: Python<'py>,
+        headers: &Bound<'py, PyList>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let headers = Headers::read(headers)?;
+        match self.gateway.authenticate(headers.request(&[]).authorization) {
+            Ok(_) => Ok(None),
+            Err(error) => self.answer(py, &error).map(Some),
+        }
+    }
+
+    /// The names of the models that the request's key may use, or the refusal.
+    fn models<'py>(&self, py: Python<'py>, headers: &Bound<'py, PyList>) -> PyResult<Bound<'py, PyAny>> {
+        let headers = Headers::read(headers)?;
+        match self.gateway.authenticate(headers.request(&[]).authorization) {
+            Ok(key) => Ok(PyList::new(py, self.gateway.models(&key))?.into_any()),
+            Err(error) => self.answer(py, &error),
+        }
+    }
+
+    /// An error's answer, `(status, headers, body, False)`, in OpenAI's shape.
+    #[pyo3(signature = (kind_name, message, *, param=None, code=None, cause=None))]
+    fn error<'py>(
+        &self,
+        py: Python<'py>,
+        kind_name: &str,
+        message: String,
+        param: Option<String>,
+        code: Option<String>,
+        cause: Option<String>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut error = Error::new(kind(kind_name)?, message);
+        error.param = param.map(Into::into);
+        error.code = code.map(Into::into);
+        error.cause = cause;
+        self.answer(py, &error)
+    }
+
+    /// Takes up to `limit` finished requests, oldest first, as tuples in the usage table's order.
+    fn take_usage<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+        self.gateway.events.take(limit).iter().map(|event| convert::usage_event(py, event)).collect()
+    }
+
+    /// Takes what the log should be told: `(kind, message, cause, request id)` each.
+    fn take_failures(&self) -> Vec<Note> {
+        std::iter::from_fn(|| self.notes.pop()).collect()
+    }
+
+    /// Finished requests that were not taken yet.
+    #[getter]
+    fn usage_backlog(&self) -> usize {
+        self.gateway.events.len()
+    }
+
+    /// Admitted requests that have not ended.
+    #[getter]
+    fn in_flight(&self) -> i64 {
+        self.gateway.metrics.in_flight.get()
+    }
+
+    /// All metrics in the Prometheus text format.
+    fn metrics(&self) -> String {
+        self.gateway.metrics.usage_backlog.set(self.gateway.events.len() as i64);
+        self.gateway.metrics.registry.render()
+    }
+
+    /// From now on new requests are refused; running ones go on.
+    fn begin_drain(&self) {
+        self.gateway.drain();
+    }
+
+    /// Ends the runtime: what still runs is dropped and booked, and no future stays pending.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.reactor.stop());
+        if let Some(event_loop) = self.event_loop.get() {
+            event_loop.call_method1(py, pyo3::intern!(py, "remove_reader"), (self.queue.fd(),))?;
+        }
+        let waits: Vec<Wait> = self.waits.lock().drain().map(|(_, wait)| wait).collect();
+        for wait in waits {
+            wait.future.call_method0(py, pyo3::intern!(py, "cancel"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Core {
+    fn answer<'py>(&self, py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>> {
+        let slot = self.gateway.refusal(error, Vec::new());
+        let mut cx = std::task::Context::from_waker(Waker::noop());
+        match slot.poll_head(&mut cx) {
+            Poll::Ready(Some(head)) => convert::head(py, &head),
+            _ => Err(PyRuntimeError::new_err("a refusal is answered")),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! `forebay._core`: PyO3 adapters over `forebay-core`, and the bridge to asyncio.
+mod bridge;
+mod convert;
+mod core;
+mod exchange;
+mod pure;
+
+use pyo3::prelude::*;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The Rust core of Forebay.
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use crate::core::Core;
+    #[pymodule_export]
+    use crate::exchange::Exchange;
+    #[pymodule_export]
+    use crate::pure::{Limiter, SseDecoder, peek};
+
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

@@ -1,0 +1,106 @@
+//! The core's pure parts on their own: for tests, benches and tools.
+use bytes::Bytes;
+use forebay_core::limit::{Limits, Meter, Table};
+use forebay_core::{peek as core_peek, sse};
+use parking_lot::Mutex;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+/// Limits of many keys, all alike, by number. Time is passed in: monotonic nanoseconds.
+#[pyclass(frozen, module = "forebay._core")]
+pub(crate) struct Limiter {
+    limits: Limits,
+    table: Table<Meter>,
+}
+
+#[pymethods]
+impl Limiter {
+    #[new]
+    #[pyo3(signature = (*, rpm=None, rpm_burst=None, tpm=None, tpm_burst=None, concurrency=None))]
+    fn new(
+        rpm: Option<u64>,
+        rpm_burst: Option<u64>,
+        tpm: Option<u64>,
+        tpm_burst: Option<u64>,
+        concurrency: Option<u32>,
+    ) -> Self {
+        Self { limits: Limits { rpm, rpm_burst, tpm, tpm_burst, concurrency }, table: Table::new(64) }
+    }
+
+    /// Admits a request of `key` that reserves `tokens`: 0 if allowed, else the wait in
+    /// nanoseconds, or -1 if no wait cures it.
+    fn admit(&self, key: u64, tokens: u64, now: u64) -> i64 {
+        let decide = |meter: &std::sync::Arc<Meter>| match meter.admit(now, tokens) {
+            Ok(_) => 0,
+            Err(refusal) => refusal.retry_after.map_or(-1, |wait| i64::try_from(wait.max(1)).unwrap_or(i64::MAX)),
+        };
+        match self.table.with(key, decide) {
+            Some(answer) => answer,
+            None => decide(&self.table.get_or_insert_with(key, || Meter::new(&self.limits))),
+        }
+    }
+
+    /// Ends a request: `used` tokens of `reserved` are kept, its permit comes back.
+    fn settle(&self, key: u64, reserved: u64, used: u64) {
+        if let Some(meter) = self.table.get(key) {
+            meter.settle(reserved, used);
+            meter.release();
+        }
+    }
+
+    /// `(remaining requests, remaining tokens, in flight)`; `None` where there is no limit.
+    fn state(&self, key: u64, now: u64) -> (Option<u64>, Option<u64>, u64) {
+        let meter = self.table.get_or_insert_with(key, || Meter::new(&self.limits));
+        let state = meter.state(now);
+        (state.requests.map(|s| s.remaining), state.tokens.map(|s| s.remaining), state.in_flight)
+    }
+
+    fn __len__(&self) -> usize {
+        self.table.len()
+    }
+}
+
+/// An event-stream decoder (WHATWG HTML §9.2).
+#[pyclass(frozen, module = "forebay._core")]
+pub(crate) struct SseDecoder {
+    decoder: Mutex<sse::Decoder>,
+}
+
+#[pymethods]
+impl SseDecoder {
+    #[new]
+    #[pyo3(signature = (max_event_bytes=1_048_576))]
+    fn new(max_event_bytes: usize) -> Self {
+        Self { decoder: Mutex::new(sse::Decoder::new(max_event_bytes)) }
+    }
+
+    /// The data of each event that `chunk` completes. Raises ValueError if one is too large.
+    fn feed<'py>(&self, py: Python<'py>, chunk: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let mut decoder = self.decoder.lock();
+        decoder.feed(Bytes::copy_from_slice(chunk)).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        let mut events = Vec::new();
+        while let Some(frame) = decoder.next() {
+            if let Some(data) = frame.data() {
+                events.push(PyBytes::new(py, &data));
+            }
+        }
+        Ok(events)
+    }
+}
+
+/// What admission reads of a request body. Raises ValueError that names the byte offset.
+#[pyfunction]
+pub(crate) fn peek<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyDict>> {
+    let seen = core_peek::peek(body).map_err(|e| PyValueError::new_err(e.to_string()))?;
+    let out = PyDict::new(py);
+    out.set_item("model", seen.model.as_deref())?;
+    out.set_item("stream", seen.stream)?;
+    out.set_item("n", seen.n)?;
+    out.set_item("output_cap", seen.output_cap())?;
+    out.set_item("user", seen.user.as_deref())?;
+    out.set_item("prompt_bytes", seen.prompt_bytes)?;
+    out.set_item("prompt_token_ids", seen.prompt_token_ids)?;
+    out.set_item("prompt_items", seen.prompt_items)?;
+    Ok(out)
+}

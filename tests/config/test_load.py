@@ -1,0 +1,265 @@
+"""Reading a configuration: what is accepted, and what each mistake is answered with."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forebay.config import (
+    Config,
+    ConfigError,
+    Target,
+    Timeouts,
+    json_schema,
+    load,
+    parse_address,
+    to_public,
+)
+
+FULL = """\
+listen: {http: "127.0.0.1:0", grpc: "[::1]:50051"}
+database_url: ${DATABASE_URL:-postgresql://app:s3cret@db/forebay}
+upstreams:
+  gpu-a: {kind: sglang, url: http://10.0.0.5:30000/v1/, max_concurrency: 256, http2: true}
+  together:
+    kind: openai_compatible
+    url: https://api.together.xyz/v1
+    api_key: ${TOGETHER_API_KEY}
+models:
+  llama-3-8b:
+    aliases: [gpt-4o-mini]
+    policy: round_robin
+    targets:
+      - {upstream: gpu-a, model: meta-llama/Llama-3-8B-Instruct}
+      - {upstream: together}
+    timeouts: {connect: 1.5, total: 300}
+limits: {body_bytes: 2048}
+drain_s: 5
+log: {level: debug, format: console}
+"""
+ENV = {"TOGETHER_API_KEY": "tk-123456"}
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str) -> Path:
+        path = tmp_path / "forebay.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_full_file(write) -> None:
+    config = load(write(FULL), ENV)
+    assert config.listen.http == "127.0.0.1:0"
+    assert config.database_url == "postgresql://app:s3cret@db/forebay"
+    gpu, together = config.upstreams["gpu-a"], config.upstreams["together"]
+    assert (gpu.url, gpu.max_concurrency, gpu.http2) == ("http://10.0.0.5:30000", 256, True)
+    assert (together.url, together.api_key) == ("https://api.together.xyz", "tk-123456")
+    model = config.models["llama-3-8b"]
+    assert model.aliases == ("gpt-4o-mini",)
+    assert model.targets == (
+        Target(upstream="gpu-a", model="meta-llama/Llama-3-8B-Instruct"),
+        Target(upstream="together"),
+    )
+    assert model.timeouts == Timeouts(connect=1.5, first_byte=120, idle=60, total=300)
+    assert config.limits.body_bytes == 2048
+    assert config.limits.event_bytes == 1024 * 1024
+    assert config.drain_s == 5
+
+
+def test_the_configuration_is_frozen(write) -> None:
+    config = load(write(FULL), ENV)
+    with pytest.raises(AttributeError):
+        config.drain_s = 1.0  # type: ignore[misc]
+
+
+def test_inference_url_alone_makes_one_upstream_that_serves_what_it_lists() -> None:
+    config = load(None, {"INFERENCE_URL": "http://engine:30000/v1", "INFERENCE_API_KEY": "k"})
+    engine = config.upstreams["engine"]
+    assert (engine.kind, engine.url, engine.api_key) == ("sglang", "http://engine:30000", "k")
+    assert engine.discover
+    assert config.models == {}
+    assert config.listen.http == "0.0.0.0:8080"
+    assert config.database_url is None
+
+
+def test_upstreams_of_the_file_win_over_inference_url(write) -> None:
+    config = load(write(FULL), {**ENV, "INFERENCE_URL": "http://other:1"})
+    assert set(config.upstreams) == {"gpu-a", "together"}
+
+
+def test_environment_overrides(write) -> None:
+    env = {
+        **ENV,
+        "FOREBAY_CONFIG": str(write(FULL)),
+        "FOREBAY_HTTP": "0.0.0.0:9",
+        "FOREBAY_GRPC": ":10",
+        "FOREBAY_LOG_LEVEL": "error",
+        "FOREBAY_LOG_FORMAT": "json",
+        "FOREBAY_SERVICE_HOST": "10.1.2.3",  # what Kubernetes injects is ignored
+        "DATABASE_URL": "postgres://x/y",
+    }
+    config = load(None, env)
+    assert (config.listen.http, config.listen.grpc) == ("0.0.0.0:9", ":10")
+    assert (config.log.level, config.log.format) == ("error", "json")
+    assert config.database_url == "postgres://x/y"
+
+
+def test_interpolation(write) -> None:
+    text = FULL.replace("max_concurrency: 256", 'max_concurrency: "${N:-7}"').replace(
+        "${TOGETHER_API_KEY}", "a$$b${X}${UNSET:-}${EMPTY:-e}"
+    )
+    config = load(write(text), {"X": "x", "EMPTY": ""})
+    assert config.upstreams["gpu-a"].max_concurrency == 7
+    assert config.upstreams["together"].api_key == "a$bxe"
+    assert load(write(text), {"X": "x", "N": "9"}).upstreams["gpu-a"].max_concurrency == 9
+
+
+def test_an_empty_variable_leaves_an_optional_field_out(write) -> None:
+    text = FULL.replace("${TOGETHER_API_KEY}", "${KEY:-}").replace(
+        "${DATABASE_URL:-postgresql://app:s3cret@db/forebay}", "${DATABASE_URL:-}"
+    )
+    config = load(write(text), {})
+    assert config.upstreams["together"].api_key is None
+    assert config.database_url is None
+
+
+MISTAKES = [
+    # replaced, by, line, field, part of the reason
+    ("policy:", "polcy:", 12, "models.llama-3-8b.polcy", "did you mean policy"),
+    ("log: {", "lgo: {", 19, "lgo", "unknown field; did you mean log"),
+    ("connect:", "conect:", 16, "models.llama-3-8b.timeouts.conect", "did you mean connect"),
+    ("{upstream: together}", "{upsteam: x}", 15, "models.llama-3-8b.targets[1].", ""),
+    ("{upstream: together}", "{model: m}", 15, "models.llama-3-8b.targets[1].upstream", "required"),
+    ("    url: https", "    # url: https", 5, "upstreams.together.url", "required"),
+    ("256", "many", 4, "upstreams.gpu-a.max_concurrency", "expected `int | null`"),
+    ("256", "0", 4, "upstreams.gpu-a.max_concurrency", ">= 1"),
+    ("256", "1.5", 4, "upstreams.gpu-a.max_concurrency", "expected `int | null`"),
+    ("connect: 1.5", "connect: -1", 16, "models.llama-3-8b.timeouts.connect", "> 0"),
+    ("connect: 1.5", "connect: .nan", 16, "models.llama-3-8b.timeouts.connect", ""),
+    ("connect: 1.5", "connect: .inf", 16, "models.llama-3-8b.timeouts.connect", ""),
+    ("body_bytes: 2048", "body_bytes: 1", 17, "limits.body_bytes", ">= 1024"),
+    ("drain_s: 5", "drain_s: [5]", 18, "drain_s", "expected `float`, got `array`"),
+    ("kind: sglang", "kind: vllm", 4, "upstreams.gpu-a.kind", "sglang, openai_compatible"),
+    ("round_robin", "fastest", 12, "models.llama-3-8b.policy", "choose from round_robin"),
+    ("level: debug", "level: loud", 19, "log.level", "debug, info, warning, error"),
+    ("${TOGETHER_API_KEY}", "${MISSING}", 8, "upstreams.together.api_key", "MISSING is not set"),
+    ("${TOGETHER_API_KEY}", "${1BAD}", 8, "upstreams.together.api_key", "bad variable"),
+    ("${TOGETHER_API_KEY}", "${OPEN", 8, "upstreams.together.api_key", "bad variable"),
+    ("${TOGETHER_API_KEY}", "a b", 8, "upstreams.together.api_key", "printable ASCII"),
+    ("upstream: gpu-a", "upstream: gpu-b", 14, "models.llama-3-8b.targets[0].upstream", "gpu-b"),
+    ("[gpt-4o-mini]", "[a, llama-3-8b]", 11, "models.llama-3-8b.aliases[1]", "already a model"),
+    ("[gpt-4o-mini]", "[a, a]", 11, "models.llama-3-8b.aliases[1]", "an alias of llama-3-8b"),
+    ('"127.0.0.1:0"', '"127.0.0.1"', 1, "listen.http", "HOST:PORT"),
+    ('"127.0.0.1:0"', '"127.0.0.1:70000"', 1, "listen.http", "0 to 65535"),
+    ('"[::1]:50051"', '"::1:50051"', 1, "listen.grpc", "brackets"),
+    ("http://10.0.0.5:30000", "ftp://10.0.0.5", 4, "upstreams.gpu-a.url", "http://"),
+    ("http://10.0.0.5:30000", "http://u:p@h", 4, "upstreams.gpu-a.url", "credentials"),
+    ("http://10.0.0.5:30000", "http://h:99999", 4, "upstreams.gpu-a.url", "bad URL"),
+    ("http://10.0.0.5:30000/v1/", "'http://'", 4, "upstreams.gpu-a.url", "no valid host"),
+    ("http://10.0.0.5:30000/v1/", "http://h/?a=b", 4, "upstreams.gpu-a.url", "query"),
+    ("${DATABASE_URL:-postgresql", "${DATABASE_URL:-mysql", 2, "database_url", "postgresql://"),
+    ("database_url:", "redis_url: redis://x\ndatabase_url:", 2, "redis_url", "unknown field"),
+    ("    policy:", "    policy: round_robin\n    policy:", 13, "models.llama-3-8b.policy", "twice"),
+    ("connect: 1.5", "1: 2", 16, "models.llama-3-8b.timeouts.1", "must be a string"),
+    ("llama-3-8b:", "llama 3:", 10, "models.llama 3", "no spaces"),
+    ("listen: {", "listen: {x: &a [*a], ", 1, "listen.x[0]", "too deeply"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "field", "reason"), MISTAKES)
+def test_a_mistake_names_file_line_and_field(
+    write, old: str, new: str, line: int, field: str, reason: str
+) -> None:
+    assert old in FULL
+    path = write(FULL.replace(old, new, 1))
+    with pytest.raises(ConfigError) as caught:
+        load(path, ENV)
+    error = caught.value
+    assert error.source == str(path)
+    assert (error.line, error.field[: len(field)]) == (line, field)
+    assert reason in error.reason
+    assert str(error).startswith(f"{path}:{line}: {field}")
+    assert "s3cret" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("listen: [", "not valid YAML"),
+        ("- a", "must hold a mapping"),
+        ("models: {m: {targets: [{upstream: u}]}}", "no upstream named"),
+        ("upstreams: [a]", "expected a mapping"),
+        ("upstreams: {u: {kind: sglang, url: 'http://h'}}", "no model"),
+        ("", "no upstream"),
+        ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("models: {m: {targets: []}}", "length >= 1"),
+    ],
+)
+def test_files_that_cannot_serve(write, text: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(text), {})
+    assert reason in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "none.yaml", {})
+    (tmp_path / "latin1.yaml").write_bytes(b"a: b\nc: \xe9\n")
+    with pytest.raises(ConfigError, match=r"latin1\.yaml:2: not UTF-8"):
+        load(tmp_path / "latin1.yaml", {})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("FOREBAY_HTTP", "nowhere"),
+        ("FOREBAY_LOG_LEVEL", "loud"),
+        ("DATABASE_URL", "sqlite:///x"),
+        ("INFERENCE_URL", "engine:30000"),
+    ],
+)
+def test_a_bad_variable_is_named(variable: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, {"INFERENCE_URL": "http://engine:30000", variable: value})
+    assert (caught.value.source, caught.value.field) == ("environment", variable)
+
+
+def test_the_public_form_hides_secrets(write) -> None:
+    text = repr(to_public(load(write(FULL), ENV)))
+    assert "tk-123456" not in text
+    assert "s3cret" not in text
+    assert "postgresql://app:***@db/forebay" in text
+    env = {**ENV, "DATABASE_URL": "postgresql://h/x?user=u&password=s3cret&sslmode=require"}
+    public = to_public(load(write(FULL), env))
+    assert public["database_url"] == "postgresql://h/x?user=u&password=***&sslmode=require"
+
+
+def test_the_json_schema_describes_the_file() -> None:
+    schema = json_schema()
+    definitions = schema["$defs"]
+    assert set(definitions["Config"]["properties"]) == set(Config.__struct_fields__)
+    assert definitions["Upstream"]["required"] == ["kind", "url"]
+    assert definitions["Upstream"]["additionalProperties"] is False
+    msgspec.json.encode(schema)
+
+
+@given(st.text(max_size=200))
+def test_any_text_gives_a_configuration_or_a_config_error(tmp_path_factory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+    with pytest.raises(ConfigError):
+        load(path, {})
+
+
+@given(st.text(max_size=60))
+def test_an_address_is_read_or_refused(text: str) -> None:
+    try:
+        address = parse_address(text)
+    except ValueError:
+        return
+    assert parse_address(str(address)) == address
