@@ -1,6 +1,7 @@
 """Fixtures shared by every test: one real PostgreSQL a session, a fresh database a test."""
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -12,8 +13,20 @@ from typing import Any, TypeVar
 import asyncpg
 import pytest
 import pytest_asyncio
-
+import structlog
 from forebay.store import Database, EmbeddedPostgres
+
+# structlog's default renders the locals of every frame, which takes seconds an exception.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        ),
+    ]
+)
+
+pytest_plugins = ["tests.support.fixtures"]
 
 T = TypeVar("T")
 _TEMPLATE = "forebay_template"
@@ -29,7 +42,10 @@ def run_apart(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 @pytest.fixture(scope="session")
 def scratch() -> Iterator[Path]:
     """A short folder that the server's user can reach: pytest's own are private."""
-    folder = Path(tempfile.mkdtemp(prefix="forebay-test-"))
+    # In memory where there is such a place: CREATE and DROP DATABASE wait for the disk.
+    memory = Path("/dev/shm")
+    home = memory if os.access(memory, os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="forebay-test-", dir=home))
     folder.chmod(0o711)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

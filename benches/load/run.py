@@ -160,6 +160,8 @@ def main(arguments: list[str]) -> int:
     started: list[Gateway] = []
     with tempfile.TemporaryDirectory(prefix="forebay-load-") as name:
         directory = Path(name)
+        # A database server that a gateway runs as another user must reach its folder in here.
+        directory.chmod(0o711)
         try:
             bench_all(options, directory, started)
         except SetupError as error:

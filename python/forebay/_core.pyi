@@ -3,6 +3,8 @@
 from asyncio import AbstractEventLoop, Future
 from typing import Any, final
 
+__all__ = ["Core", "Exchange", "Limiter", "SseDecoder", "__version__", "peek"]
+
 __version__: str
 
 _Answer = tuple[int, list[tuple[bytes, bytes]], bytes, bool]

@@ -137,8 +137,13 @@ async def _key(store: KeyStore, kind: KeyKind, path: Path) -> str:
             return secret
     except (OSError, ValueError, KeyNotFound, StoreError):
         pass  # No file yet, or the key of another database.
-    limits = {"rpm": _GENEROUS_RPM, "tpm": _GENEROUS_TPM} if kind == "inference" else {}
-    _, secret = await store.create(name=f"dev {kind}", kind=kind, **limits)
+    inference = kind == "inference"
+    _, secret = await store.create(
+        name=f"dev {kind}",
+        kind=kind,
+        rpm=_GENEROUS_RPM if inference else None,
+        tpm=_GENEROUS_TPM if inference else None,
+    )
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     path.write_text(secret)
@@ -149,7 +154,9 @@ def _announce(facts: dict[str, Any], database_url: str) -> None:
     DEV_STATE.write_bytes(
         orjson.dumps({"database_url": database_url, "http": facts["http"], "pid": facts["pid"]})
     )
-    body = '{"model": "%s", "stream": true, "messages": [{"role": "user", "content": "hi"}]}' % MODEL
+    body = (
+        '{"model": "%s", "stream": true, "messages": [{"role": "user", "content": "hi"}]}' % MODEL
+    )
     print(
         f"\nForebay is ready.\n"
         f"  HTTP    {facts['http']}\n"

@@ -140,7 +140,9 @@ def settings(config: Path | None, http: str | None, grpc: str | None) -> Config:
     return msgspec.structs.replace(loaded, listen=listen)
 
 
-def run(*, config: Path | None, http: str | None, grpc: str | None, ready_file: Path | None) -> None:
+def run(
+    *, config: Path | None, http: str | None, grpc: str | None, ready_file: Path | None
+) -> None:
     """`forebay serve`: until SIGTERM or SIGINT. Raises: ConfigError, OSError."""
     loaded = settings(config, http, grpc)
     setup_logging(loaded.log.level, loaded.log.format)

@@ -4,9 +4,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from forebay.config import (
     Config,
     ConfigError,
@@ -17,6 +14,8 @@ from forebay.config import (
     parse_address,
     to_public,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 FULL = """\
 listen: {http: "127.0.0.1:0", grpc: "[::1]:50051"}
@@ -164,7 +163,13 @@ MISTAKES = [
     ("http://10.0.0.5:30000/v1/", "http://h/?a=b", 4, "upstreams.gpu-a.url", "query"),
     ("${DATABASE_URL:-postgresql", "${DATABASE_URL:-mysql", 2, "database_url", "postgresql://"),
     ("database_url:", "redis_url: redis://x\ndatabase_url:", 2, "redis_url", "unknown field"),
-    ("    policy:", "    policy: round_robin\n    policy:", 13, "models.llama-3-8b.policy", "twice"),
+    (
+        "    policy:",
+        "    policy: round_robin\n    policy:",
+        13,
+        "models.llama-3-8b.policy",
+        "twice",
+    ),
     ("connect: 1.5", "1: 2", 16, "models.llama-3-8b.timeouts.1", "must be a string"),
     ("llama-3-8b:", "llama 3:", 10, "models.llama 3", "no spaces"),
     ("listen: {", "listen: {x: &a [*a], ", 1, "listen.x[0]", "too deeply"),

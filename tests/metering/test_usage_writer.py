@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-
 from forebay.metering import COLUMNS, GROUPS, UsageWriter, usage
 from forebay.store import Database, EmbeddedPostgres, KeyStore
 
@@ -195,7 +194,7 @@ BAD = {
     "short id": {"event_id": b"1"},
     "outcome": {"outcome": "odd"},
     "missing": {"request_id": None},
-    "infinite time": {"admitted_at": 1 << 62},
+    "time out of range": {"admitted_at": -(1 << 63)},
     "not a number": {"prompt_tokens": float("nan")},
 }
 

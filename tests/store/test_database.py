@@ -4,7 +4,6 @@ import asyncio
 
 import asyncpg
 import pytest
-
 from forebay.store import Database, EmbeddedPostgres, MigrationChanged, StoreUnavailable
 from forebay.store.database import migrations
 
@@ -17,7 +16,7 @@ async def test_many_processes_may_migrate_at_once(empty_database_url: str) -> No
         done = await asyncio.gather(*(database.migrate() for database in databases))
         shipped = [step.version for step in migrations()]
         # Each step was applied by exactly one of them.
-        assert sorted(sum(done, [])) == shipped
+        assert sorted(version for versions in done for version in versions) == shipped
         assert await databases[0].schema_version() == shipped[-1]
         assert await databases[0].migrate() == []
     finally:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-
 from forebay.store import EmbeddedPostgres, StoreError
 
 

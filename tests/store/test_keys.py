@@ -5,9 +5,6 @@ import time
 
 import msgspec
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
-
 from forebay.store import (
     Database,
     KeyNotFound,
@@ -20,6 +17,8 @@ from forebay.store import (
     parse,
 )
 from forebay.store.keys import ALPHABET, KEY_LENGTH
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 kinds = st.sampled_from(["inference", "admin"])
 

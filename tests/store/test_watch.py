@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-
 from forebay.store import Database, EmbeddedPostgres, KeyRecord, KeyStore, KeyWatcher
 
 

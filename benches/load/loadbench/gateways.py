@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import shlex
@@ -34,7 +35,8 @@ class Gateway:
     ``command`` and ``env`` values may hold ``{port}``, ``{port2}`` (a second free port),
     ``{upstream_port}``, ``{dir}`` (an empty directory) and ``{ready_file}``; ``url`` may hold
     ``{port}``. An empty command means that nothing is started: the upstream itself.
-    ``workloads`` names those it can do, all when None.
+    ``workloads`` names those it can do, all when None. ``own_folder`` starts it in its empty
+    directory, for what keeps its state where it is started.
     """
 
     name: str
@@ -47,8 +49,10 @@ class Gateway:
     files: dict[str, str] = field(default_factory=dict)
     version: Callable[[], str] | None = None
     uses_ready_file: bool = False
+    own_folder: bool = False
     workloads: frozenset[str] | None = None
     process: Process | None = None
+    leftovers: set[Path] = field(default_factory=set)
 
     def start(self, directory: Path, upstream_port: int) -> None:
         """Start it and wait until it is ready. Raises SetupError when it is not in 120 s."""
@@ -68,7 +72,9 @@ class Gateway:
             words = [fill(word, places) for word in shlex.split(self.command)]
             env = {name: fill(value, places) for name, value in self.env.items()}
             try:
-                self.process = Process(words, directory / "log.txt", env)
+                self.process = Process(
+                    words, directory / "log.txt", env, directory if self.own_folder else None
+                )
             except OSError as error:
                 raise SetupError(f"{self.name}: cannot start {words[0]}: {error}") from error
         deadline = time.monotonic() + START_LIMIT_S
@@ -79,6 +85,8 @@ class Gateway:
                 tail = "" if self.process is None else self.process.log_tail()
                 raise SetupError(f"{self.name}: {why}\n{tail}")
             time.sleep(0.1)
+        if self.own_folder and self.process is not None:
+            self.leftovers = database_folders(self.process)
 
     def _is_ready(self, ready_file: Path) -> bool:
         if not self.uses_ready_file:
@@ -95,6 +103,26 @@ class Gateway:
         """End it and all that it started."""
         if self.process is not None:
             self.process.stop()
+        for folder in self.leftovers:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def database_folders(process: Process) -> set[Path]:
+    """Data folders that a ``forebay dev`` run by root made outside its own folder for this run.
+
+    PostgreSQL refuses to run as root, so they lie where another user can reach them.
+    """
+    found = set()
+    for pid in process.members():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        except OSError:
+            continue
+        for flag, value in itertools.pairwise(words):
+            if flag == "-D" and value.startswith("/var/tmp/forebay-data-"):
+                folder = Path(value)
+                found.add(folder.parent if folder.name == "data" else folder)
+    return found
 
 
 def fill(text: str, places: dict[str, str]) -> str:
@@ -179,6 +207,7 @@ def forebay(_: Path | None) -> Gateway:
         "http://127.0.0.1:{port}",
         env={"INFERENCE_URL": "http://127.0.0.1:{upstream_port}"},
         uses_ready_file=True,
+        own_folder=True,
         version=lambda: _output(program, "--version"),
     )
 

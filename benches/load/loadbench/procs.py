@@ -116,9 +116,16 @@ class Process:
     """
 
     def __init__(
-        self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> None:
-        """Start ``command``; its output goes to ``log``. Raises OSError when it cannot start."""
+        """Start ``command`` in ``cwd`` (this process's own when None); its output goes to ``log``.
+
+        Raises OSError when it cannot start.
+        """
         self.marker = uuid.uuid4().hex
         self.log = log
         environment = {**os.environ, **(env or {}), MARKER: self.marker}
@@ -129,6 +136,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
+                cwd=cwd,
                 start_new_session=True,
             )
         self.pid = self._child.pid

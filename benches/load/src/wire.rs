@@ -177,9 +177,9 @@ impl EventSplitter {
         self.bounded()
     }
 
-    /// True when no part of an event is held.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.carry.is_empty()
+    /// Bytes held of an event that has not ended.
+    pub(crate) fn held(&self) -> usize {
+        self.carry.len()
     }
 
     fn bounded(&self) -> io::Result<()> {
@@ -245,7 +245,7 @@ mod tests {
             }
             let want: [&[u8]; 4] = [b"data: a", b"data: b\nid: 1", b"", b"data: c"];
             assert_eq!(events, want, "cut at {size}");
-            assert!(!splitter.is_empty());
+            assert_eq!(splitter.held(), 4);
         }
     }
 

@@ -67,6 +67,7 @@ def _add_sim_arguments(sim: argparse.ArgumentParser) -> None:
     add("--disconnect-poll", type=float, default=base.disconnect_poll_s, metavar="S")
     add("--health-delay", type=float, default=base.health_delay_s, metavar="S")
     add("--fault", action="append", default=[], metavar="SPEC", help="see below; repeatable")
+    add("--exit-with-parent", action="store_true", help="end when the parent process does")
     add("--ignore-request-faults", action="store_true", help="heed only --fault")
 
 
@@ -105,4 +106,5 @@ def _sim_options(args: argparse.Namespace) -> SimOptions:
         health_delay_s=args.health_delay,
         faults=tuple(faults.parse(item) for item in args.fault),
         request_faults=not args.ignore_request_faults,
+        exit_with_parent=args.exit_with_parent,
     )

@@ -26,9 +26,7 @@ def build(config: Config, discovered: Mapping[str, Sequence[str]]) -> bytes:
     taken = set(models)
     return orjson.dumps(
         {
-            "upstreams": [
-                _upstream(config, name, models) for name in config.upstreams
-            ],
+            "upstreams": [_upstream(config, name, models) for name in config.upstreams],
             "models": [_model(name, model, taken) for name, model in models.items()],
             "max_event_bytes": config.limits.event_bytes,
             "max_answer_bytes": MAX_ANSWER_BYTES,
@@ -69,8 +67,7 @@ def _model(name: str, model: Model, taken: set[str]) -> dict[str, Any]:
         "name": name,
         "aliases": [alias for alias in model.aliases if alias not in taken],
         "targets": [
-            {"upstream": target.upstream, "model": target.model or name}
-            for target in model.targets
+            {"upstream": target.upstream, "model": target.model or name} for target in model.targets
         ],
         "first_byte_s": model.timeouts.first_byte,
         "idle_s": model.timeouts.idle,

@@ -101,28 +101,22 @@ class Inference:
         return None
 
     async def _relay(self, exchange: Exchange, receive: Receive, send: Send) -> None:
-        start = exchange.start()
-        if isinstance(start, tuple):
-            await self._answer(send, start)
-            return
-        if start is None:
+        answer = exchange.start()
+        if isinstance(answer, tuple) and not answer[3]:
+            await self._answer(send, answer)
             return
         watched = self._watch.add(receive, exchange)
         try:
-            answer = await start
+            if isinstance(answer, asyncio.Future):
+                answer = await answer
             if answer is None:
                 return
-            status, headers, body, more = answer
+            status, headers, _, more = answer
             if not more:
                 await self._answer(send, answer)
                 return
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": status,
-                    "headers": self._closing(headers + _STREAM_HEADERS),
-                }
-            )
+            headers = self._closing(headers + _STREAM_HEADERS)
+            await send({"type": "http.response.start", "status": status, "headers": headers})
             while True:
                 batch = exchange.next()
                 if isinstance(batch, asyncio.Future):

@@ -44,7 +44,9 @@ class HttpServer:
             http1_settings=HTTP1Settings(
                 header_read_timeout=HEADER_READ_MS, max_buffer_size=max(header_bytes, 8192)
             ),
-            http2_settings=HTTP2Settings(max_headers_size=header_bytes, max_concurrent_streams=1000),
+            http2_settings=HTTP2Settings(
+                max_headers_size=header_bytes, max_concurrent_streams=1000
+            ),
             log_enabled=False,
         )
         self._serving: asyncio.Task[None] | None = None
@@ -77,7 +79,7 @@ class HttpServer:
         """Close the listener and every connection, those in use after `STOP_S` too."""
         if self._serving is None:
             return
-        self._server.stop()
+        self._server.stop()  # type: ignore[no-untyped-call]
         try:
             await asyncio.wait_for(self._serving, STOP_S)
         except TimeoutError:

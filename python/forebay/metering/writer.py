@@ -201,8 +201,10 @@ class UsageWriter:
                 self._backoff_s = _BACKOFF_S[0]
                 if size >= self._batch:
                     continue
+            # Not wait_for: before 3.12 it loses a cancellation that meets a result.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
             self._wake.clear()
 
     async def _step(self) -> int | None:

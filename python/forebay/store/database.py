@@ -14,6 +14,7 @@ MIGRATION_LOCK = (7166410, 1)
 """Advisory lock held while migrating; (7166410, 2) is taken by writers of API keys."""
 
 _CONNECT_TIMEOUT_S = 5.0
+_CLOSE_TIMEOUT_S = 5.0
 _COMMAND_TIMEOUT_S = 30.0
 _MIGRATE_TIMEOUT_S = 300.0
 
@@ -111,9 +112,10 @@ class Database:
         return cls(url, pool)
 
     async def close(self) -> None:
-        """Close every connection; those still busy after 5 s are cut."""
+        """Close every connection; those still busy after 5 s are cut off."""
         try:
-            await asyncio.wait_for(self.pool.close(), 5.0)
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self.pool.close()
         except TimeoutError:
             self.pool.terminate()
 

@@ -66,7 +66,8 @@ class KeyWatcher:
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="forebay-key-watcher")
         try:
-            await asyncio.wait_for(self._loaded.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._loaded.wait()
         except TimeoutError:
             return False
         return True
@@ -108,8 +109,10 @@ class KeyWatcher:
                 self.healthy = True
                 self.last_sync = time.time()
                 self._loaded.set()
+                # Not wait_for: before 3.12 it loses a cancellation that meets a result.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), _POLL_S)
+                    async with asyncio.timeout(_POLL_S):
+                        await self._wake.wait()
                 self._wake.clear()
                 rows = await connection.fetch(
                     CHANGED_SINCE, self._version, timeout=_QUERY_TIMEOUT_S

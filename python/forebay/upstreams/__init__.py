@@ -3,9 +3,7 @@
 from forebay.upstreams import openai_compatible, sglang
 from forebay.upstreams.kind import Kind
 
-KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (sglang.KIND, openai_compatible.KIND)
-}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (sglang.KIND, openai_compatible.KIND)}
 """Every kind by the name that the configuration uses."""
 
 __all__ = ["KINDS", "Kind"]

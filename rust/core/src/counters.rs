@@ -7,8 +7,13 @@ use crate::gateway::Endpoint;
 use crate::metrics::{Bounds, Counter, Family, Gauge, Histogram, Registry};
 use crate::record::{Outcome, UsageEvent};
 
-const OUTCOMES: [Outcome; 5] =
-    [Outcome::Ok, Outcome::ClientClosed, Outcome::UpstreamCut, Outcome::Error, Outcome::GatewayDied];
+const OUTCOMES: [Outcome; 5] = [
+    Outcome::Ok,
+    Outcome::ClientClosed,
+    Outcome::UpstreamCut,
+    Outcome::Error,
+    Outcome::GatewayDied,
+];
 
 /// Handles of one API, kept so that a request pays no lookup.
 struct OfEndpoint {
@@ -86,16 +91,42 @@ impl Counters {
             })
             .collect();
         Self {
-            in_flight: registry.gauge("forebay_requests_in_flight", "Admitted requests that have not ended."),
+            in_flight: registry.gauge(
+                "forebay_requests_in_flight",
+                "Admitted requests that have not ended.",
+            ),
             keys: registry.gauge("forebay_keys", "API keys loaded."),
-            usage_backlog: registry.gauge("forebay_usage_backlog_events", "Usage events that wait for the database."),
-            usage_dropped: registry
-                .counter("forebay_usage_dropped_total", "Usage events lost because too many waited for the database."),
-            wakeups: registry.counter("forebay_bridge_wakeups_total", "Times the core woke the event loop."),
-            completions: registry.counter("forebay_bridge_completions_total", "Results the core handed to the event loop."),
-            tokens: registry.counters("forebay_tokens_total", "Tokens booked, by model and direction.", ["model", "direction"]),
-            attempts: registry.counters("forebay_upstream_attempts_total", "Requests sent, by upstream.", ["upstream"]),
-            errors: registry.counters("forebay_errors_total", "Errors, by kind; refusals included.", ["kind"]),
+            usage_backlog: registry.gauge(
+                "forebay_usage_backlog_events",
+                "Usage events that wait for the database.",
+            ),
+            usage_dropped: registry.counter(
+                "forebay_usage_dropped_total",
+                "Usage events lost because too many waited for the database.",
+            ),
+            wakeups: registry.counter(
+                "forebay_bridge_wakeups_total",
+                "Times the core woke the event loop.",
+            ),
+            completions: registry.counter(
+                "forebay_bridge_completions_total",
+                "Results the core handed to the event loop.",
+            ),
+            tokens: registry.counters(
+                "forebay_tokens_total",
+                "Tokens booked, by model and direction.",
+                ["model", "direction"],
+            ),
+            attempts: registry.counters(
+                "forebay_upstream_attempts_total",
+                "Requests sent, by upstream.",
+                ["upstream"],
+            ),
+            errors: registry.counters(
+                "forebay_errors_total",
+                "Errors, by kind; refusals included.",
+                ["kind"],
+            ),
             endpoints,
             registry,
         }
@@ -122,15 +153,19 @@ impl Counters {
     /// A request has ended.
     pub fn finished(&self, endpoint: Endpoint, event: &UsageEvent, outcome: Outcome) {
         self.in_flight.add(-1);
-        let Some(of) = self.endpoints.get(endpoint as usize) else { return };
+        let Some(of) = self.endpoints.get(endpoint as usize) else {
+            return;
+        };
         if let Some(requests) = of.requests.get(outcome as usize) {
             requests.inc();
         }
-        of.duration.observe_duration(Duration::from_secs_f64(event.duration_ms / 1e3));
+        of.duration
+            .observe_duration(Duration::from_secs_f64(event.duration_ms / 1e3));
         if let Some(ttft) = event.ttft_ms
             && event.stream
         {
-            of.first_token.observe_duration(Duration::from_secs_f64(ttft / 1e3));
+            of.first_token
+                .observe_duration(Duration::from_secs_f64(ttft / 1e3));
         }
     }
 }

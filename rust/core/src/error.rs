@@ -273,7 +273,9 @@ impl Error {
             },
         };
         // Strings alone cannot fail to serialise; an empty body would still be a valid answer.
-        serde_json::to_vec(&body).map(Bytes::from).unwrap_or_default()
+        serde_json::to_vec(&body)
+            .map(Bytes::from)
+            .unwrap_or_default()
     }
 
     /// The headers that only errors carry, as `(name, value)`.
@@ -318,7 +320,12 @@ mod tests {
 
     #[test]
     fn names_are_inverse() {
-        for name in ["invalid_request", "rate_limited", "upstream_timeout", "not_found"] {
+        for name in [
+            "invalid_request",
+            "rate_limited",
+            "upstream_timeout",
+            "not_found",
+        ] {
             assert_eq!(Kind::from_name(name).map(Kind::name), Some(name));
         }
         assert_eq!(Kind::from_name("nope"), None);

@@ -46,7 +46,11 @@ impl Estimator {
         if output_tokens > 0 {
             // Rises 19 times faster than it falls: settles near the 95th percentile.
             let old = f64::from_bits(self.output.load(Ordering::Relaxed));
-            let step = if output_tokens as f64 > old { 0.19 } else { 0.01 };
+            let step = if output_tokens as f64 > old {
+                0.19
+            } else {
+                0.01
+            };
             let new = old + step * (output_tokens as f64 - old);
             self.output.store(new.to_bits(), Ordering::Relaxed);
         }

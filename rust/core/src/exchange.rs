@@ -92,7 +92,9 @@ struct Elapsed;
 
 impl Alarm {
     fn new(at: Instant) -> Self {
-        Self { sleep: Box::pin(tokio::time::sleep_until(at)) }
+        Self {
+            sleep: Box::pin(tokio::time::sleep_until(at)),
+        }
     }
 
     async fn within<F: Future>(&mut self, until: Instant, future: F) -> Result<F::Output, Elapsed> {
@@ -141,19 +143,40 @@ impl Drop for Stopper {
 }
 
 /// One `GET` of an upstream: `(status, body)`, all of it within `limit`.
-pub async fn fetch(upstream: &Upstream, path: &str, limit: Duration) -> Result<(u16, Bytes), Error> {
+pub async fn fetch(
+    upstream: &Upstream,
+    path: &str,
+    limit: Duration,
+) -> Result<(u16, Bytes), Error> {
     let until = Instant::now() + limit;
     let mut alarm = Alarm::new(until);
-    let late = || Error::new(Kind::UpstreamTimeout, "The upstream did not answer in time.");
-    let response = alarm.within(until, upstream.get(path)).await.map_err(|Elapsed| late())??;
+    let late = || {
+        Error::new(
+            Kind::UpstreamTimeout,
+            "The upstream did not answer in time.",
+        )
+    };
+    let response = alarm
+        .within(until, upstream.get(path))
+        .await
+        .map_err(|Elapsed| late())??;
     let status = response.status().as_u16();
     let mut body = response.into_body();
     let mut out = BytesMut::new();
-    while let Some(chunk) = alarm.within(until, frame(&mut body)).await.map_err(|Elapsed| late())? {
-        let cut = |cause| Error::new(Kind::UpstreamError, "The upstream broke off its answer.").cause(cause);
+    while let Some(chunk) = alarm
+        .within(until, frame(&mut body))
+        .await
+        .map_err(|Elapsed| late())?
+    {
+        let cut = |cause| {
+            Error::new(Kind::UpstreamError, "The upstream broke off its answer.").cause(cause)
+        };
         out.extend_from_slice(&chunk.map_err(cut)?);
         if out.len() > MAX_FETCH {
-            return Err(Error::new(Kind::UpstreamError, "The upstream's answer is too large."));
+            return Err(Error::new(
+                Kind::UpstreamError,
+                "The upstream's answer is too large.",
+            ));
         }
     }
     Ok((status, out.freeze()))
@@ -172,7 +195,8 @@ pub async fn drive(job: Job, mut record: Record) {
         match attempt(&job, target, attempts, total, &mut alarm, &mut record).await {
             Ok(()) => return,
             Err(error) => {
-                let elsewhere = error.kind.retry() == Retry::Sibling || error.kind == Kind::Unavailable;
+                let elsewhere =
+                    error.kind.retry() == Retry::Sibling || error.kind == Kind::Unavailable;
                 if left > 0 && elsewhere && Instant::now() < total {
                     job.gateway.note(&error, &job.answer_headers);
                     continue;
@@ -190,13 +214,26 @@ fn refuse(job: &Job, error: &Error, record: &mut Record) {
     let mut headers = job.answer_headers.clone();
     headers.extend(error_headers(error));
     record.close(Outcome::Error, error.kind.status(), Some(error.kind), None);
-    job.slot.start(Head { status: error.kind.status(), headers, body: error.openai_body(), more: false });
+    job.slot.start(Head {
+        status: error.kind.status(),
+        headers,
+        body: error.openai_body(),
+        more: false,
+    });
 }
 
 /// The headers of an error's answer.
 pub fn error_headers(error: &Error) -> Vec<(HeaderKey, String)> {
-    let mut headers = vec![(HeaderKey::Borrowed("content-type"), "application/json".to_owned())];
-    headers.extend(error.headers().into_iter().map(|(name, value)| (HeaderKey::Borrowed(name), value)));
+    let mut headers = vec![(
+        HeaderKey::Borrowed("content-type"),
+        "application/json".to_owned(),
+    )];
+    headers.extend(
+        error
+            .headers()
+            .into_iter()
+            .map(|(name, value)| (HeaderKey::Borrowed(name), value)),
+    );
     headers
 }
 
@@ -211,19 +248,33 @@ async fn attempt(
 ) -> Result<(), Error> {
     let upstream = &target.upstream;
     if !upstream.permits.try_acquire() {
-        return Err(Error::new(Kind::Unavailable, "The engine is at its concurrency limit. Please try again later.")
-            .retry_after(Duration::from_secs(1)));
+        return Err(Error::new(
+            Kind::Unavailable,
+            "The engine is at its concurrency limit. Please try again later.",
+        )
+        .retry_after(Duration::from_secs(1)));
     }
     let _held = Held(upstream);
     let rid = (upstream.traits.rid && job.single).then(|| attempt_rid(&job.rid, attempts));
     let body = edited(job, target, rid.as_deref());
     let first_byte = (Instant::now() + job.model.timeouts.first_byte).min(total);
-    let mut stopper = Stopper { upstream: Arc::clone(upstream), rid };
-    let sent = alarm.within(first_byte, upstream.post(job.endpoint.path(), &job.headers, body)).await;
+    let mut stopper = Stopper {
+        upstream: Arc::clone(upstream),
+        rid,
+    };
+    let sent = alarm
+        .within(
+            first_byte,
+            upstream.post(job.endpoint.path(), &job.headers, body),
+        )
+        .await;
     let response = match sent {
         Err(Elapsed) => {
             record.contacted();
-            return Err(Error::new(Kind::UpstreamTimeout, "The engine did not answer in time."));
+            return Err(Error::new(
+                Kind::UpstreamTimeout,
+                "The engine did not answer in time.",
+            ));
         }
         Ok(Err(error)) => {
             stopper.rid = None;
@@ -253,12 +304,33 @@ async fn attempt(
             }
         }
         headers.extend(job.answer_headers.iter().cloned());
-        headers.push((HeaderKey::Borrowed("x-forebay-upstream"), upstream.name.to_string()));
-        headers.push((HeaderKey::Borrowed("x-forebay-attempts"), attempts.to_string()));
-        Head { status, headers, body, more }
+        headers.push((
+            HeaderKey::Borrowed("x-forebay-upstream"),
+            upstream.name.to_string(),
+        ));
+        headers.push((
+            HeaderKey::Borrowed("x-forebay-attempts"),
+            attempts.to_string(),
+        ));
+        Head {
+            status,
+            headers,
+            body,
+            more,
+        }
     };
     if job.stream {
-        stream(job, incoming, total, first_byte, alarm, record, &mut stopper, head).await
+        stream(
+            job,
+            incoming,
+            total,
+            first_byte,
+            alarm,
+            record,
+            &mut stopper,
+            head,
+        )
+        .await
     } else {
         let body = read_whole(&mut incoming, job, total, alarm).await?;
         record.first_byte();
@@ -271,7 +343,10 @@ async fn attempt(
 }
 
 /// Reads a stream to its end. Before the first real event an error is the attempt's.
-#[expect(clippy::too_many_arguments, reason = "one state, taken apart so that borrows stay short")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one state, taken apart so that borrows stay short"
+)]
 async fn stream(
     job: &Job,
     mut incoming: Incoming,
@@ -286,7 +361,11 @@ async fn stream(
     let mut early = BytesMut::new();
     let mut committed = false;
     loop {
-        let until = if committed { (Instant::now() + job.model.timeouts.idle).min(total) } else { first_byte };
+        let until = if committed {
+            (Instant::now() + job.model.timeouts.idle).min(total)
+        } else {
+            first_byte
+        };
         let read = alarm.within(until, frame(&mut incoming)).await;
         let (result, ended) = match read {
             Err(Elapsed) => {
@@ -295,7 +374,11 @@ async fn stream(
             }
             Ok(Some(Ok(chunk))) => {
                 let feed = |out: &mut BytesMut| relay.feed(chunk, out);
-                let result = if committed { job.slot.write(feed) } else { feed(&mut early) };
+                let result = if committed {
+                    job.slot.write(feed)
+                } else {
+                    feed(&mut early)
+                };
                 (result, relay.is_done())
             }
             Ok(Some(Err(cause))) => {
@@ -304,7 +387,10 @@ async fn stream(
             }
             Ok(None) => (finish(&mut relay, committed, &job.slot, &mut early), true),
         };
-        record.advance(Progress { reported: relay.usage(), content_events: relay.content_events() });
+        record.advance(Progress {
+            reported: relay.usage(),
+            content_events: relay.content_events(),
+        });
         if !committed && relay.is_started() {
             committed = true;
             record.first_byte();
@@ -317,7 +403,12 @@ async fn stream(
             Err(error) => {
                 job.gateway.note(&error, &job.answer_headers);
                 // The status is out; the error is the stream's last event.
-                record.close(Outcome::UpstreamCut, 200, Some(error.kind), relay.finish_reason());
+                record.close(
+                    Outcome::UpstreamCut,
+                    200,
+                    Some(error.kind),
+                    relay.finish_reason(),
+                );
                 job.slot.write(|out| relay::error_event(&error, out));
                 job.slot.finish();
                 return Ok(());
@@ -325,10 +416,22 @@ async fn stream(
             Ok(()) if ended => {
                 stopper.rid = None;
                 let aborted = matches!(relay.finish_reason(), Some("abort" | "error"));
-                let outcome = if aborted { Outcome::UpstreamCut } else { Outcome::Ok };
-                record.close(outcome, 200, aborted.then_some(Kind::UpstreamError), relay.finish_reason());
+                let outcome = if aborted {
+                    Outcome::UpstreamCut
+                } else {
+                    Outcome::Ok
+                };
+                record.close(
+                    outcome,
+                    200,
+                    aborted.then_some(Kind::UpstreamError),
+                    relay.finish_reason(),
+                );
                 if !committed {
-                    return Err(Error::new(Kind::UpstreamError, "The engine sent an empty stream."));
+                    return Err(Error::new(
+                        Kind::UpstreamError,
+                        "The engine sent an empty stream.",
+                    ));
                 }
                 job.slot.finish();
                 drain(&mut incoming).await;
@@ -336,8 +439,15 @@ async fn stream(
             }
             Ok(()) => {}
         }
-        if alarm.within(total, std::future::poll_fn(|cx| job.slot.poll_room(cx))).await.is_err() {
-            let error = Error::new(Kind::UpstreamTimeout, "The request took longer than it may.");
+        if alarm
+            .within(total, std::future::poll_fn(|cx| job.slot.poll_room(cx)))
+            .await
+            .is_err()
+        {
+            let error = Error::new(
+                Kind::UpstreamTimeout,
+                "The request took longer than it may.",
+            );
             record.close(Outcome::UpstreamCut, 200, Some(error.kind), None);
             job.slot.write(|out| relay::error_event(&error, out));
             job.slot.finish();
@@ -346,15 +456,22 @@ async fn stream(
     }
 }
 
-fn finish(relay: &mut StreamRelay, committed: bool, slot: &Slot, early: &mut BytesMut) -> Result<(), Error> {
-    if committed { slot.write(|out| relay.end(out)) } else { relay.end(early) }
+fn finish(
+    relay: &mut StreamRelay,
+    committed: bool,
+    slot: &Slot,
+    early: &mut BytesMut,
+) -> Result<(), Error> {
+    if committed {
+        slot.write(|out| relay.end(out))
+    } else {
+        relay.end(early)
+    }
 }
 
 /// Reads the last chunk of a body whose content is complete, so that the connection can be reused.
 async fn drain(incoming: &mut Incoming) {
-    let rest = async {
-        while let Some(Ok(_)) = frame(incoming).await {}
-    };
+    let rest = async { while let Some(Ok(_)) = frame(incoming).await {} };
     // An engine that keeps the stream open past its end marker loses the connection.
     let _ = tokio::time::timeout(Duration::from_millis(50), rest).await;
 }
@@ -392,19 +509,36 @@ async fn read_error(body: &mut Incoming, until: Instant, alarm: &mut Alarm) -> B
 }
 
 /// A whole unary answer. Nothing has reached the client, so every failure is the attempt's.
-async fn read_whole(body: &mut Incoming, job: &Job, total: Instant, alarm: &mut Alarm) -> Result<Bytes, Error> {
+async fn read_whole(
+    body: &mut Incoming,
+    job: &Job,
+    total: Instant,
+    alarm: &mut Alarm,
+) -> Result<Bytes, Error> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     loop {
         let until = (Instant::now() + job.model.timeouts.idle).min(total);
         match alarm.within(until, frame(body)).await {
             Err(Elapsed) => {
-                return Err(Error::new(Kind::UpstreamTimeout, "The engine did not finish its answer in time."));
+                return Err(Error::new(
+                    Kind::UpstreamTimeout,
+                    "The engine did not finish its answer in time.",
+                ));
             }
-            Ok(None) => return Ok(if rest.is_empty() { first } else { rest.freeze() }),
+            Ok(None) => {
+                return Ok(if rest.is_empty() {
+                    first
+                } else {
+                    rest.freeze()
+                });
+            }
             Ok(Some(Err(cause))) => {
-                return Err(Error::new(Kind::UpstreamError, "The engine closed the connection before it had finished.")
-                    .cause(cause));
+                return Err(Error::new(
+                    Kind::UpstreamError,
+                    "The engine closed the connection before it had finished.",
+                )
+                .cause(cause));
             }
             Ok(Some(Ok(chunk))) => {
                 // Most answers come in one piece, which is passed on as it is.
@@ -417,7 +551,10 @@ async fn read_whole(body: &mut Incoming, job: &Job, total: Instant, alarm: &mut 
                 }
                 rest.extend_from_slice(&chunk);
                 if rest.len() > job.max_answer_bytes {
-                    return Err(Error::new(Kind::UpstreamError, "The engine's answer is too large."));
+                    return Err(Error::new(
+                        Kind::UpstreamError,
+                        "The engine's answer is too large.",
+                    ));
                 }
             }
         }
@@ -433,7 +570,10 @@ fn unary(job: &Job, body: Bytes, record: &mut Record) -> Result<(Bytes, Option<S
         return Err(scrub::stream_error(&body, job.shape.asked));
     }
     let choices = seen.choices.as_deref().unwrap_or_default();
-    let finish = choices.last().and_then(|choice| choice.finish_reason.as_deref()).map(str::to_owned);
+    let finish = choices
+        .last()
+        .and_then(|choice| choice.finish_reason.as_deref())
+        .map(str::to_owned);
     record.progress = Progress {
         reported: seen.usage().map(|usage| (usage, true)),
         content_events: body.len() as u64 / 16,
@@ -448,7 +588,11 @@ fn unary(job: &Job, body: Bytes, record: &mut Record) -> Result<(Bytes, Option<S
 
 /// Each attempt has a name of its own: an engine refuses a second running request of one name.
 fn attempt_rid(rid: &str, attempt: u32) -> String {
-    if attempt <= 1 { rid.to_owned() } else { format!("{rid}-{attempt}") }
+    if attempt <= 1 {
+        rid.to_owned()
+    } else {
+        format!("{rid}-{attempt}")
+    }
 }
 
 /// The client's body with this attempt's edits, in as few slices as they need.
@@ -505,7 +649,12 @@ fn ask_for_usage(
     members: &mut String,
 ) {
     let mut missing = Vec::new();
-    for (((name, asked), wanted), span) in USAGE_FLAGS.iter().zip(asked).zip(wanted).zip(&edits.usage_flags) {
+    for (((name, asked), wanted), span) in USAGE_FLAGS
+        .iter()
+        .zip(asked)
+        .zip(wanted)
+        .zip(&edits.usage_flags)
+    {
         match span {
             _ if asked || !wanted => {}
             Some(span) => changes.push((span.clone(), "true".to_owned())),
@@ -518,7 +667,14 @@ fn ask_for_usage(
     let missing = missing.join(",");
     match (edits.stream_options_open, &edits.stream_options) {
         (Some((at, empty)), _) => {
-            changes.push((at..at, if empty { missing } else { format!("{missing},") }));
+            changes.push((
+                at..at,
+                if empty {
+                    missing
+                } else {
+                    format!("{missing},")
+                },
+            ));
         }
         (None, Some(span)) => changes.push((span.clone(), format!("{{{missing}}}"))),
         (None, None) => members.push_str(&format!("\"stream_options\":{{{missing}}},")),
@@ -527,5 +683,7 @@ fn ask_for_usage(
 
 /// How errors name the request's parameters.
 pub const fn asked(max_completion_tokens: bool) -> Asked {
-    Asked { max_completion_tokens }
+    Asked {
+        max_completion_tokens,
+    }
 }

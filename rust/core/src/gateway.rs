@@ -168,7 +168,9 @@ impl Gateway {
             return;
         }
         if let Some(note) = &*self.note.read() {
-            let id = answer_headers.iter().find(|(name, _)| name == "x-request-id");
+            let id = answer_headers
+                .iter()
+                .find(|(name, _)| name == "x-request-id");
             note(error, id.map_or("", |(_, value)| value));
         }
     }
@@ -208,7 +210,9 @@ impl Gateway {
 
     /// The key of a request.
     pub fn authenticate(&self, authorization: Option<&[u8]>) -> Result<Arc<Key>, Error> {
-        let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+        let unix_s = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0.0, |d| d.as_secs_f64());
         let denied = match authorization.map(bearer) {
             None => Denied::Missing,
             Some(None) => Denied::Malformed,
@@ -218,14 +222,19 @@ impl Gateway {
             },
         };
         if denied == Denied::Unknown && !self.keys_known.load(Ordering::Acquire) {
-            return Err(Error::new(Kind::Unavailable, "The API keys are not loaded yet. Please try again."));
+            return Err(Error::new(
+                Kind::Unavailable,
+                "The API keys are not loaded yet. Please try again.",
+            ));
         }
         let (message, code) = match denied {
             Denied::Missing => (
                 "You didn't provide an API key. Send it in the Authorization header: 'Authorization: Bearer fb-…'.",
                 "missing_api_key",
             ),
-            Denied::Malformed | Denied::Unknown => ("Incorrect API key provided.", "invalid_api_key"),
+            Denied::Malformed | Denied::Unknown => {
+                ("Incorrect API key provided.", "invalid_api_key")
+            }
             Denied::Revoked => ("This API key has been revoked.", "api_key_revoked"),
             Denied::Expired => ("This API key has expired.", "api_key_expired"),
         };
@@ -236,7 +245,10 @@ impl Gateway {
     pub fn admit(self: &Arc<Self>, endpoint: Endpoint, request: Request<'_>) -> Arc<Slot> {
         let id = uuid::Uuid::now_v7();
         let mut answer_headers = Vec::with_capacity(8);
-        answer_headers.push((HeaderKey::Borrowed("x-request-id"), request_id(request.request_id, &id)));
+        answer_headers.push((
+            HeaderKey::Borrowed("x-request-id"),
+            request_id(request.request_id, &id),
+        ));
         match self.decide(endpoint, request, &id, &mut answer_headers) {
             Ok(slot) => slot,
             Err(error) => Arc::new(self.refusal(&error, answer_headers)),
@@ -254,10 +266,20 @@ impl Gateway {
         let (gateway, answer) = (Arc::clone(self), Arc::clone(&slot));
         let task = self.runtime.spawn(async move {
             let head = match exchange::fetch(&upstream, &path, limit).await {
-                Ok((status, body)) => Head { status, headers: Vec::new(), body, more: false },
+                Ok((status, body)) => Head {
+                    status,
+                    headers: Vec::new(),
+                    body,
+                    more: false,
+                },
                 Err(error) => {
                     gateway.note(&error, &[]);
-                    Head { status: error.kind.status(), headers: Vec::new(), body: error.openai_body(), more: false }
+                    Head {
+                        status: error.kind.status(),
+                        headers: Vec::new(),
+                        body: error.openai_body(),
+                        more: false,
+                    }
                 }
             };
             answer.start(head);
@@ -270,7 +292,12 @@ impl Gateway {
     pub fn refusal(&self, error: &Error, mut headers: Vec<(HeaderKey, String)>) -> Slot {
         self.note(error, &headers);
         headers.extend(error_headers(error));
-        Slot::answered(Head { status: error.kind.status(), headers, body: error.openai_body(), more: false })
+        Slot::answered(Head {
+            status: error.kind.status(),
+            headers,
+            body: error.openai_body(),
+            more: false,
+        })
     }
 
     fn decide(
@@ -282,11 +309,17 @@ impl Gateway {
     ) -> Result<Arc<Slot>, Error> {
         let key = self.authenticate(request.authorization)?;
         if key.admin {
-            return Err(Error::new(Kind::Forbidden, "An admin key does not open the inference API."));
+            return Err(Error::new(
+                Kind::Forbidden,
+                "An admin key does not open the inference API.",
+            ));
         }
         if self.draining.load(Ordering::Acquire) {
-            return Err(Error::new(Kind::Unavailable, "The gateway is shutting down. Please try again.")
-                .retry_after(Duration::from_secs(1)));
+            return Err(Error::new(
+                Kind::Unavailable,
+                "The gateway is shutting down. Please try again.",
+            )
+            .retry_after(Duration::from_secs(1)));
         }
         json_content(request.content_type)?;
         let body = peek(request.body).map_err(|error| unreadable(&error))?;
@@ -294,32 +327,53 @@ impl Gateway {
         let snapshot = self.snapshot.load();
         let (asked, model) = find_model(&snapshot, &body)?;
         if !key.may_use(&asked, &model.name) {
-            return Err(Error::new(Kind::Forbidden, format!("This API key may not use the model '{asked}'."))
-                .param("model")
-                .code("model_not_allowed"));
+            return Err(Error::new(
+                Kind::Forbidden,
+                format!("This API key may not use the model '{asked}'."),
+            )
+            .param("model")
+            .code("model_not_allowed"));
         }
         let cost = Cost::of(&body, endpoint, model, key.meter.token_burst());
         let admitted = Reservation::admit(&key.meter, self.now(), cost.reserve);
         let (reservation, admitted) = admitted.map_err(|refusal| {
-            rate_headers(&refusal.state.requests, &refusal.state.tokens, answer_headers);
+            rate_headers(
+                &refusal.state.requests,
+                &refusal.state.tokens,
+                answer_headers,
+            );
             rate_limited(&refusal, cost.reserve)
         })?;
-        let Admitted { requests, tokens, .. } = admitted;
+        let Admitted {
+            requests, tokens, ..
+        } = admitted;
         rate_headers(&requests, &tokens, answer_headers);
         let slot = Arc::new(Slot::new());
         let opening = Opening {
             event_id: *id.as_bytes(),
-            request_id: answer_headers.first().map(|(_, id)| id.clone()).unwrap_or_default(),
+            request_id: answer_headers
+                .first()
+                .map(|(_, id)| id.clone())
+                .unwrap_or_default(),
             account: Arc::clone(&key.account),
             key_id: key.id,
             model_asked: asked.clone(),
             endpoint,
             stream: body.stream,
             prompt_estimate: cost.prompt,
-            prompt_bytes: if body.prompt_token_ids > 0 { 0 } else { body.prompt_bytes },
+            prompt_bytes: if body.prompt_token_ids > 0 {
+                0
+            } else {
+                body.prompt_bytes
+            },
         };
         let record = Record::open(self, &slot, model, reservation, opening);
-        let choices = body.n.unwrap_or(1) * if endpoint == Endpoint::Completions { body.prompt_items.max(1) } else { 1 };
+        let choices = body.n.unwrap_or(1)
+            * if endpoint == Endpoint::Completions {
+                body.prompt_items.max(1)
+            } else {
+                1
+            };
         let job = Job {
             gateway: Arc::clone(self),
             slot: Arc::clone(&slot),
@@ -360,47 +414,77 @@ impl Cost {
     /// model's answers usually are and then at most half the burst.
     fn of(body: &Peek<'_>, endpoint: Endpoint, model: &Model, burst: Option<u64>) -> Self {
         let prompt = body.prompt_token_ids + model.estimator.prompt_tokens(body.prompt_bytes);
-        let Some(burst) = burst else { return Self { prompt, reserve: prompt } };
+        let Some(burst) = burst else {
+            return Self {
+                prompt,
+                reserve: prompt,
+            };
+        };
         let answers = u64::from(body.n.unwrap_or(1)) * u64::from(body.prompt_items.max(1));
         let output = match (endpoint, body.output_cap()) {
             (Endpoint::Embeddings, _) => 0,
             (_, Some(cap)) => cap.saturating_mul(answers),
-            (_, None) => model.estimator.output_tokens().saturating_mul(answers).min(burst / 2),
+            (_, None) => model
+                .estimator
+                .output_tokens()
+                .saturating_mul(answers)
+                .min(burst / 2),
         };
         // Only the input can be more than a burst holds; output is settled on what it was.
-        let reserve = if prompt > burst { prompt } else { prompt.saturating_add(output).min(burst) };
+        let reserve = if prompt > burst {
+            prompt
+        } else {
+            prompt.saturating_add(output).min(burst)
+        };
         Self { prompt, reserve }
     }
 }
 
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+    scheme
+        .eq_ignore_ascii_case(b"bearer ")
+        .then(|| token.trim_ascii())
 }
 
 /// A client's id is kept when it is 1–128 characters of `[A-Za-z0-9._-]`, else replaced.
 fn request_id(asked: Option<&[u8]>, id: &uuid::Uuid) -> String {
     asked
         .filter(|text| (1..=128).contains(&text.len()))
-        .filter(|text| text.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b)))
+        .filter(|text| {
+            text.iter()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
+        })
         .and_then(|text| String::from_utf8(text.to_vec()).ok())
         .unwrap_or_else(|| format!("req_{}", id.simple()))
 }
 
 fn json_content(content_type: Option<&[u8]>) -> Result<(), Error> {
     // Without one, JSON is meant: curl without -H is told apart by its form type.
-    let Some(value) = content_type else { return Ok(()) };
-    let media = value.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+    let Some(value) = content_type else {
+        return Ok(());
+    };
+    let media = value
+        .split(|b| *b == b';')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii();
     if media.eq_ignore_ascii_case(b"application/json") {
         return Ok(());
     }
-    Err(Error::new(Kind::InvalidRequest, "The content type must be application/json.")
-        .param("content-type")
-        .code("unsupported_content_type"))
+    Err(Error::new(
+        Kind::InvalidRequest,
+        "The content type must be application/json.",
+    )
+    .param("content-type")
+    .code("unsupported_content_type"))
 }
 
 fn unreadable(error: &PeekError) -> Error {
-    let refused = Error::new(Kind::InvalidRequest, format!("We could not read the request: {error}."));
+    let refused = Error::new(
+        Kind::InvalidRequest,
+        format!("We could not read the request: {error}."),
+    );
     match error.kind {
         PeekErrorKind::WrongType { field, .. } => refused.param(field).code("invalid_type"),
         PeekErrorKind::OutOfRange { field, .. } => refused.param(field).code("invalid_value"),
@@ -411,35 +495,47 @@ fn unreadable(error: &PeekError) -> Error {
 /// What an API requires of its body, beyond types.
 fn complete(endpoint: Endpoint, body: &Peek<'_>) -> Result<(), Error> {
     let missing = |field: &'static str| {
-        Error::new(Kind::InvalidRequest, format!("Missing required parameter: '{field}'."))
-            .param(field)
-            .code("missing_required_parameter")
+        Error::new(
+            Kind::InvalidRequest,
+            format!("Missing required parameter: '{field}'."),
+        )
+        .param(field)
+        .code("missing_required_parameter")
     };
     match endpoint {
         Endpoint::Chat if !body.has_messages => Err(missing("messages")),
-        Endpoint::Chat if body.messages_empty => {
-            Err(Error::new(Kind::InvalidRequest, "'messages' must hold at least one message.")
-                .param("messages")
-                .code("empty_array"))
-        }
+        Endpoint::Chat if body.messages_empty => Err(Error::new(
+            Kind::InvalidRequest,
+            "'messages' must hold at least one message.",
+        )
+        .param("messages")
+        .code("empty_array")),
         Endpoint::Completions if !body.has_prompt => Err(missing("prompt")),
         Endpoint::Embeddings if !body.has_input => Err(missing("input")),
         Endpoint::Chat | Endpoint::Completions | Endpoint::Embeddings => Ok(()),
     }
 }
 
-fn find_model<'s>(snapshot: &'s Snapshot, body: &Peek<'_>) -> Result<(String, &'s Arc<Model>), Error> {
+fn find_model<'s>(
+    snapshot: &'s Snapshot,
+    body: &Peek<'_>,
+) -> Result<(String, &'s Arc<Model>), Error> {
     let Some(asked) = &body.model else {
-        return Err(Error::new(Kind::InvalidRequest, "You must provide a model parameter.")
-            .param("model")
-            .code("missing_required_parameter"));
+        return Err(
+            Error::new(Kind::InvalidRequest, "You must provide a model parameter.")
+                .param("model")
+                .code("missing_required_parameter"),
+        );
     };
     if let Some(model) = snapshot.models.get(asked.as_ref()) {
         return Ok((asked.to_string(), model));
     }
     if !snapshot.complete {
-        return Err(Error::new(Kind::Unavailable, "The engine has not said yet which models it serves. Please try again.")
-            .retry_after(Duration::from_secs(1)));
+        return Err(Error::new(
+            Kind::Unavailable,
+            "The engine has not said yet which models it serves. Please try again.",
+        )
+        .retry_after(Duration::from_secs(1)));
     }
     let shown: String = asked.chars().take(200).collect();
     Err(Error::new(
@@ -450,13 +546,21 @@ fn find_model<'s>(snapshot: &'s Snapshot, body: &Peek<'_>) -> Result<(String, &'
 }
 
 fn rate_limited(refusal: &Refusal, cost: u64) -> Error {
-    let Refusal { dimension, limit, burst, .. } = refusal;
+    let Refusal {
+        dimension,
+        limit,
+        burst,
+        ..
+    } = refusal;
     let Some(wait) = refusal.retry_after else {
         let message = match dimension {
             Dimension::Tokens => format!(
                 "This request needs about {cost} tokens, more than the {burst} that the key may use at once. Waiting does not help; make the request smaller.",
             ),
-            _ => format!("The key may not make such requests: its limit on {} is {limit}.", dimension.as_str()),
+            _ => format!(
+                "The key may not make such requests: its limit on {} is {limit}.",
+                dimension.as_str()
+            ),
         };
         let mut error = Error::new(Kind::RateLimited, message).code("request_over_limit");
         error.should_retry = Some(false);
@@ -469,22 +573,40 @@ fn rate_limited(refusal: &Refusal, cost: u64) -> Error {
     };
     Error::new(
         Kind::RateLimited,
-        format!("Rate limit reached: {what}. Please try again in {}.", duration(wait)),
+        format!(
+            "Rate limit reached: {what}. Please try again in {}.",
+            duration(wait)
+        ),
     )
     .retry_after(wait)
 }
 
 /// `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, as OpenAI writes them.
-fn rate_headers(requests: &Option<State>, tokens: &Option<State>, out: &mut Vec<(HeaderKey, String)>) {
+fn rate_headers(
+    requests: &Option<State>,
+    tokens: &Option<State>,
+    out: &mut Vec<(HeaderKey, String)>,
+) {
     const NAMES: [[&str; 3]; 2] = [
-        ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
-        ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+        [
+            "x-ratelimit-limit-requests",
+            "x-ratelimit-remaining-requests",
+            "x-ratelimit-reset-requests",
+        ],
+        [
+            "x-ratelimit-limit-tokens",
+            "x-ratelimit-remaining-tokens",
+            "x-ratelimit-reset-tokens",
+        ],
     ];
     for (state, [limit, remaining, reset]) in [requests, tokens].into_iter().zip(NAMES) {
         if let Some(state) = state {
             out.push((HeaderKey::Borrowed(limit), state.limit.to_string()));
             out.push((HeaderKey::Borrowed(remaining), state.remaining.to_string()));
-            out.push((HeaderKey::Borrowed(reset), duration(Duration::from_nanos(state.reset))));
+            out.push((
+                HeaderKey::Borrowed(reset),
+                duration(Duration::from_nanos(state.reset)),
+            ));
         }
     }
 }
@@ -530,7 +652,10 @@ fn upstream_headers(request: &Request<'_>, answer_headers: &[(HeaderKey, String)
         set("traceparent", Some(trace));
         set("tracestate", request.tracestate);
     }
-    set("x-request-id", answer_headers.first().map(|(_, id)| id.as_bytes()));
+    set(
+        "x-request-id",
+        answer_headers.first().map(|(_, id)| id.as_bytes()),
+    );
     headers
 }
 
@@ -538,11 +663,14 @@ fn upstream_headers(request: &Request<'_>, answer_headers: &[(HeaderKey, String)
 fn is_traceparent(value: &[u8]) -> bool {
     let mut fields = value.split(|b| *b == b'-');
     let mut hex = |len: usize| {
-        fields
-            .next()
-            .filter(|f| f.len() == len && f.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b)))
+        fields.next().filter(|f| {
+            f.len() == len
+                && f.iter()
+                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b))
+        })
     };
-    let (Some(version), Some(trace), Some(parent), Some(_)) = (hex(2), hex(32), hex(16), hex(2)) else {
+    let (Some(version), Some(trace), Some(parent), Some(_)) = (hex(2), hex(32), hex(16), hex(2))
+    else {
         return false;
     };
     version != b"ff"
@@ -557,7 +685,13 @@ mod tests {
 
     #[test]
     fn durations_are_written_as_openai_does() {
-        for (nanos, text) in [(1, "1ms"), (17_000_000, "17ms"), (1_000_000_000, "1s"), (360_000_000_000, "6m0s"), (3_661_000_000_000, "1h1m1s")] {
+        for (nanos, text) in [
+            (1, "1ms"),
+            (17_000_000, "17ms"),
+            (1_000_000_000, "1s"),
+            (360_000_000_000, "6m0s"),
+            (3_661_000_000_000, "1h1m1s"),
+        ] {
             assert_eq!(duration(Duration::from_nanos(nanos)), text);
         }
         assert_eq!(duration(Duration::ZERO), "0ms");
@@ -565,7 +699,9 @@ mod tests {
 
     #[test]
     fn traceparent_is_checked() {
-        assert!(is_traceparent(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
+        assert!(is_traceparent(
+            b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        ));
         for bad in [
             &b"ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"[..],
             b"00-00000000000000000000000000000000-b7ad6b7169203331-01",

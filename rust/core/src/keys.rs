@@ -23,7 +23,10 @@ impl KeyId {
     /// An id of 12 base62 characters.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes: [u8; ID_LEN] = text.as_bytes().try_into().ok()?;
-        bytes.iter().all(u8::is_ascii_alphanumeric).then_some(Self(bytes))
+        bytes
+            .iter()
+            .all(u8::is_ascii_alphanumeric)
+            .then_some(Self(bytes))
     }
 
     /// The id as text.
@@ -142,7 +145,8 @@ impl Keys {
     }
 
     fn key(&self, spec: KeySpec, now: Nanos) -> Result<Key, String> {
-        let id = KeyId::parse(&spec.id).ok_or_else(|| format!("key id {:?} is malformed", spec.id))?;
+        let id =
+            KeyId::parse(&spec.id).ok_or_else(|| format!("key id {:?} is malformed", spec.id))?;
         let bad = |field| format!("key {}: {field} is malformed", spec.id);
         let limits = Limits {
             rpm: spec.rpm,

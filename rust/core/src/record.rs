@@ -90,7 +90,9 @@ pub struct UsageEvent {
 
 /// Microseconds since the epoch.
 pub fn unix_us() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_micros() as i64)
 }
 
 /// What the engine has said of usage so far.
@@ -154,7 +156,15 @@ impl Record {
     ) -> Self {
         gateway.metrics.in_flight.add(1);
         let Opening {
-            event_id, request_id, account, key_id, model_asked, endpoint, stream, prompt_estimate, prompt_bytes,
+            event_id,
+            request_id,
+            account,
+            key_id,
+            model_asked,
+            endpoint,
+            stream,
+            prompt_estimate,
+            prompt_bytes,
         } = opening;
         Self {
             gateway: Arc::clone(gateway),
@@ -199,7 +209,9 @@ impl Record {
 
     /// One more upstream is tried.
     pub fn attempt(&mut self, upstream: &Arc<str>) -> u32 {
-        let Some(event) = &mut self.event else { return 0 };
+        let Some(event) = &mut self.event else {
+            return 0;
+        };
         event.upstream = Some(Arc::clone(upstream));
         event.attempts += 1;
         event.attempts
@@ -233,7 +245,13 @@ impl Record {
     }
 
     /// The answer's status and how it ended.
-    pub fn close(&mut self, outcome: Outcome, status: u16, error: Option<Kind>, finish: Option<&str>) {
+    pub fn close(
+        &mut self,
+        outcome: Outcome,
+        status: u16,
+        error: Option<Kind>,
+        finish: Option<&str>,
+    ) {
         self.outcome = Some(outcome);
         if let Some(event) = &mut self.event {
             event.status = status;
@@ -265,9 +283,15 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let Some(mut event) = self.event.take() else { return };
+        let Some(mut event) = self.event.take() else {
+            return;
+        };
         let outcome = self.outcome.unwrap_or_else(|| {
-            if self.slot.is_cancelled() { Outcome::ClientClosed } else { Outcome::GatewayDied }
+            if self.slot.is_cancelled() {
+                Outcome::ClientClosed
+            } else {
+                Outcome::GatewayDied
+            }
         });
         let (usage, source) = self.tokens(outcome);
         if let Some(reservation) = self.reservation.take() {
@@ -278,13 +302,17 @@ impl Drop for Record {
             }
         }
         if source == Source::Reported {
-            self.model.estimator.observe(self.prompt_bytes, usage.prompt, usage.completion);
+            self.model
+                .estimator
+                .observe(self.prompt_bytes, usage.prompt, usage.completion);
         }
         let now = Instant::now();
         let duration = now - self.started;
         event.ended_us = event.admitted_us + duration.as_micros() as i64;
         event.duration_ms = duration.as_secs_f64() * 1e3;
-        event.ttft_ms = self.first_token.map(|at| (at - self.started).as_secs_f64() * 1e3);
+        event.ttft_ms = self
+            .first_token
+            .map(|at| (at - self.started).as_secs_f64() * 1e3);
         event.tokens_per_second = self.first_token.and_then(|at| {
             let seconds = (now - at).as_secs_f64();
             (event.stream && usage.completion > 1 && seconds > 0.0)
@@ -298,7 +326,9 @@ impl Drop for Record {
         if outcome == Outcome::ClientClosed {
             event.error_kind = Some(Kind::ClientClosed.name());
         }
-        self.gateway.metrics.finished(self.endpoint, &event, outcome);
+        self.gateway
+            .metrics
+            .finished(self.endpoint, &event, outcome);
         if !self.gateway.events.push(event) {
             self.gateway.metrics.usage_dropped.inc();
         }

@@ -18,7 +18,8 @@ static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage
 static FINISH: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"finish_reason\""));
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
 static NULL_TEXT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"text\":null"));
-static EMPTY_CONTENT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"content\":\"\""));
+static EMPTY_CONTENT: LazyLock<Finder<'static>> =
+    LazyLock::new(|| Finder::new(b"\"content\":\"\""));
 static TOOL_CALLS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"tool_calls\":["));
 
 /// The end marker of an OpenAI-shaped stream.
@@ -79,8 +80,11 @@ impl StreamRelay {
             return Ok(());
         }
         self.decoder.feed(chunk).map_err(|too_large| {
-            Error::new(Kind::UpstreamError, "The engine sent an event that is too large.")
-                .cause(too_large)
+            Error::new(
+                Kind::UpstreamError,
+                "The engine sent an event that is too large.",
+            )
+            .cause(too_large)
         })?;
         while let Some(frame) = self.decoder.next() {
             self.frame(&frame, out)?;
@@ -102,7 +106,11 @@ impl StreamRelay {
         {
             // The last event lacks only its blank line.
             let mut whole = BytesMut::from(&frame.raw[..]);
-            whole.extend_from_slice(if frame.raw.ends_with(b"\n") { b"\n" } else { b"\n\n" });
+            whole.extend_from_slice(if frame.raw.ends_with(b"\n") {
+                b"\n"
+            } else {
+                b"\n\n"
+            });
             self.decoder = Decoder::new(self.shape.max_event_bytes);
             self.feed(whole.freeze(), out)?;
         }
@@ -114,7 +122,10 @@ impl StreamRelay {
             self.done = true;
             return Ok(());
         }
-        Err(Error::new(Kind::UpstreamError, "The engine closed the stream before it had finished."))
+        Err(Error::new(
+            Kind::UpstreamError,
+            "The engine closed the stream before it had finished.",
+        ))
     }
 
     fn frame(&mut self, frame: &Frame, out: &mut BytesMut) -> Result<(), Error> {
@@ -155,7 +166,10 @@ impl StreamRelay {
         }
         let choices = seen.choices.as_deref().unwrap_or_default();
         let mut finished = false;
-        for reason in choices.iter().filter_map(|choice| choice.finish_reason.as_deref()) {
+        for reason in choices
+            .iter()
+            .filter_map(|choice| choice.finish_reason.as_deref())
+        {
             finished = true;
             self.finishes += 1;
             self.finish_reason = Some(reason.to_owned());
@@ -171,7 +185,11 @@ impl StreamRelay {
             self.usage = Some(usage);
             self.final_usage = choices.is_empty() || finished;
         }
-        let wanted = if choices.is_empty() { self.shape.include_usage } else { self.shape.continuous_usage };
+        let wanted = if choices.is_empty() {
+            self.shape.include_usage
+        } else {
+            self.shape.continuous_usage
+        };
         if wanted {
             self.pass(frame, data, out);
         } else if !choices.is_empty() {
@@ -241,8 +259,12 @@ pub fn mend_null_text(raw: &[u8], out: &mut BytesMut) {
 /// Whether `data` has the member with a value other than null.
 fn says(key: &Finder<'_>, data: &[u8]) -> bool {
     key.find_iter(data).any(|at| {
-        let rest = data.get(at + key.needle().len()..).unwrap_or_default().trim_ascii_start();
-        rest.strip_prefix(b":").is_some_and(|value| !value.trim_ascii_start().starts_with(b"null"))
+        let rest = data
+            .get(at + key.needle().len()..)
+            .unwrap_or_default()
+            .trim_ascii_start();
+        rest.strip_prefix(b":")
+            .is_some_and(|value| !value.trim_ascii_start().starts_with(b"null"))
     })
 }
 
@@ -256,9 +278,14 @@ fn without_usage(frame: &Frame, data: &Bytes, usage: &str, null: bool, out: &mut
     let tail = data.get(end..).unwrap_or_default();
     // Where the data stands in the frame; an event of several data lines is written as one.
     let offset = (data.as_ptr() as usize).wrapping_sub(frame.raw.as_ptr() as usize);
-    let in_place = offset.checked_add(data.len()).is_some_and(|stop| stop <= frame.raw.len());
+    let in_place = offset
+        .checked_add(data.len())
+        .is_some_and(|stop| stop <= frame.raw.len());
     let (before, after) = if in_place {
-        (frame.raw.get(..offset), frame.raw.get(offset + data.len()..))
+        (
+            frame.raw.get(..offset),
+            frame.raw.get(offset + data.len()..),
+        )
     } else {
         (Some(&b"data: "[..]), Some(&b"\n\n"[..]))
     };
@@ -274,11 +301,17 @@ fn without_usage(frame: &Frame, data: &Bytes, usage: &str, null: bool, out: &mut
 /// The bytes to cut: the value alone, or the whole member with one comma beside it.
 fn member(data: &[u8], value: &str, value_only: bool) -> Option<(usize, usize)> {
     let start = (value.as_ptr() as usize).checked_sub(data.as_ptr() as usize)?;
-    let end = start.checked_add(value.len()).filter(|end| *end <= data.len())?;
+    let end = start
+        .checked_add(value.len())
+        .filter(|end| *end <= data.len())?;
     if value_only {
         return Some((start, end));
     }
-    let key = data.get(..start)?.trim_ascii_end().strip_suffix(b":")?.trim_ascii_end();
+    let key = data
+        .get(..start)?
+        .trim_ascii_end()
+        .strip_suffix(b":")?
+        .trim_ascii_end();
     let before = key.strip_suffix(b"\"usage\"")?.trim_ascii_end();
     if let Some(left) = before.strip_suffix(b",") {
         return Some((left.len(), end));
@@ -292,5 +325,9 @@ fn member(data: &[u8], value: &str, value_only: bool) -> Option<(usize, usize)> 
 
 fn not_json(data: &[u8]) -> Error {
     let excerpt = String::from_utf8_lossy(data.get(..200).unwrap_or(data)).into_owned();
-    Error::new(Kind::UpstreamError, "The engine sent an event that is not JSON.").cause(excerpt)
+    Error::new(
+        Kind::UpstreamError,
+        "The engine sent an event that is not JSON.",
+    )
+    .cause(excerpt)
 }

@@ -53,10 +53,19 @@ pub fn upstream_error(
                 Some(message) => client_message(message, asked),
                 None => (String::new(), None),
             };
-            let message = if message.is_empty() { fallback(kind).into() } else { Cow::Owned(message) };
+            let message = if message.is_empty() {
+                fallback(kind).into()
+            } else {
+                Cow::Owned(message)
+            };
             let mut error = Error::new(kind, message);
             error.param = param
-                .or_else(|| value.as_ref().and_then(param_of).map(|p| client_name(p, asked)))
+                .or_else(|| {
+                    value
+                        .as_ref()
+                        .and_then(param_of)
+                        .map(|p| client_name(p, asked))
+                })
                 .map(Cow::Owned);
             error
         }
@@ -89,8 +98,12 @@ pub fn stream_error(data: &[u8], asked: Asked) -> Error {
 /// A wait hint of an upstream's answer: `retry-after-ms`, or `retry-after` in seconds.
 pub fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
     let read = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
-    let seconds = read("retry-after-ms").map(|ms| ms / 1000.0).or_else(|| read("retry-after"))?;
-    Duration::try_from_secs_f64(seconds).ok().filter(|wait| wait.as_secs() < 86_400)
+    let seconds = read("retry-after-ms")
+        .map(|ms| ms / 1000.0)
+        .or_else(|| read("retry-after"))?;
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|wait| wait.as_secs() < 86_400)
 }
 
 fn fallback(kind: Kind) -> &'static str {
@@ -106,7 +119,10 @@ fn fallback(kind: Kind) -> &'static str {
 }
 
 fn message_of(value: &Value) -> Option<&str> {
-    let value = value.as_array().and_then(|list| list.first()).unwrap_or(value);
+    let value = value
+        .as_array()
+        .and_then(|list| list.first())
+        .unwrap_or(value);
     match value.get("error") {
         Some(Value::String(text)) => return Some(text),
         Some(Value::Object(inner)) => {
@@ -116,7 +132,9 @@ fn message_of(value: &Value) -> Option<&str> {
         }
         _ => {}
     }
-    ["message", "detail"].iter().find_map(|field| value.get(*field)?.as_str())
+    ["message", "detail"]
+        .iter()
+        .find_map(|field| value.get(*field)?.as_str())
 }
 
 fn param_of(value: &Value) -> Option<&str> {
@@ -128,7 +146,10 @@ fn param_of(value: &Value) -> Option<&str> {
 }
 
 fn code_of(value: &Value) -> Option<&str> {
-    let code = value.get("error").and_then(|inner| inner.get("code"))?.as_str()?;
+    let code = value
+        .get("error")
+        .and_then(|inner| inner.get("code"))?
+        .as_str()?;
     let plain = !code.is_empty()
         && code.len() <= 64
         && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
@@ -150,7 +171,10 @@ fn validation(message: &str) -> Option<(String, Option<String>)> {
         return None;
     }
     let reason = quoted_after(message, "'msg': ")?;
-    let reason = reason.strip_prefix("Value error, ").unwrap_or(&reason).to_owned();
+    let reason = reason
+        .strip_prefix("Value error, ")
+        .unwrap_or(&reason)
+        .to_owned();
     let place = location(message);
     let text = match &place {
         Some(place) => format!("{place}: {reason}"),
@@ -172,7 +196,10 @@ fn location(message: &str) -> Option<String> {
             continue;
         }
         if part.starts_with('\'') {
-            if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+            if !name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            {
                 // The list is cut at the first ')' inside a validator's name: stop there.
                 break;
             }
@@ -220,11 +247,15 @@ fn client_name(param: &str, asked: Asked) -> String {
 
 /// Removes file paths, addresses and stack frames; renames engine parameters; bounds the length.
 pub fn scrub(message: &str, asked: Asked) -> String {
-    let head = ["\n\n  File \"", "\n  File \"", "Traceback (most recent call last)"]
-        .iter()
-        .filter_map(|marker| message.find(marker))
-        .min()
-        .map_or(message, |at| message.get(..at).unwrap_or(message));
+    let head = [
+        "\n\n  File \"",
+        "\n  File \"",
+        "Traceback (most recent call last)",
+    ]
+    .iter()
+    .filter_map(|marker| message.find(marker))
+    .min()
+    .map_or(message, |at| message.get(..at).unwrap_or(message));
     let mut out = String::with_capacity(head.len());
     for word in head.split_inclusive(char::is_whitespace) {
         let bare = word.trim_matches(|c: char| !(c.is_alphanumeric() || c == '/' || c == '_'));
@@ -244,12 +275,15 @@ pub fn scrub(message: &str, asked: Asked) -> String {
 
 /// A path of the server, a URL, or an address with a port.
 fn is_internal(word: &str) -> bool {
-    let path = word.starts_with('/') && word.get(1..).is_some_and(|rest| rest.contains('/'))
+    let path = word.starts_with('/')
+        && word.get(1..).is_some_and(|rest| rest.contains('/'))
         && !word.starts_with("/v1/");
     let address = word.rsplit_once(':').is_some_and(|(host, port)| {
         !port.is_empty()
             && port.bytes().all(|b| b.is_ascii_digit())
-            && (host.parse::<std::net::IpAddr>().is_ok() || host.contains('.') || host == "localhost")
+            && (host.parse::<std::net::IpAddr>().is_ok()
+                || host.contains('.')
+                || host == "localhost")
     });
     path || word.contains("://") || address || word.parse::<std::net::IpAddr>().is_ok()
 }
@@ -279,17 +313,28 @@ mod tests {
     fn nested_locations_keep_the_clients_path() {
         let body = r#"{"object":"error","message":"2 validation errors:\n  {'type': 'value_error', 'loc': ('body', 'messages', 0, 'function-after[validate(), X]', 'role'), 'msg': \"Value error, 'role' must be one of 'system'.\", 'input': 'bogus'}","code":400}"#;
         let error = error(400, body);
-        assert_eq!(error.message, "messages[0]: 'role' must be one of 'system'.");
+        assert_eq!(
+            error.message,
+            "messages[0]: 'role' must be one of 'system'."
+        );
         assert_eq!(error.param.as_deref(), Some("messages[0]"));
     }
 
     #[test]
     fn parameters_are_named_as_the_client_sent_them() {
         let body = r#"{"object":"error","message":"max_new_tokens must be at least 0, got -1.","code":400}"#;
-        assert_eq!(error(400, body).message, "max_tokens must be at least 0, got -1.");
-        let asked = Asked { max_completion_tokens: true };
+        assert_eq!(
+            error(400, body).message,
+            "max_tokens must be at least 0, got -1."
+        );
+        let asked = Asked {
+            max_completion_tokens: true,
+        };
         let error = upstream_error(400, body.as_bytes(), None, asked);
-        assert_eq!(error.message, "max_completion_tokens must be at least 0, got -1.");
+        assert_eq!(
+            error.message,
+            "max_completion_tokens must be at least 0, got -1."
+        );
     }
 
     #[test]
@@ -301,13 +346,27 @@ mod tests {
 
     #[test]
     fn addresses_and_paths_go() {
-        let text = scrub("cannot reach http://10.0.0.5:30000/x or /opt/a/b.py at 10.0.0.5:30000", Asked::default());
-        assert!(!text.contains("10.0.0.5") && !text.contains("/opt"), "{text}");
+        let text = scrub(
+            "cannot reach http://10.0.0.5:30000/x or /opt/a/b.py at 10.0.0.5:30000",
+            Asked::default(),
+        );
+        assert!(
+            !text.contains("10.0.0.5") && !text.contains("/opt"),
+            "{text}"
+        );
     }
 
     #[test]
     fn any_body_has_an_answer() {
-        for body in ["", "oops", "[]", "[{\"error\":{\"message\":\"m\"}}]", "{\"detail\":\"x\"}", "\"s\"", "{\"error\":null}"] {
+        for body in [
+            "",
+            "oops",
+            "[]",
+            "[{\"error\":{\"message\":\"m\"}}]",
+            "{\"detail\":\"x\"}",
+            "\"s\"",
+            "{\"error\":null}",
+        ] {
             assert!(!error(400, body).message.is_empty());
             assert_eq!(error(500, body).kind, Kind::UpstreamError);
         }
@@ -319,6 +378,9 @@ mod tests {
         let error = stream_error(data, Asked::default());
         assert_eq!(error.kind, Kind::Unavailable);
         assert_eq!(error.message, "The request queue is full.");
-        assert_eq!(stream_error(b"{\"error\":1}", Asked::default()).kind, Kind::UpstreamError);
+        assert_eq!(
+            stream_error(b"{\"error\":1}", Asked::default()).kind,
+            Kind::UpstreamError
+        );
     }
 }

@@ -54,7 +54,11 @@ impl Slot {
     /// A slot that already holds its whole answer.
     pub fn answered(head: Head) -> Self {
         let slot = Self::default();
-        *slot.state.lock() = State { head: Some(head), ended: true, ..State::default() };
+        *slot.state.lock() = State {
+            head: Some(head),
+            ended: true,
+            ..State::default()
+        };
         slot
     }
 
@@ -72,7 +76,11 @@ impl Slot {
     }
 
     /// All body bytes that are ready, handed to `take` in one piece; `None` at the end.
-    pub fn poll_body<T>(&self, cx: &mut Context<'_>, take: impl FnOnce(&[u8]) -> T) -> Poll<Option<T>> {
+    pub fn poll_body<T>(
+        &self,
+        cx: &mut Context<'_>,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Poll<Option<T>> {
         let mut state = self.state.lock();
         if !state.out.is_empty() {
             let taken = take(&state.out);
@@ -136,7 +144,11 @@ impl Slot {
     pub fn write<T>(&self, fill: impl FnOnce(&mut BytesMut) -> T) -> T {
         let mut state = self.state.lock();
         let result = fill(&mut state.out);
-        let reader = if state.out.is_empty() { None } else { state.reader.take() };
+        let reader = if state.out.is_empty() {
+            None
+        } else {
+            state.reader.take()
+        };
         drop(state);
         if let Some(reader) = reader {
             reader.wake();

@@ -117,7 +117,11 @@ impl Model {
     /// The targets in the order in which this request tries them: round robin, then the siblings.
     pub fn candidates(&self) -> impl Iterator<Item = &Target> {
         let start = self.next.fetch_add(1, Ordering::Relaxed) % self.targets.len().max(1);
-        self.targets.iter().cycle().skip(start).take(self.targets.len())
+        self.targets
+            .iter()
+            .cycle()
+            .skip(start)
+            .take(self.targets.len())
     }
 }
 
@@ -158,17 +162,15 @@ pub struct Snapshot {
 impl Snapshot {
     /// The upstream of that name.
     pub fn upstream(&self, name: &str) -> Option<Arc<Upstream>> {
-        self.upstreams.get(name).map(|(_, upstream)| Arc::clone(upstream))
+        self.upstreams
+            .get(name)
+            .map(|(_, upstream)| Arc::clone(upstream))
     }
 
     /// Builds the next snapshot. Upstreams that did not change keep their pool and their permits.
     ///
     /// Fails on a bad address or a dangling name; `previous` then stays as it is.
-    pub fn build(
-        spec: SnapshotSpec,
-        previous: &Self,
-        counters: &Counters,
-    ) -> Result<Self, String> {
+    pub fn build(spec: SnapshotSpec, previous: &Self, counters: &Counters) -> Result<Self, String> {
         let mut upstreams = FxHashMap::default();
         for spec in spec.upstreams {
             let upstream = match previous.upstreams.get(&spec.name) {
@@ -182,7 +184,10 @@ impl Snapshot {
             let mut targets = Vec::with_capacity(spec.targets.len());
             for target in &spec.targets {
                 let (_, upstream) = upstreams.get(&target.upstream).ok_or_else(|| {
-                    format!("model {}: no upstream is named {}", spec.name, target.upstream)
+                    format!(
+                        "model {}: no upstream is named {}",
+                        spec.name, target.upstream
+                    )
                 })?;
                 targets.push(Target {
                     upstream: Arc::clone(upstream),
@@ -204,7 +209,9 @@ impl Snapshot {
                     idle: seconds(spec.idle_s)?,
                     total: seconds(spec.total_s)?,
                 },
-                estimator: known.map(|model| Arc::clone(&model.estimator)).unwrap_or_default(),
+                estimator: known
+                    .map(|model| Arc::clone(&model.estimator))
+                    .unwrap_or_default(),
                 metrics: counters.model(&spec.name),
                 next: AtomicUsize::new(0),
             });

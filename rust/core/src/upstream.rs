@@ -35,7 +35,10 @@ impl Rope {
     pub fn new(mut parts: Vec<Bytes>) -> Self {
         parts.retain(|part| !part.is_empty());
         let remaining = parts.iter().map(|part| part.len() as u64).sum();
-        Self { parts: parts.into_iter(), remaining }
+        Self {
+            parts: parts.into_iter(),
+            remaining,
+        }
     }
 }
 
@@ -97,16 +100,28 @@ pub struct Traits {
 impl Upstream {
     /// The client for one configured upstream. Fails on an address that is none.
     pub fn new(spec: &UpstreamSpec, attempts: Arc<Counter>) -> Result<Self, String> {
-        let uri: Uri = spec.url.parse().map_err(|e| format!("upstream {}: {e}", spec.name))?;
+        let uri: Uri = spec
+            .url
+            .parse()
+            .map_err(|e| format!("upstream {}: {e}", spec.name))?;
         let parts = uri.into_parts();
         let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
-            return Err(format!("upstream {}: the address needs a scheme and a host", spec.name));
+            return Err(format!(
+                "upstream {}: the address needs a scheme and a host",
+                spec.name
+            ));
         };
-        let prefix = parts.path_and_query.map_or_else(String::new, |path| path.path().to_owned());
+        let prefix = parts
+            .path_and_query
+            .map_or_else(String::new, |path| path.path().to_owned());
         let authorization = match &spec.api_key {
             Some(key) => {
-                let mut value = HeaderValue::try_from(format!("Bearer {key}"))
-                    .map_err(|_| format!("upstream {}: the key has characters no header can carry", spec.name))?;
+                let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| {
+                    format!(
+                        "upstream {}: the key has characters no header can carry",
+                        spec.name
+                    )
+                })?;
                 value.set_sensitive(true);
                 Some(value)
             }
@@ -118,7 +133,9 @@ impl Upstream {
         http.set_connect_timeout(Some(Duration::from_secs_f64(spec.connect_s)));
         http.set_keepalive(Some(Duration::from_secs(30)));
         let tls = tls_config(&scheme)?;
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http();
         let connector = if spec.http2 {
             connector.enable_all_versions().wrap_connector(http)
         } else {
@@ -144,7 +161,11 @@ impl Upstream {
             prefix: prefix.trim_end_matches('/').to_owned(),
             authorization,
             client,
-            version: if h2c { Version::HTTP_2 } else { Version::HTTP_11 },
+            version: if h2c {
+                Version::HTTP_2
+            } else {
+                Version::HTTP_11
+            },
         })
     }
 
@@ -159,23 +180,31 @@ impl Upstream {
         body: Rope,
     ) -> Result<Response<Incoming>, Error> {
         self.attempts.inc();
-        self.send(self.request(Method::POST, path, headers, body)?).await
+        self.send(self.request(Method::POST, path, headers, body)?)
+            .await
     }
 
     /// Asks for `path`; errors as [`Upstream::post`].
     pub async fn get(&self, path: &str) -> Result<Response<Incoming>, Error> {
-        self.send(self.request(Method::GET, path, &HeaderMap::new(), Rope::new(Vec::new()))?).await
+        self.send(self.request(Method::GET, path, &HeaderMap::new(), Rope::new(Vec::new()))?)
+            .await
     }
 
     async fn send(&self, request: Request<Rope>) -> Result<Response<Incoming>, Error> {
         self.client.request(request).await.map_err(|cause| {
             let detail = chain(&cause);
             if cause.is_connect() {
-                Error::new(Kind::Unavailable, "The engine cannot be reached. Please try again later.")
-                    .cause(detail)
+                Error::new(
+                    Kind::Unavailable,
+                    "The engine cannot be reached. Please try again later.",
+                )
+                .cause(detail)
             } else {
-                Error::new(Kind::UpstreamError, "The engine closed the connection without an answer.")
-                    .cause(detail)
+                Error::new(
+                    Kind::UpstreamError,
+                    "The engine closed the connection without an answer.",
+                )
+                .cause(detail)
             }
         })
     }
@@ -220,7 +249,9 @@ impl Upstream {
 
     /// Tells the engine to stop the request that it knows as `rid`. Best effort, bounded to 2 s.
     pub async fn abort(self: Arc<Self>, rid: String) {
-        let Some(path) = self.traits.abort_path.clone() else { return };
+        let Some(path) = self.traits.abort_path.clone() else {
+            return;
+        };
         let body = Rope::new(vec![Bytes::from(format!("{{\"rid\":\"{rid}\"}}"))]);
         let headers = HeaderMap::new();
         let call = self.post(&path, &headers, body);
@@ -259,15 +290,33 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 /// Headers of one hop (RFC 9110 §7.6.1), which a proxy never passes on.
 const HOP_BY_HOP: [&str; 9] = [
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
-    "te", "trailer", "transfer-encoding", "upgrade",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 /// Headers that are the gateway's own to set, or that would tell what stands behind it.
 const OWN: [&str; 14] = [
-    "content-length", "date", "server", "via", "x-powered-by", "set-cookie", "alt-svc",
-    "strict-transport-security", "www-authenticate", "location", "retry-after", "retry-after-ms",
-    "x-should-retry", "x-request-id",
+    "content-length",
+    "date",
+    "server",
+    "via",
+    "x-powered-by",
+    "set-cookie",
+    "alt-svc",
+    "strict-transport-security",
+    "www-authenticate",
+    "location",
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+    "x-request-id",
 ];
 
 /// Whether an upstream's response header reaches the client.
@@ -281,9 +330,13 @@ pub fn passes(name: &HeaderName, headers: &HeaderMap) -> bool {
     {
         return false;
     }
-    !headers.get_all(http::header::CONNECTION).iter().any(|listed| {
-        listed
-            .to_str()
-            .is_ok_and(|list| list.split(',').any(|token| token.trim().eq_ignore_ascii_case(text)))
-    })
+    !headers
+        .get_all(http::header::CONNECTION)
+        .iter()
+        .any(|listed| {
+            listed.to_str().is_ok_and(|list| {
+                list.split(',')
+                    .any(|token| token.trim().eq_ignore_ascii_case(text))
+            })
+        })
 }

@@ -77,14 +77,22 @@ impl Usage {
         let usage = Self {
             prompt: wire.prompt_tokens.unwrap_or(0),
             completion: wire.completion_tokens.unwrap_or(0),
-            cached: wire.prompt_tokens_details.and_then(|d| d.cached_tokens).unwrap_or(0),
+            cached: wire
+                .prompt_tokens_details
+                .and_then(|d| d.cached_tokens)
+                .unwrap_or(0),
             reasoning: wire
                 .completion_tokens_details
                 .and_then(|d| d.reasoning_tokens)
                 .or(wire.reasoning_tokens)
                 .unwrap_or(0),
         };
-        let fields = [usage.prompt, usage.completion, usage.cached, usage.reasoning];
+        let fields = [
+            usage.prompt,
+            usage.completion,
+            usage.cached,
+            usage.reasoning,
+        ];
         fields.iter().all(|n| *n < MAX_TOKENS).then_some(usage)
     }
 
@@ -129,7 +137,8 @@ impl<'a> Inspected<'a> {
 
     /// Whether the error member says that something failed (null, false and "" do not).
     pub fn failed(&self) -> bool {
-        self.error.is_some_and(|raw| !matches!(raw.get(), "null" | "false" | "\"\"" | "{}"))
+        self.error
+            .is_some_and(|raw| !matches!(raw.get(), "null" | "false" | "\"\"" | "{}"))
     }
 }
 
@@ -142,7 +151,12 @@ mod tests {
         let sglang = r#"{"prompt_tokens":22,"total_tokens":32,"completion_tokens":10,"prompt_tokens_details":{"cached_tokens":4},"reasoning_tokens":3,"completion_tokens_details":null}"#;
         assert_eq!(
             Usage::parse(sglang),
-            Some(Usage { prompt: 22, completion: 10, cached: 4, reasoning: 3 })
+            Some(Usage {
+                prompt: 22,
+                completion: 10,
+                cached: 4,
+                reasoning: 3
+            })
         );
         let openai = r#"{"prompt_tokens":1,"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":1}}"#;
         assert_eq!(Usage::parse(openai).map(|u| u.reasoning), Some(1));
@@ -150,7 +164,13 @@ mod tests {
 
     #[test]
     fn refuses_nonsense() {
-        for json in ["null", "{\"prompt_tokens\":-1}", "{\"prompt_tokens\":1e30}", "[]", "{\"prompt_tokens\":9999999999999}"] {
+        for json in [
+            "null",
+            "{\"prompt_tokens\":-1}",
+            "{\"prompt_tokens\":1e30}",
+            "[]",
+            "{\"prompt_tokens\":9999999999999}",
+        ] {
             assert_eq!(Usage::parse(json), None, "{json}");
         }
     }

@@ -181,10 +181,10 @@ proptest! {
 }
 
 #[test]
-fn seed_corpus_holds_and_so_does_each_of_its_prefixes() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/peek");
+fn seeds_hold_and_so_does_each_of_its_prefixes() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/peek");
     let mut seen = 0;
-    for entry in fs::read_dir(folder).expect("the corpus is committed") {
+    for entry in fs::read_dir(folder).expect("the seeds are committed") {
         let body = fs::read(entry.expect("readable").path()).expect("readable");
         for end in 0..=body.len() {
             invariants::check(&body[..end]);

@@ -108,10 +108,10 @@ proptest! {
 }
 
 #[test]
-fn seed_corpus_holds_in_every_cut() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/sse");
+fn seeds_hold_in_every_cut() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/sse");
     let mut seen = 0;
-    for entry in fs::read_dir(folder).expect("the corpus is committed") {
+    for entry in fs::read_dir(folder).expect("the seeds are committed") {
         let stream = fs::read(entry.expect("readable").path()).expect("readable");
         let step = stream.len() / 16 + 1;
         for first in (1..=stream.len()).step_by(step) {

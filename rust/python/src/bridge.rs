@@ -64,7 +64,9 @@ impl Queue {
         }
         self.pending.store(true, Ordering::SeqCst);
         // A runtime that never gets to sleep must not hold results back.
-        if self.now().saturating_sub(self.rang.load(Ordering::Relaxed)) > 10 * JOIN.as_nanos() as u64 {
+        if self.now().saturating_sub(self.rang.load(Ordering::Relaxed))
+            > 10 * JOIN.as_nanos() as u64
+        {
             self.ring();
         }
     }
@@ -139,11 +141,13 @@ impl Reactor {
             .build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("forebay-core".to_owned()).spawn(move || {
-            // An error means that the sender is gone, which is a stop as well.
-            let _ = runtime.block_on(stopped);
-            runtime.shutdown_timeout(Duration::from_secs(1));
-        })?;
+        let thread = std::thread::Builder::new()
+            .name("forebay-core".to_owned())
+            .spawn(move || {
+                // An error means that the sender is gone, which is a stop as well.
+                let _ = runtime.block_on(stopped);
+                runtime.shutdown_timeout(Duration::from_secs(1));
+            })?;
         Ok(Self {
             handle,
             stop: parking_lot::Mutex::new(Some(stop)),

@@ -54,7 +54,9 @@ impl<'py> Headers<'py> {
 pub(crate) fn head<'py>(py: Python<'py>, head: &Head) -> PyResult<Bound<'py, PyAny>> {
     let headers = header_list(py, &head.headers)?;
     let body = PyBytes::new(py, &head.body);
-    Ok((head.status, headers, body, head.more).into_pyobject(py)?.into_any())
+    Ok((head.status, headers, body, head.more)
+        .into_pyobject(py)?
+        .into_any())
 }
 
 pub(crate) fn header_list<'py>(
@@ -63,13 +65,21 @@ pub(crate) fn header_list<'py>(
 ) -> PyResult<Bound<'py, PyList>> {
     let pairs: Vec<_> = headers
         .iter()
-        .map(|(name, value)| (PyBytes::new(py, name.as_bytes()), PyBytes::new(py, value.as_bytes())))
+        .map(|(name, value)| {
+            (
+                PyBytes::new(py, name.as_bytes()),
+                PyBytes::new(py, value.as_bytes()),
+            )
+        })
         .collect();
     PyList::new(py, pairs)
 }
 
 /// One event as a tuple in the order of the usage table's columns.
-pub(crate) fn usage_event<'py>(py: Python<'py>, event: &UsageEvent) -> PyResult<Bound<'py, PyTuple>> {
+pub(crate) fn usage_event<'py>(
+    py: Python<'py>,
+    event: &UsageEvent,
+) -> PyResult<Bound<'py, PyTuple>> {
     let values: Vec<Bound<'py, PyAny>> = vec![
         PyBytes::new(py, &event.event_id).into_any(),
         event.request_id.as_str().into_pyobject(py)?.into_any(),

@@ -37,7 +37,10 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn waker(&self, id: u64) -> Waker {
-        Waker::from(Arc::new(Token { queue: Arc::clone(&self.queue), id }))
+        Waker::from(Arc::new(Token {
+            queue: Arc::clone(&self.queue),
+            id,
+        }))
     }
 
     /// A future that resolves when the exchange has what is wanted.
@@ -53,7 +56,11 @@ impl Core {
             .get()
             .ok_or_else(|| PyRuntimeError::new_err("the core is not attached to an event loop"))?;
         let future = new_future.bind(py).call0()?;
-        let wait = Wait { exchange, future: future.clone().unbind(), want };
+        let wait = Wait {
+            exchange,
+            future: future.clone().unbind(),
+            want,
+        };
         let replaced = self.waits.lock().insert(id, wait);
         if replaced.is_some() {
             return Err(PyRuntimeError::new_err("the exchange is awaited already"));
@@ -71,7 +78,9 @@ impl Core {
     }
 
     fn complete(&self, py: Python<'_>, id: u64) -> PyResult<()> {
-        let Some(wait) = self.waits.lock().remove(&id) else { return Ok(()) };
+        let Some(wait) = self.waits.lock().remove(&id) else {
+            return Ok(());
+        };
         match wait.exchange.get().poll(py, wait.want)? {
             Poll::Ready(value) => resolve(py, &wait.future, value),
             Poll::Pending => {
@@ -85,14 +94,18 @@ impl Core {
 fn resolve(py: Python<'_>, future: &Py<PyAny>, value: Bound<'_, PyAny>) -> PyResult<()> {
     let future = future.bind(py);
     // The task that awaited it may have been cancelled.
-    if !future.call_method0(pyo3::intern!(py, "done"))?.is_truthy()? {
+    if !future
+        .call_method0(pyo3::intern!(py, "done"))?
+        .is_truthy()?
+    {
         future.call_method1(pyo3::intern!(py, "set_result"), (value,))?;
     }
     Ok(())
 }
 
 fn kind(name: &str) -> PyResult<Kind> {
-    Kind::from_name(name).ok_or_else(|| PyValueError::new_err(format!("no error kind is named {name:?}")))
+    Kind::from_name(name)
+        .ok_or_else(|| PyValueError::new_err(format!("no error kind is named {name:?}")))
 }
 
 #[pymethods]
@@ -103,7 +116,10 @@ impl Core {
         let reactor = Reactor::start(&bell).map_err(PyOSError::new_err)?;
         let gateway = Arc::new(Gateway::new(reactor.handle().clone()));
         let metrics = &gateway.metrics;
-        let queue = Queue::new(Arc::clone(&metrics.wakeups), Arc::clone(&metrics.completions));
+        let queue = Queue::new(
+            Arc::clone(&metrics.wakeups),
+            Arc::clone(&metrics.completions),
+        );
         let queue = Arc::new(queue.map_err(PyOSError::new_err)?);
         let queue = Arc::clone(bell.get_or_init(|| queue));
         let notes = Arc::new(ArrayQueue::new(MAX_NOTES));
@@ -111,7 +127,12 @@ impl Core {
         gateway.on_failure(Box::new(move |error: &Error, request_id: &str| {
             let cause = error.cause.clone().unwrap_or_default();
             // Full: the log is behind, and the counters have it.
-            let _ = sink.push((error.kind.name(), error.message.to_string(), cause, request_id.to_owned()));
+            let _ = sink.push((
+                error.kind.name(),
+                error.message.to_string(),
+                cause,
+                request_id.to_owned(),
+            ));
         }));
         Ok(Self {
             gateway,
@@ -153,14 +174,18 @@ impl Core {
 
     /// Takes a new configuration in, whole. JSON as the control plane makes it.
     fn configure(&self, snapshot: &[u8]) -> PyResult<()> {
-        let spec = serde_json::from_slice(snapshot).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        let spec =
+            serde_json::from_slice(snapshot).map_err(|e| PyValueError::new_err(e.to_string()))?;
         self.gateway.configure(spec).map_err(PyValueError::new_err)
     }
 
     /// Takes key records in; with `replace`, keys that are not among them go.
     fn load_keys(&self, records: &[u8], replace: bool) -> PyResult<usize> {
-        let specs = serde_json::from_slice(records).map_err(|e| PyValueError::new_err(e.to_string()))?;
-        self.gateway.load_keys(specs, replace).map_err(PyValueError::new_err)
+        let specs =
+            serde_json::from_slice(records).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        self.gateway
+            .load_keys(specs, replace)
+            .map_err(PyValueError::new_err)
     }
 
     /// Decides a request and starts it. Never raises for what a client sent.
@@ -175,13 +200,20 @@ impl Core {
             .get(endpoint)
             .ok_or_else(|| PyValueError::new_err("no such endpoint"))?;
         let headers = Headers::read(headers)?;
-        let slot = this.gateway.admit(endpoint, headers.request(body.as_bytes()));
+        let slot = this
+            .gateway
+            .admit(endpoint, headers.request(body.as_bytes()));
         let id = this.next_id.fetch_add(1, Ordering::Relaxed);
         Ok(Exchange::new(slot, slf.clone().unbind(), id))
     }
 
     /// Asks an upstream for `path`: an exchange that is not booked. `limit_s` in seconds.
-    fn fetch(slf: &Bound<'_, Self>, upstream: &str, path: String, limit_s: f64) -> PyResult<Exchange> {
+    fn fetch(
+        slf: &Bound<'_, Self>,
+        upstream: &str,
+        path: String,
+        limit_s: f64,
+    ) -> PyResult<Exchange> {
         let this = slf.get();
         let limit = std::time::Duration::try_from_secs_f64(limit_s)
             .map_err(|e| PyValueError::new_err(e.to_string()))?;
@@ -197,16 +229,26 @@ impl Core {
         headers: &Bound<'py, PyList>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let headers = Headers::read(headers)?;
-        match self.gateway.authenticate(headers.request(&[]).authorization) {
+        match self
+            .gateway
+            .authenticate(headers.request(&[]).authorization)
+        {
             Ok(_) => Ok(None),
             Err(error) => self.answer(py, &error).map(Some),
         }
     }
 
     /// The names of the models that the request's key may use, or the refusal.
-    fn models<'py>(&self, py: Python<'py>, headers: &Bound<'py, PyList>) -> PyResult<Bound<'py, PyAny>> {
+    fn models<'py>(
+        &self,
+        py: Python<'py>,
+        headers: &Bound<'py, PyList>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let headers = Headers::read(headers)?;
-        match self.gateway.authenticate(headers.request(&[]).authorization) {
+        match self
+            .gateway
+            .authenticate(headers.request(&[]).authorization)
+        {
             Ok(key) => Ok(PyList::new(py, self.gateway.models(&key))?.into_any()),
             Err(error) => self.answer(py, &error),
         }
@@ -232,7 +274,12 @@ impl Core {
 
     /// Takes up to `limit` finished requests, oldest first, as tuples in the usage table's order.
     fn take_usage<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Vec<Bound<'py, PyTuple>>> {
-        self.gateway.events.take(limit).iter().map(|event| convert::usage_event(py, event)).collect()
+        self.gateway
+            .events
+            .take(limit)
+            .iter()
+            .map(|event| convert::usage_event(py, event))
+            .collect()
     }
 
     /// Takes what the log should be told: `(kind, message, cause, request id)` each.
@@ -254,7 +301,10 @@ impl Core {
 
     /// All metrics in the Prometheus text format.
     fn metrics(&self) -> String {
-        self.gateway.metrics.usage_backlog.set(self.gateway.events.len() as i64);
+        self.gateway
+            .metrics
+            .usage_backlog
+            .set(self.gateway.events.len() as i64);
         self.gateway.metrics.registry.render()
     }
 

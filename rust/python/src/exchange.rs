@@ -36,12 +36,25 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     pub(crate) fn new(slot: Arc<Slot>, core: Py<Core>, id: u64) -> Self {
-        Self { slot, core, id, waker: Mutex::new(None) }
+        Self {
+            slot,
+            core,
+            id,
+            waker: Mutex::new(None),
+        }
     }
 
     /// What is ready, without waiting. Registers for a wake-up if nothing is.
-    pub(crate) fn poll<'py>(&self, py: Python<'py>, want: Want) -> PyResult<Poll<Bound<'py, PyAny>>> {
-        let waker = self.waker.lock().get_or_insert_with(|| self.core.get().waker(self.id)).clone();
+    pub(crate) fn poll<'py>(
+        &self,
+        py: Python<'py>,
+        want: Want,
+    ) -> PyResult<Poll<Bound<'py, PyAny>>> {
+        let waker = self
+            .waker
+            .lock()
+            .get_or_insert_with(|| self.core.get().waker(self.id))
+            .clone();
         let mut cx = Context::from_waker(&waker);
         let ready = match want {
             Want::Head => match self.slot.poll_head(&mut cx) {
@@ -49,7 +62,10 @@ impl Exchange {
                 Poll::Ready(None) => py.None().into_bound(py),
                 Poll::Pending => return Ok(Poll::Pending),
             },
-            Want::Body => match self.slot.poll_body(&mut cx, |bytes| PyBytes::new(py, bytes)) {
+            Want::Body => match self
+                .slot
+                .poll_body(&mut cx, |bytes| PyBytes::new(py, bytes))
+            {
                 Poll::Ready(Some(bytes)) => bytes.into_any(),
                 Poll::Ready(None) => py.None().into_bound(py),
                 Poll::Pending => return Ok(Poll::Pending),
@@ -63,7 +79,10 @@ impl Exchange {
         let this = slf.get();
         match this.poll(py, want)? {
             Poll::Ready(value) => Ok(value),
-            Poll::Pending => this.core.get().wait(py, this.id, slf.clone().unbind(), want),
+            Poll::Pending => this
+                .core
+                .get()
+                .wait(py, this.id, slf.clone().unbind(), want),
         }
     }
 }

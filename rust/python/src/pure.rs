@@ -25,7 +25,16 @@ impl Limiter {
         tpm_burst: Option<u64>,
         concurrency: Option<u32>,
     ) -> Self {
-        Self { limits: Limits { rpm, rpm_burst, tpm, tpm_burst, concurrency }, table: Table::new(64) }
+        Self {
+            limits: Limits {
+                rpm,
+                rpm_burst,
+                tpm,
+                tpm_burst,
+                concurrency,
+            },
+            table: Table::new(64),
+        }
     }
 
     /// Admits a request of `key` that reserves `tokens`: 0 if allowed, else the wait in
@@ -33,11 +42,17 @@ impl Limiter {
     fn admit(&self, key: u64, tokens: u64, now: u64) -> i64 {
         let decide = |meter: &std::sync::Arc<Meter>| match meter.admit(now, tokens) {
             Ok(_) => 0,
-            Err(refusal) => refusal.retry_after.map_or(-1, |wait| i64::try_from(wait.max(1)).unwrap_or(i64::MAX)),
+            Err(refusal) => refusal
+                .retry_after
+                .map_or(-1, |wait| i64::try_from(wait.max(1)).unwrap_or(i64::MAX)),
         };
         match self.table.with(key, decide) {
             Some(answer) => answer,
-            None => decide(&self.table.get_or_insert_with(key, || Meter::new(&self.limits))),
+            None => decide(
+                &self
+                    .table
+                    .get_or_insert_with(key, || Meter::new(&self.limits)),
+            ),
         }
     }
 
@@ -51,9 +66,15 @@ impl Limiter {
 
     /// `(remaining requests, remaining tokens, in flight)`; `None` where there is no limit.
     fn state(&self, key: u64, now: u64) -> (Option<u64>, Option<u64>, u64) {
-        let meter = self.table.get_or_insert_with(key, || Meter::new(&self.limits));
+        let meter = self
+            .table
+            .get_or_insert_with(key, || Meter::new(&self.limits));
         let state = meter.state(now);
-        (state.requests.map(|s| s.remaining), state.tokens.map(|s| s.remaining), state.in_flight)
+        (
+            state.requests.map(|s| s.remaining),
+            state.tokens.map(|s| s.remaining),
+            state.in_flight,
+        )
     }
 
     fn __len__(&self) -> usize {
@@ -72,13 +93,17 @@ impl SseDecoder {
     #[new]
     #[pyo3(signature = (max_event_bytes=1_048_576))]
     fn new(max_event_bytes: usize) -> Self {
-        Self { decoder: Mutex::new(sse::Decoder::new(max_event_bytes)) }
+        Self {
+            decoder: Mutex::new(sse::Decoder::new(max_event_bytes)),
+        }
     }
 
     /// The data of each event that `chunk` completes. Raises ValueError if one is too large.
     fn feed<'py>(&self, py: Python<'py>, chunk: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let mut decoder = self.decoder.lock();
-        decoder.feed(Bytes::copy_from_slice(chunk)).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        decoder
+            .feed(Bytes::copy_from_slice(chunk))
+            .map_err(|e| PyValueError::new_err(e.to_string()))?;
         let mut events = Vec::new();
         while let Some(frame) = decoder.next() {
             if let Some(data) = frame.data() {

@@ -3,7 +3,7 @@
 For a whole server by `--fault` (repeatable; the first that hits is taken), for one request by the
 header `x-sim-fault` or, since gateways drop unknown headers, the body field `sim_fault`.
 
-  stall[:K]             K events (default 3), then silence; the socket stays open
+  stall[:K]             K events (default 3), then silence on an open socket (0: no byte at all)
   cut[:K]               K events, then the connection closes without a last chunk
   cut-mid-event[:K]     K events and half of the next, then the connection closes
   garbage[:K]           K events (default 0), then bytes that are neither SSE nor JSON, in a 200
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast, get_args
 
 Kind = Literal[
     "stall",
@@ -116,10 +116,9 @@ def _build(kind: str, args: list[str], probability: float) -> Fault:
 
 
 def _kind(text: str) -> Kind:
-    for kind in Kind.__args__:  # type: ignore[attr-defined]
-        if kind == text:
-            return kind  # type: ignore[no-any-return]
-    raise ValueError("unknown kind")
+    if text not in get_args(Kind):
+        raise ValueError("unknown kind")
+    return cast(Kind, text)
 
 
 class FaultPlan:

@@ -17,6 +17,8 @@ class SimOptions:
         `warmup_s` while completions are already answered, as on a real start.
     disconnect_poll_s: when a hang-up on a request that is queued or not a stream is noticed.
     health_delay_s: what each `/health` takes.
+    request_faults: whether requests may ask for faults.
+    exit_with_parent: drain and end when the process that started this one is gone.
     bytes_per_token: UTF-8 bytes of a prompt token; 1 counts as the recorded model did.
     """
 
@@ -38,3 +40,4 @@ class SimOptions:
     health_delay_s: float = 1.0
     faults: tuple[Fault, ...] = ()
     request_faults: bool = True
+    exit_with_parent: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from forebay_engine.sim import errors, text
@@ -41,7 +41,6 @@ class Generation:
     echo: bool = False
     tool_calls: bool = False
     separate_reasoning: bool = True
-    extra: Body = field(default_factory=dict)
 
     @property
     def prompt_tokens(self) -> int:
@@ -152,7 +151,6 @@ def generate(path: str, body: Body, options: SimOptions) -> Generation:
     merged = {**params, "model": body.get("model"), "rid": body.get("rid")}
     merged["stream"] = body.get("stream")
     request = _generation(path, merged, options, prompts, limit)
-    request.extra = params
     _plan(request, merged, options, (), None)
     return request
 

@@ -274,8 +274,7 @@ class Scheduler:
         self._start_prefill(at)
 
     def _decode(self, at: float, reports: list[Sequence]) -> None:
-        step = self._step_time()
-        burst = 1 if step > 0 else INSTANT_TOKENS
+        burst = 1 if self._step_time() > 0 else INSTANT_TOKENS
         ended = False
         made = 0
         for sequence in self.running:
@@ -298,7 +297,7 @@ class Scheduler:
                 else:
                     still.append(sequence)
             self.running = still
-        self._decode_due = at + step if self.running else None
+        self._decode_due = at + self._step_time() if self.running else None
         if ended:
             self._start_prefill(at)
 

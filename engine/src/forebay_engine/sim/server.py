@@ -55,8 +55,17 @@ class Server:
             app.warm = True
 
     async def drain(self) -> None:
-        """Say not ready, go on serving, and return when no request is in progress."""
+        """Say not ready, go on serving, and return when no request is in progress.
+
+        Answers that a fault holds back are given 1 s: their clients may wait for ever.
+        """
         self.app.draining = True
+        while not self.app.engine.idle:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._settled(), 1.0)
+
+    async def _settled(self) -> None:
         while not self.app.engine.idle or any(c.busy for c in self.connections):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
@@ -91,6 +100,16 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def _until_orphaned() -> None:
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110
+        await asyncio.sleep(0.5)
+
+
 async def _serve(options: SimOptions) -> None:
     server = Server(options)
     loop = asyncio.get_running_loop()
@@ -107,8 +126,11 @@ async def _serve(options: SimOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     starting = asyncio.ensure_future(server.start())
-    stopping = asyncio.ensure_future(asked.wait())
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping = asyncio.ensure_future(_wait(asked))
+    if options.exit_with_parent:
+        orphaned = asyncio.ensure_future(_until_orphaned())
+        orphaned.add_done_callback(lambda _: asked.set())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
         starting.result()
         _announce(server)

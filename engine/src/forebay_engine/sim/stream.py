@@ -64,11 +64,12 @@ class EventStream:
         self.dead = True
         exchange, buffer = self._exchange, self._buffer
         kind = self.fault.kind if self.fault is not None else "cut"
-        if not exchange.started:
-            buffer.insert(0, exchange.start_stream())
         if kind == "stall":
             self.flush()
-        elif kind in ("cut", "cut-mid-event"):
+            return
+        if not exchange.started:
+            buffer.insert(0, exchange.start_stream())
+        if kind in ("cut", "cut-mid-event"):
             if kind == "cut-mid-event":
                 framed = exchange.frame(payload)
                 buffer.append(framed[: len(framed) // 2])
