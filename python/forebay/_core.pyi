@@ -1,6 +1,7 @@
 """The Rust core. Hand-written; `mypy.stubtest` checks it against the extension."""
 
 from asyncio import AbstractEventLoop, Future
+from os import PathLike
 from typing import Any, final
 
 __all__ = ["Core", "Exchange", "Limiter", "SseDecoder", "__version__", "peek"]
@@ -22,6 +23,29 @@ class Core:
 
     def drain(self) -> None:
         """Resolve every future whose result is ready. The event loop calls it."""
+
+    def listen(
+        self,
+        host: str,
+        port: int,
+        *,
+        app: str | PathLike[str],
+        body_bytes: int,
+        header_bytes: int,
+        header_read_s: float,
+        body_read_s: float,
+    ) -> tuple[str, int]:
+        """Listen on an IP address; port 0 takes a free one. Returns the address.
+
+        Inference is served by the core itself, all else by the application's Unix socket `app`.
+        Bounds are in bytes and seconds. Raises: OSError, ValueError.
+        """
+
+    def stop_listening(self, grace_s: float) -> bool:
+        """Accept no more; wait up to `grace_s` seconds for running requests. Blocks.
+
+        Returns whether all had ended.
+        """
 
     def configure(self, snapshot: bytes) -> None:
         """Take a new configuration in, whole.

@@ -45,7 +45,8 @@ def run(*, http: str | None, grpc: str | None, ready_file: Path | None) -> None:
     environment = dict(os.environ)
     environment.setdefault("FOREBAY_LOG_FORMAT", "console")
     environment.setdefault("FOREBAY_LOG_LEVEL", "warning")
-    STATE.mkdir(mode=0o700, exist_ok=True)
+    # Others may pass through, not look: as root the database runs as nobody.
+    STATE.mkdir(mode=0o711, exist_ok=True)
     with _database(environment), _engine(environment) as engine:
         config = load(None, environment)
         listen = msgspec.structs.replace(

@@ -16,7 +16,7 @@ import uvloop
 from forebay.config import Config, ConfigError, load, parse_address
 from forebay.gateway import Gateway
 from forebay.http import create_app
-from forebay.http.server import HttpServer, write_ready_file
+from forebay.http.server import create_server, local_url, write_ready_file
 from forebay.metering.writer import UsageWriter
 from forebay.store import Database, KeyWatcher, encode_records
 from forebay.store.errors import StoreError
@@ -173,11 +173,7 @@ async def serve(
         loop.add_signal_handler(number, on_signal)
 
     gateway = Gateway(config)
-    server = HttpServer(
-        create_app(gateway),
-        parse_address(config.listen.http),
-        header_bytes=config.limits.header_bytes,
-    )
+    server = create_server(create_app(gateway), gateway.core, config)
     grpc_server = None
     if config.listen.grpc is not None:
         from forebay.grpc import GrpcServer
@@ -191,7 +187,7 @@ async def serve(
     if grpc_server is not None:
         await grpc_server.start()
     facts = {
-        "http": server.url,
+        "http": local_url(server.address),
         "grpc": str(grpc_server.address) if grpc_server is not None else None,
         "pid": os.getpid(),
         **(ready or {}),

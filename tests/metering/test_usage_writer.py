@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -74,6 +74,13 @@ async def writer(database: Database, source: Source) -> AsyncIterator[UsageWrite
     await writer.stop()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        await asyncio.sleep(0.01)
+
+
 async def count(database: Database, table: str = "usage_events") -> int:
     return int(await database.pool.fetchval(f"SELECT count(*) FROM {table}"))
 
@@ -107,9 +114,7 @@ async def test_the_background_task_writes_by_itself(
 ) -> None:
     source.events = [event() for _ in range(250)]  # two and a half batches
     writer.start()
-    deadline = time.monotonic() + 5
-    while writer.written < 250 and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
+    await until(lambda: writer.written >= 250)
     assert await count(database) == writer.written == 250
     assert (writer.backlog, writer.lag_s, writer.healthy) == (0, 0.0, True)
 
@@ -133,12 +138,10 @@ async def test_an_outage_loses_nothing_and_stops_the_draining(
 ) -> None:
     source.events = [event() for _ in range(120)]
     writer.start()
-    while writer.written < 120:
-        await asyncio.sleep(0.01)
+    await until(lambda: writer.written >= 120)
     await asyncio.to_thread(postgres.stop)
     source.events = [event() for _ in range(350)]
-    while writer.failures < 2:
-        await asyncio.sleep(0.01)
+    await until(lambda: writer.failures >= 2)
     assert writer.backlog == 100, "one batch is held"
     assert len(source.events) == 250, "and no more is taken"
     assert writer.lag_s > 0
@@ -242,8 +245,7 @@ async def test_a_source_that_fails_does_not_end_the_writing(
     source.events = [event()]
     writer.start()
     try:
-        while writer.written < 1:
-            await asyncio.sleep(0.01)
+        await until(lambda: writer.written >= 1)
     finally:
         await writer.stop()
 

@@ -17,6 +17,7 @@ from forebay.config.schema import (
     LogLevel,
     Model,
     Policy,
+    Server,
     Upstream,
     UpstreamKind,
     check_database_url,
@@ -34,6 +35,7 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`", re.DOTALL)
 _STEP = re.compile(r"\.(?P<name>[A-Za-z_][A-Za-z0-9_]*)|\[(?P<index>\d+)\]")
 _CHOICES: dict[str | int, Any] = {
+    "server": Server,
     "kind": UpstreamKind,
     "policy": Policy,
     "level": LogLevel,
@@ -44,6 +46,7 @@ _CHOICES: dict[str | int, Any] = {
 _OVERRIDES: dict[str, tuple[str, str]] = {
     "FOREBAY_HTTP": ("listen", "http"),
     "FOREBAY_GRPC": ("listen", "grpc"),
+    "FOREBAY_SERVER": ("listen", "server"),
     "FOREBAY_LOG_LEVEL": ("log", "level"),
     "FOREBAY_LOG_FORMAT": ("log", "format"),
 }

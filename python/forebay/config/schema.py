@@ -11,6 +11,7 @@ MIB = 1024 * 1024
 
 UpstreamKind = Literal["sglang", "openai_compatible"]
 Policy = Literal["round_robin"]
+Server = Literal["core", "granian"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
 
@@ -39,9 +40,13 @@ class Listen(Section, frozen=True, kw_only=True):
     """Where the gateway listens, as HOST:PORT (an IPv6 host in brackets).
 
     grpc: None serves no gRPC.
+    server: who accepts HTTP connections. ``core``: the Rust listener, which answers inference
+        itself and passes all else to the application. ``granian``: Granian, with everything in
+        the application.
     """
 
     http: str = "0.0.0.0:8080"
+    server: Server = "core"
     grpc: str | None = None
 
 

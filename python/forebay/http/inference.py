@@ -19,7 +19,6 @@ log = structlog.get_logger("forebay.http")
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 """By the index that `Core.admit` takes."""
 
-_STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 _SMALL = 64 * 1024
 
 
@@ -115,7 +114,7 @@ class Inference:
             if not more:
                 await self._answer(send, answer)
                 return
-            headers = self._closing(headers + _STREAM_HEADERS)
+            headers = self._closing(headers)
             await send({"type": "http.response.start", "status": status, "headers": headers})
             while True:
                 batch = exchange.next()

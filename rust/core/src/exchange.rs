@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -21,10 +21,14 @@ use crate::gateway::{Endpoint, Gateway};
 use crate::record::{Outcome, Progress, Record};
 use crate::relay::{self, Shape, StreamRelay};
 use crate::scrub::{self, Asked};
-use crate::slot::{Head, HeaderKey, Slot};
+use crate::slot::{Head, Headers, Slot, header_text};
 use crate::snapshot::{Model, Target};
 use crate::upstream::{self, Rope, Upstream};
 use crate::usage::Inspected;
+
+/// A stream is neither kept nor held back by what stands between us and the client.
+const STREAM_HEADERS: [(&str, &str); 2] =
+    [("cache-control", "no-cache"), ("x-accel-buffering", "no")];
 
 /// Most bytes of an upstream's error body that are read.
 const MAX_ERROR_BODY: usize = 64 * 1024;
@@ -74,7 +78,7 @@ pub struct Job {
     /// Headers for the upstream.
     pub headers: HeaderMap,
     /// Headers of every answer: request id and limits.
-    pub answer_headers: Vec<(HeaderKey, String)>,
+    pub answer_headers: Headers,
     /// One choice only: the engine may know the request by our id.
     pub single: bool,
     /// The engine's name for the request.
@@ -223,16 +227,16 @@ fn refuse(job: &Job, error: &Error, record: &mut Record) {
 }
 
 /// The headers of an error's answer.
-pub fn error_headers(error: &Error) -> Vec<(HeaderKey, String)> {
+pub fn error_headers(error: &Error) -> Headers {
     let mut headers = vec![(
-        HeaderKey::Borrowed("content-type"),
-        "application/json".to_owned(),
+        HeaderName::from_static("content-type"),
+        HeaderValue::from_static("application/json"),
     )];
     headers.extend(
         error
             .headers()
             .into_iter()
-            .map(|(name, value)| (HeaderKey::Borrowed(name), value)),
+            .map(|(name, value)| (HeaderName::from_static(name), header_text(value))),
     );
     headers
 }
@@ -297,21 +301,24 @@ async fn attempt(
     let head = |body: Bytes, more: bool| {
         let mut headers = Vec::with_capacity(job.answer_headers.len() + parts.headers.len() + 4);
         for (name, value) in &parts.headers {
-            if upstream::passes(name, &parts.headers)
-                && let Ok(value) = value.to_str()
-            {
-                headers.push((HeaderKey::Owned(name.as_str().to_owned()), value.to_owned()));
+            if upstream::passes(name, &parts.headers) {
+                headers.push((name.clone(), value.clone()));
             }
         }
         headers.extend(job.answer_headers.iter().cloned());
         headers.push((
-            HeaderKey::Borrowed("x-forebay-upstream"),
-            upstream.name.to_string(),
+            HeaderName::from_static("x-forebay-upstream"),
+            header_text(&*upstream.name),
         ));
         headers.push((
-            HeaderKey::Borrowed("x-forebay-attempts"),
-            attempts.to_string(),
+            HeaderName::from_static("x-forebay-attempts"),
+            HeaderValue::from(attempts),
         ));
+        if more {
+            headers.extend(STREAM_HEADERS.map(|(name, value)| {
+                (HeaderName::from_static(name), HeaderValue::from_static(value))
+            }));
+        }
         Head {
             status,
             headers,
@@ -366,7 +373,9 @@ async fn stream(
         } else {
             first_byte
         };
-        let read = alarm.within(until, frame(&mut incoming)).await;
+        let read = alarm
+            .within(until, joined_frame(&mut incoming, &job.slot, committed))
+            .await;
         let (result, ended) = match read {
             Err(Elapsed) => {
                 let text = "The engine stopped sending before it had finished.";
@@ -474,6 +483,31 @@ async fn drain(incoming: &mut Incoming) {
     let rest = async { while let Some(Ok(_)) = frame(incoming).await {} };
     // An engine that keeps the stream open past its end marker loses the connection.
     let _ = tokio::time::timeout(Duration::from_millis(50), rest).await;
+}
+
+/// The next data of a stream. What was written before is told to the reader only when nothing more
+/// is ready: a burst that the engine sent at once leaves at once, in one write instead of ten. The
+/// connection that reads for us gets one turn to hand on what it has already.
+async fn joined_frame(
+    body: &mut Incoming,
+    slot: &Slot,
+    committed: bool,
+) -> Option<Result<Bytes, String>> {
+    let mut next = pin!(frame(body));
+    let mut gave_way = !committed;
+    std::future::poll_fn(|cx| {
+        let polled = next.as_mut().poll(cx);
+        if polled.is_pending() {
+            if gave_way {
+                slot.notify();
+            } else {
+                gave_way = true;
+                cx.waker().wake_by_ref();
+            }
+        }
+        polled
+    })
+    .await
 }
 
 /// The next data of a body; trailers are passed over.

@@ -18,7 +18,7 @@ use crate::limit::{Admitted, Dimension, Nanos, Refusal, Reservation, State};
 use crate::peek::{Peek, PeekError, PeekErrorKind, peek};
 use crate::record::{Opening, Record, UsageEvent};
 use crate::relay::Shape;
-use crate::slot::{Head, HeaderKey, Slot};
+use crate::slot::{Head, Headers, Slot, header_text};
 use crate::snapshot::{Model, Snapshot, SnapshotSpec};
 
 /// Events waiting for the database beyond this are dropped, and counted.
@@ -48,6 +48,11 @@ impl Endpoint {
         }
     }
 
+    /// The API of a path.
+    pub fn of_path(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|endpoint| endpoint.path() == path)
+    }
+
     /// The name in metrics and usage.
     pub const fn name(self) -> &'static str {
         match self {
@@ -71,8 +76,6 @@ pub struct Request<'a> {
     pub traceparent: Option<&'a [u8]>,
     /// `tracestate`.
     pub tracestate: Option<&'a [u8]>,
-    /// The whole body.
-    pub body: &'a [u8],
 }
 
 /// What the log is told of a failure.
@@ -162,7 +165,7 @@ impl Gateway {
     }
 
     /// Tells the log of a failure.
-    pub fn note(&self, error: &Error, answer_headers: &[(HeaderKey, String)]) {
+    pub fn note(&self, error: &Error, answer_headers: &[(HeaderName, HeaderValue)]) {
         self.metrics.failed(error.kind);
         if error.cause.is_none() {
             return;
@@ -171,7 +174,7 @@ impl Gateway {
             let id = answer_headers
                 .iter()
                 .find(|(name, _)| name == "x-request-id");
-            note(error, id.map_or("", |(_, value)| value));
+            note(error, id.and_then(|(_, value)| value.to_str().ok()).unwrap_or_default());
         }
     }
 
@@ -193,6 +196,11 @@ impl Gateway {
     /// From now on new requests are refused; running ones go on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Gateway::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 
     /// The models a key may use, sorted, as `(name, …)` of the models' own names and aliases.
@@ -242,14 +250,14 @@ impl Gateway {
     }
 
     /// Decides a request and starts it. A refusal is an exchange too, answered already.
-    pub fn admit(self: &Arc<Self>, endpoint: Endpoint, request: Request<'_>) -> Arc<Slot> {
+    pub fn admit(self: &Arc<Self>, endpoint: Endpoint, request: Request<'_>, body: Bytes) -> Arc<Slot> {
         let id = uuid::Uuid::now_v7();
         let mut answer_headers = Vec::with_capacity(8);
         answer_headers.push((
-            HeaderKey::Borrowed("x-request-id"),
-            request_id(request.request_id, &id),
+            HeaderName::from_static("x-request-id"),
+            header_text(request_id(request.request_id, &id)),
         ));
-        match self.decide(endpoint, request, &id, &mut answer_headers) {
+        match self.decide(endpoint, request, body, &id, &mut answer_headers) {
             Ok(slot) => slot,
             Err(error) => Arc::new(self.refusal(&error, answer_headers)),
         }
@@ -289,7 +297,7 @@ impl Gateway {
     }
 
     /// An answered exchange that holds an error.
-    pub fn refusal(&self, error: &Error, mut headers: Vec<(HeaderKey, String)>) -> Slot {
+    pub fn refusal(&self, error: &Error, mut headers: Headers) -> Slot {
         self.note(error, &headers);
         headers.extend(error_headers(error));
         Slot::answered(Head {
@@ -304,8 +312,9 @@ impl Gateway {
         self: &Arc<Self>,
         endpoint: Endpoint,
         request: Request<'_>,
+        bytes: Bytes,
         id: &uuid::Uuid,
-        answer_headers: &mut Vec<(HeaderKey, String)>,
+        answer_headers: &mut Headers,
     ) -> Result<Arc<Slot>, Error> {
         let key = self.authenticate(request.authorization)?;
         if key.admin {
@@ -322,7 +331,7 @@ impl Gateway {
             .retry_after(Duration::from_secs(1)));
         }
         json_content(request.content_type)?;
-        let body = peek(request.body).map_err(|error| unreadable(&error))?;
+        let body = peek(&bytes).map_err(|error| unreadable(&error))?;
         complete(endpoint, &body)?;
         let snapshot = self.snapshot.load();
         let (asked, model) = find_model(&snapshot, &body)?;
@@ -353,8 +362,9 @@ impl Gateway {
             event_id: *id.as_bytes(),
             request_id: answer_headers
                 .first()
-                .map(|(_, id)| id.clone())
-                .unwrap_or_default(),
+                .and_then(|(_, id)| id.to_str().ok())
+                .unwrap_or_default()
+                .to_owned(),
             account: Arc::clone(&key.account),
             key_id: key.id,
             model_asked: asked.clone(),
@@ -390,7 +400,7 @@ impl Gateway {
                 asked: exchange::asked(body.max_completion_tokens.is_some()),
             },
             edits: edits(&body),
-            body: Bytes::copy_from_slice(request.body),
+            body: bytes.clone(),
             headers: upstream_headers(&request, answer_headers),
             answer_headers: std::mem::take(answer_headers),
             single: choices == 1 && endpoint != Endpoint::Embeddings,
@@ -585,7 +595,7 @@ fn rate_limited(refusal: &Refusal, cost: u64) -> Error {
 fn rate_headers(
     requests: &Option<State>,
     tokens: &Option<State>,
-    out: &mut Vec<(HeaderKey, String)>,
+    out: &mut Headers,
 ) {
     const NAMES: [[&str; 3]; 2] = [
         [
@@ -601,11 +611,11 @@ fn rate_headers(
     ];
     for (state, [limit, remaining, reset]) in [requests, tokens].into_iter().zip(NAMES) {
         if let Some(state) = state {
-            out.push((HeaderKey::Borrowed(limit), state.limit.to_string()));
-            out.push((HeaderKey::Borrowed(remaining), state.remaining.to_string()));
+            out.push((HeaderName::from_static(limit), HeaderValue::from(state.limit)));
+            out.push((HeaderName::from_static(remaining), HeaderValue::from(state.remaining)));
             out.push((
-                HeaderKey::Borrowed(reset),
-                duration(Duration::from_nanos(state.reset)),
+                HeaderName::from_static(reset),
+                header_text(duration(Duration::from_nanos(state.reset))),
             ));
         }
     }
@@ -641,7 +651,7 @@ fn edits(body: &Peek<'_>) -> Edits {
     }
 }
 
-fn upstream_headers(request: &Request<'_>, answer_headers: &[(HeaderKey, String)]) -> HeaderMap {
+fn upstream_headers(request: &Request<'_>, answer_headers: &Headers) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(8);
     let mut set = |name: &'static str, value: Option<&[u8]>| {
         if let Some(value) = value.and_then(|value| HeaderValue::from_bytes(value).ok()) {

@@ -2,7 +2,7 @@
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
 //! [`scrub`], [`estimate`], [`error`]. Effects: [`upstream`] alone opens sockets; [`exchange`]
-//! alone composes. [`gateway`] is where a front end comes in, [`slot`] where an answer goes out.
+//! alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end comes in, [`slot`] where an answer goes out.
 pub mod counters;
 pub mod error;
 pub mod estimate;
@@ -10,6 +10,7 @@ pub mod exchange;
 pub mod gateway;
 pub mod keys;
 pub mod limit;
+pub mod listener;
 pub mod metrics;
 pub mod peek;
 pub mod record;

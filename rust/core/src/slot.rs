@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
@@ -17,16 +18,21 @@ const HIGH_WATER: usize = 64 * 1024;
 pub struct Head {
     /// HTTP status.
     pub status: u16,
-    /// Headers in order, names in lower case.
-    pub headers: Vec<(HeaderKey, String)>,
+    /// Headers in order.
+    pub headers: Headers,
     /// The whole body, or empty when `more`.
     pub body: Bytes,
     /// The body follows in batches.
     pub more: bool,
 }
 
-/// A header name: one of ours, or passed on from the engine.
-pub type HeaderKey = std::borrow::Cow<'static, str>;
+/// An answer's headers, in order.
+pub type Headers = Vec<(HeaderName, HeaderValue)>;
+
+/// A header's value from text of ours; text that no header can carry becomes empty.
+pub fn header_text(text: impl Into<String>) -> HeaderValue {
+    HeaderValue::try_from(text.into()).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
 
 #[derive(Default)]
 struct State {
@@ -99,6 +105,31 @@ impl Slot {
         Poll::Pending
     }
 
+    /// The body bytes that are ready, without a copy; `None` at the end.
+    pub fn poll_bytes(&self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let mut state = self.state.lock();
+        if !state.out.is_empty() {
+            let taken = state.out.split().freeze();
+            let writer = state.writer.take();
+            drop(state);
+            if let Some(writer) = writer {
+                writer.wake();
+            }
+            return Poll::Ready(Some(taken));
+        }
+        if state.ended {
+            return Poll::Ready(None);
+        }
+        register(&mut state.reader, cx);
+        Poll::Pending
+    }
+
+    /// Whether the answer's body is complete and taken.
+    pub fn is_drained(&self) -> bool {
+        let state = self.state.lock();
+        state.ended && state.out.is_empty()
+    }
+
     /// The reader has gone: the driver is dropped at its next step, and with it the connection.
     pub fn cancel(&self) {
         {
@@ -140,20 +171,20 @@ impl Slot {
         }
     }
 
-    /// Lets `fill` append to what waits, and tells the reader if anything does.
+    /// Lets `fill` append to what waits. The reader is told by [`Slot::notify`].
     pub fn write<T>(&self, fill: impl FnOnce(&mut BytesMut) -> T) -> T {
-        let mut state = self.state.lock();
-        let result = fill(&mut state.out);
-        let reader = if state.out.is_empty() {
-            None
-        } else {
-            state.reader.take()
+        fill(&mut self.state.lock().out)
+    }
+
+    /// Tells the reader if anything waits.
+    pub fn notify(&self) {
+        let reader = {
+            let mut state = self.state.lock();
+            if state.out.is_empty() { None } else { state.reader.take() }
         };
-        drop(state);
         if let Some(reader) = reader {
             reader.wake();
         }
-        result
     }
 
     /// No more will come.
@@ -175,6 +206,11 @@ impl Slot {
             return Poll::Ready(());
         }
         register(&mut state.writer, cx);
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
         Poll::Pending
     }
 }

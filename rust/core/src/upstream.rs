@@ -322,21 +322,24 @@ const OWN: [&str; 14] = [
 /// Whether an upstream's response header reaches the client.
 pub fn passes(name: &HeaderName, headers: &HeaderMap) -> bool {
     let text = name.as_str();
-    if HOP_BY_HOP.contains(&text)
-        || OWN.contains(&text)
+    let own = OWN.contains(&text)
         || text.starts_with("x-ratelimit-")
         || text.starts_with("x-forebay-")
-        || text.starts_with("access-control-")
-    {
-        return false;
-    }
-    !headers
-        .get_all(http::header::CONNECTION)
-        .iter()
-        .any(|listed| {
-            listed.to_str().is_ok_and(|list| {
-                list.split(',')
-                    .any(|token| token.trim().eq_ignore_ascii_case(text))
+        || text.starts_with("access-control-");
+    !own && !is_hop_by_hop(name, headers)
+}
+
+/// Whether a header belongs to one hop, by its name or because `Connection` lists it.
+pub fn is_hop_by_hop(name: &HeaderName, headers: &HeaderMap) -> bool {
+    let text = name.as_str();
+    HOP_BY_HOP.contains(&text)
+        || headers
+            .get_all(http::header::CONNECTION)
+            .iter()
+            .any(|listed| {
+                listed.to_str().is_ok_and(|list| {
+                    list.split(',')
+                        .any(|token| token.trim().eq_ignore_ascii_case(text))
+                })
             })
-        })
 }

@@ -1,7 +1,8 @@
 //! Between Python objects and the core's borrowed views.
 use forebay_core::gateway::Request;
 use forebay_core::record::UsageEvent;
-use forebay_core::slot::{Head, HeaderKey};
+use forebay_core::slot::Head;
+use http::{HeaderName, HeaderValue};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
@@ -37,15 +38,16 @@ impl<'py> Headers<'py> {
         Ok(headers)
     }
 
-    pub(crate) fn request<'a>(&'a self, body: &'a [u8]) -> Request<'a> {
-        let bytes = |header: &'a Option<Bound<'py, PyBytes>>| header.as_ref().map(|b| b.as_bytes());
+    pub(crate) fn request(&self) -> Request<'_> {
+        fn bytes<'a>(header: &'a Option<Bound<'_, PyBytes>>) -> Option<&'a [u8]> {
+            header.as_ref().map(|value| value.as_bytes())
+        }
         Request {
             authorization: bytes(&self.authorization),
             content_type: bytes(&self.content_type),
             request_id: bytes(&self.request_id),
             traceparent: bytes(&self.traceparent),
             tracestate: bytes(&self.tracestate),
-            body,
         }
     }
 }
@@ -59,15 +61,15 @@ pub(crate) fn head<'py>(py: Python<'py>, head: &Head) -> PyResult<Bound<'py, PyA
         .into_any())
 }
 
-pub(crate) fn header_list<'py>(
+fn header_list<'py>(
     py: Python<'py>,
-    headers: &[(HeaderKey, String)],
+    headers: &[(HeaderName, HeaderValue)],
 ) -> PyResult<Bound<'py, PyList>> {
     let pairs: Vec<_> = headers
         .iter()
         .map(|(name, value)| {
             (
-                PyBytes::new(py, name.as_bytes()),
+                PyBytes::new(py, name.as_str().as_bytes()),
                 PyBytes::new(py, value.as_bytes()),
             )
         })

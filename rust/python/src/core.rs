@@ -1,12 +1,17 @@
 //! `Core`: the gateway's state and its runtime, as Python holds them.
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
+use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use forebay_core::error::{Error, Kind};
 use forebay_core::gateway::{Endpoint, Gateway};
+use forebay_core::listener::{Bounds, Listener};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -33,6 +38,7 @@ pub(crate) struct Core {
     new_future: OnceLock<Py<PyAny>>,
     notes: Arc<ArrayQueue<Note>>,
     next_id: AtomicU64,
+    listener: Mutex<Option<Arc<Listener>>>,
 }
 
 impl Core {
@@ -143,6 +149,7 @@ impl Core {
             new_future: OnceLock::new(),
             notes,
             next_id: AtomicU64::new(0),
+            listener: Mutex::new(None),
         })
     }
 
@@ -170,6 +177,46 @@ impl Core {
             }
         });
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Listens on `host:port` and serves the inference API from there, all else from the
+    /// application's Unix socket. Returns the address with the port that the system chose.
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
+    #[pyo3(signature = (host, port, *, app, body_bytes, header_bytes, header_read_s, body_read_s))]
+    fn listen(
+        &self,
+        host: &str,
+        port: u16,
+        app: PathBuf,
+        body_bytes: usize,
+        header_bytes: usize,
+        header_read_s: f64,
+        body_read_s: f64,
+    ) -> PyResult<(String, u16)> {
+        let ip = host
+            .parse()
+            .map_err(|_| PyValueError::new_err(format!("{host:?} is no IP address")))?;
+        let seconds = |s| Duration::try_from_secs_f64(s).map_err(|e| PyValueError::new_err(e.to_string()));
+        let bounds = Bounds {
+            body_bytes,
+            header_bytes,
+            header_read: seconds(header_read_s)?,
+            body_read: seconds(body_read_s)?,
+        };
+        let _runtime = self.reactor.handle().enter();
+        let listener =
+            Listener::start(Arc::clone(&self.gateway), SocketAddr::new(ip, port), app, bounds)?;
+        let address = listener.address();
+        *self.listener.lock() = Some(Arc::new(listener));
+        Ok((address.ip().to_string(), address.port()))
+    }
+
+    /// Accepts no more and lets running requests end, for up to `grace_s` seconds. Whether all
+    /// had ended. Blocks.
+    fn stop_listening(&self, py: Python<'_>, grace_s: f64) -> PyResult<bool> {
+        let Some(listener) = self.listener.lock().take() else { return Ok(true) };
+        let grace = Duration::try_from_secs_f64(grace_s).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        Ok(py.detach(|| self.reactor.handle().block_on(listener.stop(grace))))
     }
 
     /// Takes a new configuration in, whole. JSON as the control plane makes it.
@@ -202,7 +249,7 @@ impl Core {
         let headers = Headers::read(headers)?;
         let slot = this
             .gateway
-            .admit(endpoint, headers.request(body.as_bytes()));
+            .admit(endpoint, headers.request(), Bytes::copy_from_slice(body.as_bytes()));
         let id = this.next_id.fetch_add(1, Ordering::Relaxed);
         Ok(Exchange::new(slot, slf.clone().unbind(), id))
     }
@@ -215,7 +262,7 @@ impl Core {
         limit_s: f64,
     ) -> PyResult<Exchange> {
         let this = slf.get();
-        let limit = std::time::Duration::try_from_secs_f64(limit_s)
+        let limit = Duration::try_from_secs_f64(limit_s)
             .map_err(|e| PyValueError::new_err(e.to_string()))?;
         let slot = this.gateway.fetch(upstream, path, limit);
         let id = this.next_id.fetch_add(1, Ordering::Relaxed);
@@ -231,7 +278,7 @@ impl Core {
         let headers = Headers::read(headers)?;
         match self
             .gateway
-            .authenticate(headers.request(&[]).authorization)
+            .authenticate(headers.request().authorization)
         {
             Ok(_) => Ok(None),
             Err(error) => self.answer(py, &error).map(Some),
@@ -247,7 +294,7 @@ impl Core {
         let headers = Headers::read(headers)?;
         match self
             .gateway
-            .authenticate(headers.request(&[]).authorization)
+            .authenticate(headers.request().authorization)
         {
             Ok(key) => Ok(PyList::new(py, self.gateway.models(&key))?.into_any()),
             Err(error) => self.answer(py, &error),
