@@ -178,7 +178,15 @@ def client_json(trace: Trace) -> Any:
 
 def check_nothing_leaks(answer: Answer) -> None:
     shown = answer.body.lower() + repr(answer.headers).lower().encode()
-    for secret in (b"sglang", b"/opt/", b".py", b"traceback", b"127.0.0.1", b"uvicorn", b"pydantic"):
+    for secret in (
+        b"sglang",
+        b"/opt/",
+        b".py",
+        b"traceback",
+        b"127.0.0.1",
+        b"uvicorn",
+        b"pydantic",
+    ):
         assert secret not in shown, answer
 
 
@@ -225,7 +233,9 @@ def test_usage_that_nobody_asked_for_is_taken_out(
     assert answer.complete
     assert answer.body == b"\n\n".join(kept)
     row = gateway.usage_of(answer)
-    found = re.search(rb'"usage":\{"prompt_tokens":(\d+),.*"completion_tokens":(\d+)', trace.content)
+    found = re.search(
+        rb'"usage":\{"prompt_tokens":(\d+),.*"completion_tokens":(\d+)', trace.content
+    )
     assert found is not None
     counted = (row["prompt_tokens"], row["completion_tokens"])
     assert counted == (int(found.group(1)), int(found.group(2)))

@@ -8,9 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(
-    probe: Callable[[], T], what: str, timeout_s: float = 10.0, every_s: float = 0.005
-) -> T:
+def until(probe: Callable[[], T], what: str, timeout_s: float = 10.0, every_s: float = 0.005) -> T:
     """The first true value of `probe`. Fails, naming `what`, after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not (value := probe()):

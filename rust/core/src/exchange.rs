@@ -316,7 +316,10 @@ async fn attempt(
         ));
         if more {
             headers.extend(STREAM_HEADERS.map(|(name, value)| {
-                (HeaderName::from_static(name), HeaderValue::from_static(value))
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
             }));
         }
         Head {

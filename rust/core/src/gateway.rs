@@ -50,7 +50,9 @@ impl Endpoint {
 
     /// The API of a path.
     pub fn of_path(path: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|endpoint| endpoint.path() == path)
+        Self::ALL
+            .into_iter()
+            .find(|endpoint| endpoint.path() == path)
     }
 
     /// The name in metrics and usage.
@@ -174,7 +176,11 @@ impl Gateway {
             let id = answer_headers
                 .iter()
                 .find(|(name, _)| name == "x-request-id");
-            note(error, id.and_then(|(_, value)| value.to_str().ok()).unwrap_or_default());
+            note(
+                error,
+                id.and_then(|(_, value)| value.to_str().ok())
+                    .unwrap_or_default(),
+            );
         }
     }
 
@@ -250,7 +256,12 @@ impl Gateway {
     }
 
     /// Decides a request and starts it. A refusal is an exchange too, answered already.
-    pub fn admit(self: &Arc<Self>, endpoint: Endpoint, request: Request<'_>, body: Bytes) -> Arc<Slot> {
+    pub fn admit(
+        self: &Arc<Self>,
+        endpoint: Endpoint,
+        request: Request<'_>,
+        body: Bytes,
+    ) -> Arc<Slot> {
         let id = uuid::Uuid::now_v7();
         let mut answer_headers = Vec::with_capacity(8);
         answer_headers.push((
@@ -592,11 +603,7 @@ fn rate_limited(refusal: &Refusal, cost: u64) -> Error {
 }
 
 /// `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, as OpenAI writes them.
-fn rate_headers(
-    requests: &Option<State>,
-    tokens: &Option<State>,
-    out: &mut Headers,
-) {
+fn rate_headers(requests: &Option<State>, tokens: &Option<State>, out: &mut Headers) {
     const NAMES: [[&str; 3]; 2] = [
         [
             "x-ratelimit-limit-requests",
@@ -611,8 +618,14 @@ fn rate_headers(
     ];
     for (state, [limit, remaining, reset]) in [requests, tokens].into_iter().zip(NAMES) {
         if let Some(state) = state {
-            out.push((HeaderName::from_static(limit), HeaderValue::from(state.limit)));
-            out.push((HeaderName::from_static(remaining), HeaderValue::from(state.remaining)));
+            out.push((
+                HeaderName::from_static(limit),
+                HeaderValue::from(state.limit),
+            ));
+            out.push((
+                HeaderName::from_static(remaining),
+                HeaderValue::from(state.remaining),
+            ));
             out.push((
                 HeaderName::from_static(reset),
                 header_text(duration(Duration::from_nanos(state.reset))),

@@ -71,20 +71,32 @@ impl Listener {
         app: PathBuf,
         bounds: Bounds,
     ) -> io::Result<Self> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         let (stop, stopping) = watch::channel(false);
         let (done, stopped) = watch::channel(false);
-        let shared = Arc::new(Shared { gateway, app: App::new(app), bounds });
+        let shared = Arc::new(Shared {
+            gateway,
+            app: App::new(app),
+            bounds,
+        });
         tokio::spawn(async move {
             accept(listener, shared, stopping).await;
             // Nobody may be waiting any more.
             let _ = done.send(true);
         });
-        Ok(Self { address, stop, stopped })
+        Ok(Self {
+            address,
+            stop,
+            stopped,
+        })
     }
 
     /// Where it listens, with the port that the system chose.
@@ -98,11 +110,17 @@ impl Listener {
         // An error means that the listener has ended already.
         let _ = self.stop.send(true);
         let mut stopped = self.stopped.clone();
-        tokio::time::timeout(grace, stopped.wait_for(|done| *done)).await.is_ok()
+        tokio::time::timeout(grace, stopped.wait_for(|done| *done))
+            .await
+            .is_ok()
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
+async fn accept(
+    listener: tokio::net::TcpListener,
+    shared: Arc<Shared>,
+    mut stopping: watch::Receiver<bool>,
+) {
     let graceful = GracefulShutdown::new();
     let mut builder = Builder::new(TokioExecutor::new());
     builder
@@ -133,12 +151,21 @@ async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>, mut stop
     graceful.shutdown().await;
 }
 
-fn connection(builder: &Builder<TokioExecutor>, graceful: &GracefulShutdown, shared: &Arc<Shared>, stream: TcpStream) {
+fn connection(
+    builder: &Builder<TokioExecutor>,
+    graceful: &GracefulShutdown,
+    shared: &Arc<Shared>,
+    stream: TcpStream,
+) {
     // It fails only on a connection that is gone already.
     let _ = stream.set_nodelay(true);
     let shared = Arc::clone(shared);
     let service = service_fn(move |request| handle(Arc::clone(&shared), request));
-    let serving = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+    let serving = graceful.watch(
+        builder
+            .serve_connection(TokioIo::new(stream), service)
+            .into_owned(),
+    );
     tokio::spawn(async move {
         // A connection that breaks has dropped its request, which is how that is cancelled.
         let _ = serving.await;

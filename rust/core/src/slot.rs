@@ -180,7 +180,11 @@ impl Slot {
     pub fn notify(&self) {
         let reader = {
             let mut state = self.state.lock();
-            if state.out.is_empty() { None } else { state.reader.take() }
+            if state.out.is_empty() {
+                None
+            } else {
+                state.reader.take()
+            }
         };
         if let Some(reader) = reader {
             reader.wake();

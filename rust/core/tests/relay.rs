@@ -1,5 +1,11 @@
 //! The relay against a real SGLang's recorded streams, in every chunking.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 use std::path::PathBuf;
 
@@ -22,11 +28,18 @@ fn trace(name: &str) -> Trace {
     let (request, answer) = (read("req"), read("resp"));
     let split = |bytes: &[u8]| {
         let at = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
-        (String::from_utf8(bytes[..at].to_vec()).unwrap(), bytes[at + 4..].to_vec())
+        (
+            String::from_utf8(bytes[..at].to_vec()).unwrap(),
+            bytes[at + 4..].to_vec(),
+        )
     };
     let (head, request) = split(&request);
     let (_, coded) = split(&answer);
-    Trace { request, answer: dechunked(&coded), completions: head.contains(" /v1/completions ") }
+    Trace {
+        request,
+        answer: dechunked(&coded),
+        completions: head.contains(" /v1/completions "),
+    }
 }
 
 fn dechunked(mut coded: &[u8]) -> Vec<u8> {
@@ -57,7 +70,11 @@ fn shape(trace: &Trace) -> Shape {
 }
 
 /// Feeds `answer` in pieces of `sizes`, repeated.
-fn relay(shape: Shape, answer: &[u8], sizes: &[usize]) -> (StreamRelay, Vec<u8>, Result<(), Error>) {
+fn relay(
+    shape: Shape,
+    answer: &[u8],
+    sizes: &[usize],
+) -> (StreamRelay, Vec<u8>, Result<(), Error>) {
     let mut relay = StreamRelay::new(shape);
     let mut out = BytesMut::new();
     let mut rest = answer;
@@ -75,7 +92,11 @@ fn relay(shape: Shape, answer: &[u8], sizes: &[usize]) -> (StreamRelay, Vec<u8>,
 
 const CHUNKINGS: [&[usize]; 5] = [&[1], &[7, 1, 300, 2], &[64], &[253, 4096], &[usize::MAX]];
 
-fn every_chunking(shape: Shape, answer: &[u8], check: impl Fn(&StreamRelay, &[u8], Result<(), Error>)) {
+fn every_chunking(
+    shape: Shape,
+    answer: &[u8],
+    check: impl Fn(&StreamRelay, &[u8], Result<(), Error>),
+) {
     for sizes in CHUNKINGS {
         let (relay, out, result) = relay(shape, answer, sizes);
         check(&relay, &out, result);
@@ -85,13 +106,24 @@ fn every_chunking(shape: Shape, answer: &[u8], check: impl Fn(&StreamRelay, &[u8
 #[test]
 fn whole_streams_pass_byte_for_byte() {
     for name in [
-        "020-chat-stream", "021-chat-stream-usage", "022-chat-stream-continuous-usage",
-        "023-chat-stream-n2-usage", "024-chat-stream-unicode", "025-chat-stream-logprobs",
-        "026-chat-stream-length-one", "027-chat-stream-keepalive-conn", "031-completions-stream",
-        "032-completions-stream-usage", "033-completions-two-prompts-stream-usage",
-        "135-abort-by-rid-stream", "221-tool-call-stream-usage", "222-two-tool-calls-stream",
-        "224-tool-choice-required-stream", "226-reasoning-stream-usage",
-        "227-reasoning-not-separated-stream", "229-cache-report-stream-usage",
+        "020-chat-stream",
+        "021-chat-stream-usage",
+        "022-chat-stream-continuous-usage",
+        "023-chat-stream-n2-usage",
+        "024-chat-stream-unicode",
+        "025-chat-stream-logprobs",
+        "026-chat-stream-length-one",
+        "027-chat-stream-keepalive-conn",
+        "031-completions-stream",
+        "032-completions-stream-usage",
+        "033-completions-two-prompts-stream-usage",
+        "135-abort-by-rid-stream",
+        "221-tool-call-stream-usage",
+        "222-two-tool-calls-stream",
+        "224-tool-choice-required-stream",
+        "226-reasoning-stream-usage",
+        "227-reasoning-not-separated-stream",
+        "229-cache-report-stream-usage",
     ] {
         let Ok(trace) = std::panic::catch_unwind(|| trace(name)) else {
             // 135 has no suffix of its own in every recording; its siblings are listed by number.
@@ -101,7 +133,11 @@ fn whole_streams_pass_byte_for_byte() {
         every_chunking(shape(&trace), &trace.answer, |relay, out, result| {
             assert!(result.is_ok(), "{name}: {result:?}");
             assert!(relay.is_done());
-            assert_eq!(String::from_utf8_lossy(out), String::from_utf8_lossy(&trace.answer), "{name}");
+            assert_eq!(
+                String::from_utf8_lossy(out),
+                String::from_utf8_lossy(&trace.answer),
+                "{name}"
+            );
         });
     }
 }
@@ -109,10 +145,23 @@ fn whole_streams_pass_byte_for_byte() {
 #[test]
 fn usage_is_read_and_taken_out_when_not_asked_for() {
     let trace = trace("021-chat-stream-usage");
-    let quiet = Shape { include_usage: false, ..shape(&trace) };
+    let quiet = Shape {
+        include_usage: false,
+        ..shape(&trace)
+    };
     every_chunking(quiet, &trace.answer, |relay, out, result| {
         assert!(result.is_ok());
-        assert_eq!(relay.usage(), Some((Usage { prompt: 22, completion: 10, ..Usage::default() }, true)));
+        assert_eq!(
+            relay.usage(),
+            Some((
+                Usage {
+                    prompt: 22,
+                    completion: 10,
+                    ..Usage::default()
+                },
+                true
+            ))
+        );
         let out = String::from_utf8_lossy(out).into_owned();
         assert!(!out.contains("\"usage\""));
         let expected: String = String::from_utf8_lossy(&trace.answer)
@@ -126,7 +175,11 @@ fn usage_is_read_and_taken_out_when_not_asked_for() {
 #[test]
 fn running_usage_is_cut_out_of_each_event() {
     let running = trace("022-chat-stream-continuous-usage");
-    let quiet = Shape { include_usage: false, continuous_usage: false, ..shape(&running) };
+    let quiet = Shape {
+        include_usage: false,
+        continuous_usage: false,
+        ..shape(&running)
+    };
     every_chunking(quiet, &running.answer, |relay, out, result| {
         assert!(result.is_ok());
         assert_eq!(relay.usage().map(|(usage, _)| usage.completion), Some(4));
@@ -135,7 +188,10 @@ fn running_usage_is_cut_out_of_each_event() {
         for frame in out.split_inclusive("\n\n") {
             assert!(frame.ends_with("\n\n"), "{frame:?}");
             let data = frame.trim_end().strip_prefix("data: ").unwrap();
-            assert!(data == "[DONE]" || serde_json::from_str::<serde_json::Value>(data).is_ok(), "{data}");
+            assert!(
+                data == "[DONE]" || serde_json::from_str::<serde_json::Value>(data).is_ok(),
+                "{data}"
+            );
         }
     });
     // What is left is what the engine sends to those who do not ask.
@@ -145,15 +201,22 @@ fn running_usage_is_cut_out_of_each_event() {
     let (_, out, _) = relay(quiet, &stream, &[usize::MAX]);
     let whole = &br#"data: {"choices":[{"delta":{"content":"x"},"finish_reason":null}]}"#[..];
     assert!(out.starts_with(whole), "{}", String::from_utf8_lossy(&out));
-    let text = Shape { completions: true, ..quiet };
+    let text = Shape {
+        completions: true,
+        ..quiet
+    };
     let (_, out, _) = relay(text, &stream, &[usize::MAX]);
-    let null = &br#"data: {"choices":[{"delta":{"content":"x"},"finish_reason":null}],"usage":null}"#[..];
+    let null =
+        &br#"data: {"choices":[{"delta":{"content":"x"},"finish_reason":null}],"usage":null}"#[..];
     assert!(out.starts_with(null), "{}", String::from_utf8_lossy(&out));
 }
 
 #[test]
 fn failures_inside_a_200_are_errors() {
-    for (name, kind) in [("304-queue-full-stream", Kind::Unavailable), ("302-queued", Kind::Unavailable)] {
+    for (name, kind) in [
+        ("304-queue-full-stream", Kind::Unavailable),
+        ("302-queued", Kind::Unavailable),
+    ] {
         let trace = trace(name);
         every_chunking(shape(&trace), &trace.answer, |relay, out, result| {
             assert_eq!(result.unwrap_err().kind, kind, "{name}");
@@ -172,12 +235,22 @@ fn failures_inside_a_200_are_errors() {
 fn a_stream_that_is_cut_never_ends_as_if_it_were_whole() {
     let trace = trace("021-chat-stream-usage");
     let shape = shape(&trace);
-    let finish = String::from_utf8_lossy(&trace.answer).find("\"finish_reason\":\"stop\"").unwrap();
-    let finish_end = finish + trace.answer[finish..].windows(2).position(|w| w == b"\n\n").unwrap() + 2;
+    let finish = String::from_utf8_lossy(&trace.answer)
+        .find("\"finish_reason\":\"stop\"")
+        .unwrap();
+    let finish_end = finish
+        + trace.answer[finish..]
+            .windows(2)
+            .position(|w| w == b"\n\n")
+            .unwrap()
+        + 2;
     for cut in 0..trace.answer.len() {
         let (_, out, result) = relay(shape, &trace.answer[..cut], &[usize::MAX]);
         let frames = String::from_utf8(out.clone()).expect("whole frames are whole characters");
-        assert!(frames.is_empty() || frames.ends_with("\n\n"), "cut at {cut}");
+        assert!(
+            frames.is_empty() || frames.ends_with("\n\n"),
+            "cut at {cut}"
+        );
         if cut < finish_end - 2 {
             assert!(result.is_err(), "cut at {cut}");
             assert!(!out.ends_with(DONE), "cut at {cut}");
@@ -206,7 +279,10 @@ fn what_is_no_stream_is_refused() {
         assert_eq!(result.unwrap_err().kind, Kind::UpstreamError);
         assert!(!relay.is_started(), "{}", String::from_utf8_lossy(&out));
     }
-    let small = Shape { max_event_bytes: 100, ..shape };
+    let small = Shape {
+        max_event_bytes: 100,
+        ..shape
+    };
     let (_, _, result) = self::relay(small, &[b'x'; 1000], &[10]);
     assert!(result.unwrap_err().message.contains("too large"));
 }
@@ -219,6 +295,9 @@ fn comments_pass_and_null_text_is_mended() {
     let (_, out, result) = relay(shape, stream, &[5]);
     assert!(result.is_ok());
     let out = String::from_utf8(out).unwrap();
-    assert!(out.starts_with(": ping\n\ndata: {\"choices\":[{\"text\":\"\","), "{out}");
+    assert!(
+        out.starts_with(": ping\n\ndata: {\"choices\":[{\"text\":\"\","),
+        "{out}"
+    );
     assert!(out.ends_with("data: [DONE]\n\n"));
 }

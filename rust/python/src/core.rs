@@ -196,7 +196,8 @@ impl Core {
         let ip = host
             .parse()
             .map_err(|_| PyValueError::new_err(format!("{host:?} is no IP address")))?;
-        let seconds = |s| Duration::try_from_secs_f64(s).map_err(|e| PyValueError::new_err(e.to_string()));
+        let seconds =
+            |s| Duration::try_from_secs_f64(s).map_err(|e| PyValueError::new_err(e.to_string()));
         let bounds = Bounds {
             body_bytes,
             header_bytes,
@@ -204,8 +205,12 @@ impl Core {
             body_read: seconds(body_read_s)?,
         };
         let _runtime = self.reactor.handle().enter();
-        let listener =
-            Listener::start(Arc::clone(&self.gateway), SocketAddr::new(ip, port), app, bounds)?;
+        let listener = Listener::start(
+            Arc::clone(&self.gateway),
+            SocketAddr::new(ip, port),
+            app,
+            bounds,
+        )?;
         let address = listener.address();
         *self.listener.lock() = Some(Arc::new(listener));
         Ok((address.ip().to_string(), address.port()))
@@ -214,8 +219,11 @@ impl Core {
     /// Accepts no more and lets running requests end, for up to `grace_s` seconds. Whether all
     /// had ended. Blocks.
     fn stop_listening(&self, py: Python<'_>, grace_s: f64) -> PyResult<bool> {
-        let Some(listener) = self.listener.lock().take() else { return Ok(true) };
-        let grace = Duration::try_from_secs_f64(grace_s).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        let Some(listener) = self.listener.lock().take() else {
+            return Ok(true);
+        };
+        let grace = Duration::try_from_secs_f64(grace_s)
+            .map_err(|e| PyValueError::new_err(e.to_string()))?;
         Ok(py.detach(|| self.reactor.handle().block_on(listener.stop(grace))))
     }
 
@@ -247,9 +255,11 @@ impl Core {
             .get(endpoint)
             .ok_or_else(|| PyValueError::new_err("no such endpoint"))?;
         let headers = Headers::read(headers)?;
-        let slot = this
-            .gateway
-            .admit(endpoint, headers.request(), Bytes::copy_from_slice(body.as_bytes()));
+        let slot = this.gateway.admit(
+            endpoint,
+            headers.request(),
+            Bytes::copy_from_slice(body.as_bytes()),
+        );
         let id = this.next_id.fetch_add(1, Ordering::Relaxed);
         Ok(Exchange::new(slot, slf.clone().unbind(), id))
     }
@@ -276,10 +286,7 @@ impl Core {
         headers: &Bound<'py, PyList>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let headers = Headers::read(headers)?;
-        match self
-            .gateway
-            .authenticate(headers.request().authorization)
-        {
+        match self.gateway.authenticate(headers.request().authorization) {
             Ok(_) => Ok(None),
             Err(error) => self.answer(py, &error).map(Some),
         }
@@ -292,10 +299,7 @@ impl Core {
         headers: &Bound<'py, PyList>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let headers = Headers::read(headers)?;
-        match self
-            .gateway
-            .authenticate(headers.request().authorization)
-        {
+        match self.gateway.authenticate(headers.request().authorization) {
             Ok(key) => Ok(PyList::new(py, self.gateway.models(&key))?.into_any()),
             Err(error) => self.answer(py, &error),
         }

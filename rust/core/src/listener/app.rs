@@ -41,7 +41,11 @@ impl App {
     }
 
     /// Passes a request on and its answer back.
-    pub(super) async fn answer(&self, shared: &Shared, request: Request<Incoming>) -> Response<Answer> {
+    pub(super) async fn answer(
+        &self,
+        shared: &Shared,
+        request: Request<Incoming>,
+    ) -> Response<Answer> {
         let modern = request.version() < Version::HTTP_2;
         match self.client.request(forwarded(request)).await {
             Ok(response) => {
@@ -51,7 +55,9 @@ impl App {
                 parts.version = Version::HTTP_11;
                 let mut response = Response::from_parts(parts, Answer::App(body));
                 if modern && shared.gateway.is_draining() {
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    response
+                        .headers_mut()
+                        .insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 response
             }
@@ -85,7 +91,11 @@ fn forwarded(request: Request<Incoming>) -> Request<Incoming> {
 }
 
 fn strip(headers: &mut http::HeaderMap) {
-    let dropped: Vec<_> = headers.keys().filter(|name| is_hop_by_hop(name, headers)).cloned().collect();
+    let dropped: Vec<_> = headers
+        .keys()
+        .filter(|name| is_hop_by_hop(name, headers))
+        .cloned()
+        .collect();
     for name in dropped {
         headers.remove(name);
     }
@@ -123,7 +133,11 @@ impl hyper::rt::Read for Stream {
 }
 
 impl hyper::rt::Write for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }
 

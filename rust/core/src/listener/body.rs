@@ -26,7 +26,11 @@ pub(super) enum Unread {
 }
 
 /// The whole body, at most `limit` bytes. A refused body has been drained within bounds.
-pub(super) async fn read(mut body: Incoming, limit: usize, time: Duration) -> Result<Bytes, Unread> {
+pub(super) async fn read(
+    mut body: Incoming,
+    limit: usize,
+    time: Duration,
+) -> Result<Bytes, Unread> {
     let declared = body.size_hint().exact();
     if declared.is_some_and(|length| length > limit as u64) {
         drain(body).await;
@@ -43,12 +47,19 @@ pub(super) async fn read(mut body: Incoming, limit: usize, time: Duration) -> Re
     }
 }
 
-async fn collect(body: &mut Incoming, declared: Option<u64>, limit: usize) -> Result<Bytes, Unread> {
-    let Some(first) = next(body).await? else { return Ok(Bytes::new()) };
+async fn collect(
+    body: &mut Incoming,
+    declared: Option<u64>,
+    limit: usize,
+) -> Result<Bytes, Unread> {
+    let Some(first) = next(body).await? else {
+        return Ok(Bytes::new());
+    };
     if declared == Some(first.len() as u64) {
         return Ok(first);
     }
-    let mut out = BytesMut::with_capacity(declared.map_or(first.len() * 2, |length| length as usize));
+    let mut out =
+        BytesMut::with_capacity(declared.map_or(first.len() * 2, |length| length as usize));
     out.extend_from_slice(&first);
     drop(first);
     while let Some(chunk) = next(body).await? {
@@ -57,7 +68,11 @@ async fn collect(body: &mut Incoming, declared: Option<u64>, limit: usize) -> Re
         }
         out.extend_from_slice(&chunk);
     }
-    if out.len() > limit { Err(Unread::TooLarge) } else { Ok(out.freeze()) }
+    if out.len() > limit {
+        Err(Unread::TooLarge)
+    } else {
+        Ok(out.freeze())
+    }
 }
 
 async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Unread> {
@@ -116,10 +131,16 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut *self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(guard) => guard.0.poll_bytes(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(guard) => guard
+                .0
+                .poll_bytes(cx)
+                .map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
             Self::App(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -134,7 +155,9 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
             Self::Stream(_) => SizeHint::default(),
             Self::App(body) => body.size_hint(),
         }

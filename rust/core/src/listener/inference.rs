@@ -1,5 +1,7 @@
 //! One inference request: read, admitted, relayed.
-use http::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::header::{
+    ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 
@@ -13,39 +15,65 @@ use crate::slot::Head;
 const SMALL: u64 = 64 * 1024;
 
 /// Answers one request. Every outcome is an answer in OpenAI's shape.
-pub(super) async fn answer(shared: &Shared, endpoint: Endpoint, request: Request<Incoming>) -> Response<Answer> {
+pub(super) async fn answer(
+    shared: &Shared,
+    endpoint: Endpoint,
+    request: Request<Incoming>,
+) -> Response<Answer> {
     let (parts, incoming) = request.into_parts();
     let modern = parts.version < Version::HTTP_2;
     if let Err(error) = framing(&parts.headers, parts.version) {
         return closing(refused(shared, &error));
     }
     if parts.method != Method::POST {
-        let error = Error::new(Kind::MethodNotAllowed, format!("Use POST for {}.", endpoint.path()));
+        let error = Error::new(
+            Kind::MethodNotAllowed,
+            format!("Use POST for {}.", endpoint.path()),
+        );
         let mut response = refused(shared, &error);
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("POST"));
         return response;
     }
     let asked = view(&parts.headers);
-    if incoming.size_hint().exact().is_none_or(|length| length > SMALL)
+    if incoming
+        .size_hint()
+        .exact()
+        .is_none_or(|length| length > SMALL)
         && let Err(error) = shared.gateway.authenticate(asked.authorization)
     {
         body::drain(incoming).await;
         return closing(refused(shared, &error));
     }
-    let bytes = match body::read(incoming, shared.bounds.body_bytes, shared.bounds.body_read).await {
+    let bytes = match body::read(incoming, shared.bounds.body_bytes, shared.bounds.body_read).await
+    {
         Ok(bytes) => bytes,
-        Err(unread) => return closing(refused(shared, &unread_error(unread, shared.bounds.body_bytes))),
+        Err(unread) => {
+            return closing(refused(
+                shared,
+                &unread_error(unread, shared.bounds.body_bytes),
+            ));
+        }
     };
     let slot = shared.gateway.admit(endpoint, asked, bytes);
     let guard = Guard(slot);
     let head = std::future::poll_fn(|cx| guard.0.poll_head(cx)).await;
     let Some(head) = head else {
         // The runtime is going down.
-        return closing(refused(shared, &Error::new(Kind::Unavailable, "The gateway is shutting down. Please try again.")));
+        return closing(refused(
+            shared,
+            &Error::new(
+                Kind::Unavailable,
+                "The gateway is shutting down. Please try again.",
+            ),
+        ));
     };
     let mut response = render(head, guard);
     if modern && shared.gateway.is_draining() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
@@ -90,15 +118,20 @@ fn view(headers: &HeaderMap) -> gateway::Request<'_> {
 
 fn unread_error(unread: Unread, limit: usize) -> Error {
     match unread {
-        Unread::TooLarge => {
-            Error::new(Kind::PayloadTooLarge, format!("The request body is over the limit of {limit} bytes."))
-        }
-        Unread::TooSlow => {
-            Error::new(Kind::InvalidRequest, "The request body did not arrive in time.").code("slow_body")
-        }
-        Unread::Broken => {
-            Error::new(Kind::InvalidRequest, "The request body is incomplete or malformed.").code("bad_body")
-        }
+        Unread::TooLarge => Error::new(
+            Kind::PayloadTooLarge,
+            format!("The request body is over the limit of {limit} bytes."),
+        ),
+        Unread::TooSlow => Error::new(
+            Kind::InvalidRequest,
+            "The request body did not arrive in time.",
+        )
+        .code("slow_body"),
+        Unread::Broken => Error::new(
+            Kind::InvalidRequest,
+            "The request body is incomplete or malformed.",
+        )
+        .code("bad_body"),
     }
 }
 
@@ -106,7 +139,10 @@ fn unread_error(unread: Unread, limit: usize) -> Error {
 pub(super) fn refused(shared: &Shared, error: &Error) -> Response<Answer> {
     let slot = shared.gateway.refusal(error, Vec::new());
     let guard = Guard(std::sync::Arc::new(slot));
-    match guard.0.poll_head(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+    match guard
+        .0
+        .poll_head(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+    {
         std::task::Poll::Ready(Some(head)) => render(head, guard),
         _ => Response::new(Answer::Whole(None)),
     }
@@ -114,12 +150,18 @@ pub(super) fn refused(shared: &Shared, error: &Error) -> Response<Answer> {
 
 /// What follows on this connection cannot be trusted, or would not be read.
 fn closing(mut response: Response<Answer>) -> Response<Answer> {
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
 fn render(head: Head, guard: Guard) -> Response<Answer> {
-    let body = if head.more { Answer::Stream(guard) } else { Answer::Whole(Some(head.body)) };
+    let body = if head.more {
+        Answer::Stream(guard)
+    } else {
+        Answer::Whole(Some(head.body))
+    };
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let headers = response.headers_mut();
