@@ -114,10 +114,10 @@ class Core:
 class Exchange:
     """One request's answer. Dropping it before the end cancels the request."""
 
-    def start(self) -> _Answer | None | Future[_Answer | None]:
+    def start(self) -> _Answer | Future[_Answer | None] | None:
         """The answer's start at once if it is there, else a future; None if it was cancelled."""
 
-    def next(self) -> bytes | None | Future[bytes | None]:
+    def next(self) -> bytes | Future[bytes | None] | None:
         """All bytes that are ready, None at the end, or a future of either."""
 
     def cancel(self, *_args: object) -> None:

@@ -1,10 +1,8 @@
 """`forebay dev`: gateway, database and simulated engine with one command."""
 
 import asyncio
-import ctypes
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -91,9 +89,12 @@ def _engine(environment: dict[str, str]) -> Iterator[str]:
     ready = STATE / f"engine-{os.getpid()}.json"
     ready.unlink(missing_ok=True)
     engine = subprocess.Popen(
-        [found, "sim", "--port", "0", "--model", MODEL, "--ready-file", str(ready)],
+        [
+            *(found, "sim", "--port", "0", "--model", MODEL, "--embed-any"),
+            # A killed gateway leaves no engine behind.
+            *("--exit-with-parent", "--ready-file", str(ready)),
+        ],
         stdout=subprocess.DEVNULL,
-        preexec_fn=_end_with_parent,
     )
     try:
         deadline = time.monotonic() + ENGINE_START_S
@@ -112,11 +113,6 @@ def _engine(environment: dict[str, str]) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             engine.kill()
         ready.unlink(missing_ok=True)
-
-
-def _end_with_parent() -> None:
-    """A killed gateway leaves no engine behind (prctl(2), PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 async def _keys(database_url: str) -> dict[str, str]:
@@ -155,8 +151,9 @@ def _announce(facts: dict[str, Any], database_url: str) -> None:
     DEV_STATE.write_bytes(
         orjson.dumps({"database_url": database_url, "http": facts["http"], "pid": facts["pid"]})
     )
+    model = facts["models"][0] if facts["models"] else MODEL
     body = (
-        '{"model": "%s", "stream": true, "messages": [{"role": "user", "content": "hi"}]}' % MODEL
+        '{"model": "%s", "stream": true, "messages": [{"role": "user", "content": "hi"}]}' % model
     )
     print(
         f"\nForebay is ready.\n"

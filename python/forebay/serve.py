@@ -186,10 +186,12 @@ async def serve(
     await server.start()
     if grpc_server is not None:
         await grpc_server.start()
+    await gateway.looked()
     facts = {
         "http": local_url(server.address),
         "grpc": str(grpc_server.address) if grpc_server is not None else None,
         "pid": os.getpid(),
+        "models": gateway.models,
         **(ready or {}),
     }
     log.info("serving", http=facts["http"], grpc=facts["grpc"])

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from forebay.store import EmbeddedPostgres
+
 from tests.support.processes import Engine, Gateway, Key
 from tests.support.upstream import ScriptedUpstream
 from tests.support.wait import closed_port, until

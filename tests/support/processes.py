@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import psutil
-
 from forebay.store import Database, KeyStore
+
 from tests.conftest import run_apart
 from tests.support.wait import until
 from tests.support.wire import Answer, call, request

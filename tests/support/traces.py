@@ -29,7 +29,7 @@ class Trace:
     @property
     def chunked(self) -> bool:
         """The answer is an event stream."""
-        return b"transfer-encoding: chunked" in self.answer.partition(b"\r\n\r\n")[0]
+        return b"transfer-encoding: chunked" in self.answer.partition(b"\r\n\r\n")[0].lower()
 
     @property
     def content(self) -> bytes:

@@ -44,6 +44,7 @@ def _add_sim_arguments(sim: argparse.ArgumentParser) -> None:
     add("--model", action="append", metavar="NAME", help="serve this name; repeatable")
     add("--embedding", action="append", metavar="NAME", help="an embedding model; repeatable")
     add("--embedding-dim", type=int, default=base.embedding_dim)
+    add("--embed-any", action="store_true", help="generative models embed as well (unlike SGLang)")
     add("--ready-file", metavar="PATH", help='written once ready: {"url", "pid"}')
     add("--api-key", metavar="K", help="ask for `Authorization: Bearer K`")
     add("--seed", type=int, default=base.seed)
@@ -86,6 +87,7 @@ def _sim_options(args: argparse.Namespace) -> SimOptions:
         models=models,
         embedding_models=embedding,
         embedding_dim=args.embedding_dim,
+        embed_any=args.embed_any,
         ready_file=args.ready_file,
         api_key=args.api_key,
         seed=args.seed,

@@ -10,8 +10,8 @@ import structlog
 
 from forebay._core import Core
 from forebay.config import Config
-from forebay.gateway.answer import Answer
 from forebay.gateway import snapshot
+from forebay.gateway.answer import Answer
 from forebay.upstreams import KINDS
 
 log = structlog.get_logger("forebay.gateway")
@@ -57,6 +57,7 @@ class Gateway:
         self.draining = False
         self._discovered: dict[str, list[str]] = {}
         self._upstreams: dict[str, bool] = {}
+        self._looked = {name: asyncio.Event() for name in config.upstreams}
         self._tasks: list[asyncio.Task[None]] = []
         self._apply()
 
@@ -66,6 +67,17 @@ class Gateway:
         for name in self.config.upstreams:
             self._tasks.append(asyncio.create_task(self._watch(name), name=f"watch-{name}"))
         self._tasks.append(asyncio.create_task(self._tell_failures(), name="failures"))
+
+    async def looked(self) -> None:
+        """Wait until every upstream has been looked at once, whatever came of it."""
+        for event in self._looked.values():
+            await event.wait()
+
+    @property
+    def models(self) -> list[str]:
+        """The names of all models known now, aliases left out."""
+        found = {name for names in self._discovered.values() for name in names}
+        return sorted(found | set(self.config.models))
 
     def begin_drain(self) -> None:
         """Take no new work; what runs goes on."""
@@ -131,6 +143,7 @@ class Gateway:
             if ready != self._upstreams.get(name):
                 self._upstreams[name] = ready
                 log.info("upstream is ready" if ready else "upstream is not ready", upstream=name)
+            self._looked[name].set()
             waiting = not ready and (upstream.discover and name not in self._discovered)
             await asyncio.sleep(FIRST_POLL_S if waiting else POLL_S)
 

@@ -333,9 +333,10 @@ class App:
                 return
             model = body.get("model")
             known = self.options.embedding_models
-            if not known or model in self.options.models:
-                raise errors.bad_request(_NOT_EMBEDDING)
-            model = model if model in known else known[0]
+            if not self.options.embed_any:
+                if not known or model in self.options.models:
+                    raise errors.bad_request(_NOT_EMBEDDING)
+                model = model if model in known else known[0]
             prompts = requests.embedding_inputs(exchange.path, body, self.options)
             if body.get("dimensions") is not None:
                 raise errors.bad_request(

@@ -13,6 +13,7 @@ class SimOptions:
     """Options of one server.
 
     models: generative models served; embedding_models: served by `/v1/embeddings`.
+    embed_any: `/v1/embeddings` takes every model, which a real engine does not.
     load_delay_s: how long the port refuses connections; afterwards `/ready` is 503 for
         `warmup_s` while completions are already answered, as on a real start.
     disconnect_poll_s: when a hang-up on a request that is queued or not a stream is noticed.
@@ -27,6 +28,7 @@ class SimOptions:
     models: tuple[str, ...] = ("tiny",)
     embedding_models: tuple[str, ...] = ()
     embedding_dim: int = 64
+    embed_any: bool = False
     ready_file: str | None = None
     api_key: str | None = None
     seed: int = 0
