@@ -7,7 +7,7 @@ SOURCES := $(shell find rust benches/micro -name '*.rs' -o -name Cargo.toml) Car
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup run test test-rust test-python lint bench bench-rust load clean prerequisites
+.PHONY: setup run test test-rust test-python lint bench load soak clean help prerequisites
 .DELETE_ON_ERROR:
 
 help:
@@ -61,8 +61,10 @@ bench: setup
 	cargo bench --quiet --package forebay-core
 
 load: setup
-	cargo build --quiet --release --package forebay-load
-	$(BIN)/python -m loadbench $(ARGS)
+	$(BIN)/python benches/load/run.py --out benches/load/results $(ARGS)
+
+soak: setup
+	$(BIN)/python benches/load/soak.py $(ARGS)
 
 clean:
 	rm -rf target $(VENV) .forebay

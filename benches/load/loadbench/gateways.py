@@ -212,6 +212,28 @@ def forebay(_: Path | None) -> Gateway:
     )
 
 
+def forebay_granian(peer_dir: Path | None) -> Gateway:
+    """The same with Granian as its listener and everything in the Starlette application."""
+    gateway = forebay(peer_dir)
+    gateway.name = "forebay-granian"
+    gateway.env["FOREBAY_SERVER"] = "granian"
+    return gateway
+
+
+def sglang_router(peer_dir: Path | None) -> Gateway:
+    """PyPI ``sglang-router``, round robin over its one worker."""
+    program = _find("sglang-router", peer_dir, ROOT / ".venv" / "bin")
+    python = Path(program).parent / "python"
+    return Gateway(
+        "sglang-router",
+        f"{shlex.quote(str(python))} -m sglang_router.launch_router --host 127.0.0.1"
+        " --port {port} --policy round_robin --worker-urls http://127.0.0.1:{upstream_port}"
+        " --log-level warn --prometheus-port {port2}",
+        "http://127.0.0.1:{port}",
+        version=lambda: _distribution(python, "sglang-router"),
+    )
+
+
 def vllm_router(peer_dir: Path | None) -> Gateway:
     """PyPI ``vllm-router``, round robin over its one worker, logging warnings only."""
     program = _find("vllm-router", peer_dir, ROOT / ".venv" / "bin")
@@ -281,7 +303,9 @@ def granian_bare(_: Path | None) -> Gateway:
 PRESETS: dict[str, Callable[[Path | None], Gateway]] = {
     "direct": direct,
     "forebay": forebay,
+    "forebay-granian": forebay_granian,
     "vllm-router": vllm_router,
+    "sglang-router": sglang_router,
     "nginx": nginx,
     "granian-bare": granian_bare,
 }
@@ -290,7 +314,7 @@ PRESETS: dict[str, Callable[[Path | None], Gateway]] = {
 def installed(peer_dir: Path | None) -> list[Gateway]:
     """The presets found on this machine, without the bare ones."""
     found = []
-    for name in ("forebay", "vllm-router", "nginx"):
+    for name in ("forebay", "vllm-router", "sglang-router", "nginx"):
         try:
             found.append(PRESETS[name](peer_dir))
         except SetupError as error:

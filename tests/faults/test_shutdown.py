@@ -1,0 +1,150 @@
+"""The end of a gateway: what runs finishes, what is new goes elsewhere, nothing is lost."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.processes import Gateway
+from tests.support.upstream import Connection, Received, ScriptedUpstream, delta, finish, usage
+from tests.support.wait import until
+from tests.support.wire import CHAT, Client, chat, request
+
+
+@pytest.fixture
+def own(tmp_path: Path, database_url: str, upstream: ScriptedUpstream) -> Iterator[Gateway]:
+    """A gateway that the test may end; 3 s of drain."""
+    config: dict[str, Any] = {
+        "upstreams": {"raw": {"kind": "sglang", "url": upstream.url}},
+        "models": {"tiny": {"targets": [{"upstream": "raw"}]}},
+        "drain_s": 3,
+    }
+    process = Gateway(tmp_path / "gateway", config, database_url)
+    process.start()
+    yield process
+    process.stop()
+
+
+def held(upstream: ScriptedUpstream) -> threading.Event:
+    """The engine sends one token, then waits for the event and finishes."""
+    go_on = threading.Event()
+
+    def script(connection: Connection, _: Received) -> None:
+        connection.begin()
+        connection.event(delta("a", usage=usage(4, 1)))
+        if go_on.wait(10):
+            connection.event(finish())
+            connection.event({"choices": [], "usage": usage(4, 2)})
+            connection.event("[DONE]")
+            connection.end()
+
+    upstream.script = script
+    return go_on
+
+
+def test_a_drain(own: Gateway, upstream: ScriptedUpstream) -> None:
+    key = own.key()
+    go_on = held(upstream)
+    assert own.popen is not None
+    with Client(own.port) as running, Client(own.port) as waiting:
+        running.send(request(CHAT, chat(stream=True), key=key.secret))
+        answer = running.head()
+        assert waiting.send(request("/healthz")).answer().status == 200
+        own.popen.send_signal(signal.SIGTERM)
+        until(lambda: own.call("/readyz").status == 503, "not ready")
+        assert own.health()["checks"]["gateway"] == "down: draining"
+        for refused in (
+            waiting.send(request(CHAT, chat(), key=key.secret)).answer(),
+            own.call(CHAT, chat(), key=key.secret),
+        ):
+            brief = (503, "service_unavailable_error", "service_unavailable", None)
+            assert refused.brief() == brief
+            assert refused.header("retry-after") == "1"
+            assert refused.header("connection") == "close"
+        assert own.popen.poll() is None
+        go_on.set()
+        body = b"".join(data for _, data in running.body(answer))
+        assert answer.complete
+        assert body.endswith(b"data: [DONE]\n\n")
+    assert own.popen.wait(10) == 0
+    row = own.usage(1, key_id=key.id)[0]
+    assert (row["outcome"], row["prompt_tokens"], row["completion_tokens"]) == ("ok", 4, 2)
+    assert not own.ready_file.exists()
+    assert "Traceback" not in own.log()
+    assert len(upstream.requests) == 1
+
+
+def test_idle_connections_do_not_hold_it_up(own: Gateway) -> None:
+    with Client(own.port) as client:
+        assert client.send(request("/healthz")).answer().status == 200
+        started = time.monotonic()
+        assert own.stop() == 0
+        assert time.monotonic() - started < 2.5
+
+
+def test_what_does_not_finish_is_cut_and_booked(own: Gateway, upstream: ScriptedUpstream) -> None:
+    key = own.key()
+    go_on = held(upstream)
+    assert own.popen is not None
+    with Client(own.port) as client:
+        client.send(request(CHAT, chat(stream=True), key=key.secret))
+        client.head()
+        started = time.monotonic()
+        assert own.stop(20) == 0
+        assert 2.5 < time.monotonic() - started < 12
+    go_on.set()
+    row = own.usage(1, key_id=key.id)[0]
+    assert row["outcome"] == "gateway_died"
+    assert row["completion_tokens"] == 1
+    assert "Traceback" not in own.log()
+
+
+def test_a_second_signal_hurries(own: Gateway, upstream: ScriptedUpstream) -> None:
+    key = own.key()
+    go_on = held(upstream)
+    assert own.popen is not None
+    with Client(own.port) as client:
+        client.send(request(CHAT, chat(stream=True), key=key.secret))
+        client.head()
+        started = time.monotonic()
+        own.popen.send_signal(signal.SIGTERM)
+        until(lambda: own.call("/readyz").status == 503, "draining")
+        assert own.stop() == 0
+        assert time.monotonic() - started < 2.5
+    go_on.set()
+    assert own.usage(1, key_id=key.id)[0]["outcome"] == "gateway_died"
+
+
+def test_all_usage_is_written_before_the_end(own: Gateway) -> None:
+    key = own.key()
+    data = request(CHAT, chat(), key=key.secret)
+    with Client(own.port) as client:
+        statuses = [client.send(data).answer().status for _ in range(300)]
+    assert own.stop() == 0
+    assert statuses == [200] * 300
+    assert len(own.usage(300, key_id=key.id, timeout_s=0)) == 300
+
+
+def test_the_address_is_taken(own: Gateway, tmp_path: Path, database_url: str) -> None:
+    """One clear line, and the running gateway keeps all of its connections."""
+    config = {
+        "listen": {"http": f"127.0.0.1:{own.port}"},
+        "upstreams": {"raw": {"kind": "sglang", "url": "http://127.0.0.1:1"}},
+    }
+    second = Gateway(tmp_path / "second", config, database_url)
+    arguments = second._arguments
+    at = arguments.index("--http")
+    del arguments[at : at + 2]
+    second.launch()
+    assert second.popen is not None
+    assert second.popen.wait(10) == 1
+    lines = second.log().strip().splitlines()
+    assert len(lines) == 1, lines
+    assert f"127.0.0.1:{own.port}" in lines[0]
+    assert "in use" in lines[0]
+    for _ in range(10):
+        assert own.call("/healthz").status == 200
