@@ -1,6 +1,7 @@
 """`forebay dev`: gateway, database and simulated engine with one command."""
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -128,7 +129,7 @@ async def _keys(database_url: str) -> dict[str, str]:
 
 async def _key(store: KeyStore, kind: KeyKind, path: Path) -> str:
     try:
-        secret = path.read_text().strip()
+        secret = _kept(path)
         record = await store.get(parse(secret).id)
         if not record.revoked:
             return secret
@@ -141,10 +142,18 @@ async def _key(store: KeyStore, kind: KeyKind, path: Path) -> str:
         rpm=_GENEROUS_RPM if inference else None,
         tpm=_GENEROUS_TPM if inference else None,
     )
+    _keep(path, secret)
+    return secret
+
+
+def _kept(path: Path) -> str:
+    return path.read_text().strip()
+
+
+def _keep(path: Path, secret: str) -> None:
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     path.write_text(secret)
-    return secret
 
 
 def _announce(facts: dict[str, Any], database_url: str) -> None:
@@ -152,9 +161,8 @@ def _announce(facts: dict[str, Any], database_url: str) -> None:
         orjson.dumps({"database_url": database_url, "http": facts["http"], "pid": facts["pid"]})
     )
     model = facts["models"][0] if facts["models"] else MODEL
-    body = (
-        '{"model": "%s", "stream": true, "messages": [{"role": "user", "content": "hi"}]}' % model
-    )
+    message = {"role": "user", "content": "hi"}
+    body = json.dumps({"model": model, "stream": True, "messages": [message]})
     print(
         f"\nForebay is ready.\n"
         f"  HTTP    {facts['http']}\n"

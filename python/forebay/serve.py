@@ -16,7 +16,7 @@ import uvloop
 from forebay.config import Config, ConfigError, load, parse_address
 from forebay.gateway import Gateway
 from forebay.http import create_app
-from forebay.http.server import create_server, local_url, write_ready_file
+from forebay.http.server import create_server, local_url, remove_ready_file, write_ready_file
 from forebay.metering.writer import UsageWriter
 from forebay.store import Database, KeyWatcher, encode_records
 from forebay.store.errors import StoreError
@@ -218,5 +218,5 @@ async def serve(
     await gateway.stop()
     await store.stop()
     if ready_file is not None:
-        ready_file.unlink(missing_ok=True)
+        remove_ready_file(ready_file)
     log.info("stopped")

@@ -338,3 +338,12 @@ def test_head_and_options(gateway: Gateway, key: Key) -> None:
             answer: Answer = client.send(data).head()
             statuses.append(answer.status)
         assert statuses == [405]
+
+
+def test_http_2_prior_knowledge(gateway: Gateway) -> None:
+    """Spoken, or refused: a peer that speaks it gets a SETTINGS frame first (RFC 9113, 3.4)."""
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+    with Client(gateway.port) as client:
+        client.send(preface)
+        first = client.socket.recv(9)
+        assert first.startswith(b"HTTP/1.1 ") or first == b"" or first[3] == 4

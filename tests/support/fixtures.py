@@ -91,7 +91,7 @@ def gateway(
     yield process
     status = process.stop()
     assert status == 0, process.log()
-    assert "Traceback" not in process.log(), process.log()
+    assert "Traceback (most recent" not in process.log(), process.log()
     assert "request failed" not in process.log(), process.log()
 
 

@@ -39,7 +39,7 @@ class Process:
         self.folder = folder
         self.ready_file = folder / "ready.json"
         self._log = folder / "log"
-        self._arguments = [*arguments, "--ready-file", str(self.ready_file)]
+        self.arguments = [*arguments, "--ready-file", str(self.ready_file)]
         kept = ("FOREBAY_", "INFERENCE_", "DATABASE_URL", "REDIS_URL")
         self._env = {k: v for k, v in os.environ.items() if not k.startswith(kept)} | env
         self.popen: subprocess.Popen[bytes] | None = None
@@ -64,7 +64,7 @@ class Process:
         """Start without waiting."""
         with self._log.open("ab") as log:
             self.popen = subprocess.Popen(
-                self._arguments,
+                self.arguments,
                 cwd=self.folder,
                 env=self._env,
                 stdin=subprocess.DEVNULL,

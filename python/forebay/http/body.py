@@ -39,7 +39,7 @@ async def read_rest(receive: Receive, first: bytes, length: int | None, limit: i
     Raises: TooLarge (the rest was drained within bounds), Incomplete, TooSlow.
     """
     if length is not None and length > limit:
-        await _drain(receive, length - len(first))
+        await drain(receive, length - len(first))
         raise TooLarge
     parts = [first]
     size = len(first)
@@ -60,12 +60,16 @@ async def read_rest(receive: Receive, first: bytes, length: int | None, limit: i
     except TimeoutError:
         raise TooSlow from None
     if size > limit:
-        await _drain(receive, DRAIN_BYTES)
+        await drain(receive)
         raise TooLarge
     return b"".join(parts)
 
 
-async def _drain(receive: Receive, expected: int) -> None:
+async def drain(receive: Receive, expected: int = DRAIN_BYTES) -> None:
+    """Read and drop what a refused request still sends, within bounds.
+
+    expected: bytes still to come, so far as that is known.
+    """
     left = min(expected, DRAIN_BYTES)
     try:
         async with asyncio.timeout(DRAIN_S):

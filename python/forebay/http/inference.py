@@ -8,7 +8,14 @@ from starlette.types import Receive, Scope, Send
 
 from forebay._core import Exchange
 from forebay.gateway.answer import Answer
-from forebay.http.body import Incomplete, TooLarge, TooSlow, content_length, read_rest
+from forebay.http.body import (
+    Incomplete,
+    TooLarge,
+    TooSlow,
+    content_length,
+    drain,
+    read_rest,
+)
 from forebay.http.disconnect import DisconnectWatch
 
 if TYPE_CHECKING:
@@ -19,7 +26,8 @@ log = structlog.get_logger("forebay.http")
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 """By the index that `Core.admit` takes."""
 
-_SMALL = 64 * 1024
+SMALL = 64 * 1024
+"""Bytes; a body above this is read only for those who may ask at all."""
 
 
 class Inference:
@@ -57,47 +65,45 @@ class Inference:
     async def _body(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
         """The body, or None when the request was answered because of it."""
         message = await receive()
-        headers = scope["headers"]
-        if message["type"] == "http.request":
-            body: bytes = message["body"]
-            if not message["more_body"]:
-                return body
-            length = content_length(headers)
-            if length == len(body):
-                return body
+        if message["type"] != "http.request":
+            # Broken framing reaches an application as a disconnect.
+            await self._refuse(send, self._broken())
+            return None
+        first: bytes = message["body"]
+        length = content_length(scope["headers"])
+        # Asking for the end of a body of known length would cost two more thread hops.
+        if not message["more_body"] or length == len(first):
+            return first
+        refused = None
+        if length is None or length > SMALL:
             # Whoever may not ask at all does not get to fill memory either.
-            if (length is None or length > _SMALL) and (
-                refused := self._core.authenticate(headers)
-            ) is not None:
-                length = -1
-            try:
-                if length == -1:
-                    await read_rest(receive, body, self._limit + 1, self._limit)
-                return await read_rest(receive, body, length, self._limit)
-            except TooLarge:
-                answer = (
-                    refused
-                    if length == -1 and refused is not None
-                    else self._core.error(
-                        "payload_too_large",
-                        f"The request body is over the limit of {self._limit} bytes.",
-                    )
-                )
-                await self._answer(send, answer, [(b"connection", b"close")])
-                return None
-            except TooSlow:
-                answer = self._core.error(
-                    "invalid_request", "The request body did not arrive in time.", code="slow_body"
-                )
-                await self._answer(send, answer, [(b"connection", b"close")])
-                return None
-            except Incomplete:
-                pass
-        answer = self._core.error(
+            refused = self._core.authenticate(scope["headers"])
+        try:
+            if refused is None:
+                return await read_rest(receive, first, length, self._limit)
+            await drain(receive)
+            answer = refused
+        except TooLarge:
+            answer = self._core.error(
+                "payload_too_large", f"The request body is over the limit of {self._limit} bytes."
+            )
+        except TooSlow:
+            answer = self._core.error(
+                "invalid_request", "The request body did not arrive in time.", code="slow_body"
+            )
+        except Incomplete:
+            answer = self._broken()
+        await self._refuse(send, answer)
+        return None
+
+    def _broken(self) -> Answer:
+        return self._core.error(
             "invalid_request", "The request body is incomplete or malformed.", code="bad_body"
         )
+
+    async def _refuse(self, send: Send, answer: Answer) -> None:
+        """Answer, and read nothing more of this connection."""
         await self._answer(send, answer, [(b"connection", b"close")])
-        return None
 
     async def _relay(self, exchange: Exchange, receive: Receive, send: Send) -> None:
         answer = exchange.start()

@@ -80,7 +80,9 @@ class CoreServer:
                 body_read_s=READ_S,
             )
         except OSError as error:
-            raise AddressInUse(f"cannot listen on {self._wanted}: {error.strerror}") from None
+            raise AddressInUse(
+                f"cannot listen on {self._wanted}: {error.strerror or error}"
+            ) from None
         self.address = Address(host, port)
 
     async def stop(self) -> None:
@@ -208,3 +210,8 @@ def write_ready_file(path: Path, text: str) -> None:
     part.touch(mode=0o600)
     part.write_text(text)
     part.replace(path)
+
+
+def remove_ready_file(path: Path) -> None:
+    """The gateway takes no more requests."""
+    path.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ use crate::slot::{Head, Headers, Slot, header_text};
 use crate::snapshot::{Model, Snapshot, SnapshotSpec};
 
 /// Events waiting for the database beyond this are dropped, and counted.
-const MAX_EVENTS: usize = 1_000_000;
+const MAX_EVENTS: usize = 500_000;
 
 /// Which inference API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
