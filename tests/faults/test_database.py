@@ -6,8 +6,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-
 from forebay.store import Database, EmbeddedPostgres, KeyStore
+
 from tests.conftest import run_apart
 from tests.support.processes import Gateway, Key
 from tests.support.upstream import ScriptedUpstream

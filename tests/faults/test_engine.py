@@ -50,8 +50,8 @@ def broken_stream(got: Answer, events: int, code: str) -> None:
 
 
 def test_down(gateway: Gateway, key: Key) -> None:
-    for fields in ({}, {"stream": True}):
-        got = ask(gateway, key, "gone", **fields)
+    for stream in (False, True):
+        got = ask(gateway, key, "gone", stream=stream)
         assert got.brief() == UNAVAILABLE
         assert got.header("retry-after") == "1"
     row = gateway.usage_of(got)
@@ -91,7 +91,10 @@ def test_an_idle_connection_that_the_engine_closed_is_not_used(
 def test_no_first_byte(
     gateway: Gateway, upstream: ScriptedUpstream, key: Key, stream: bool
 ) -> None:
-    upstream.script = lambda c, _: c.hung_up() and None
+    def script(connection: Connection, _: Received) -> None:
+        connection.hung_up()
+
+    upstream.script = script
     started = time.monotonic()
     got = ask(gateway, key, "quick", stream=stream)
     assert got.brief() == LATE
@@ -138,7 +141,7 @@ def test_a_slow_stream_is_no_stall(gateway: Gateway, upstream: ScriptedUpstream,
 
     def script(connection: Connection, _: Received) -> None:
         connection.begin()
-        for _ in range(6):
+        for _event in range(6):
             connection.event(delta("a"))
             time.sleep(0.12)
         connection.event(finish())
@@ -196,15 +199,15 @@ EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 AFTER: dict[str, Callable[[Connection], None]] = {
     "closes": lambda c: c.close(),
     "resets": lambda c: c.reset(),
-    "closes in an event": lambda c: (c.chunk(b'data: {"choices":[{"ind'), c.close())[0],
+    "closes in an event": lambda c: c.last(b'data: {"choices":[{"ind', whole=False),
     "ends without finish": lambda c: c.end(),
-    "ends in an event": lambda c: (c.chunk(EVENT[:30]), c.end())[0],
-    "done without finish": lambda c: (c.event("[DONE]"), c.end())[0],
-    "no json": lambda c: (c.chunk(b"data: hello\n\n"), c.end())[0],
-    "half json": lambda c: (c.chunk(b'data: {"choices":[\n\n'), c.end())[0],
-    "garbage": lambda c: (c.chunk(b"\xff\xfe\x00" * 100 + b"\n\n"), c.end())[0],
-    "bad chunk size": lambda c: (c.send(b"zz\r\n"), c.close())[0],
-    "endless event": lambda c: (c.chunk(b"data: " + b"x" * 1_100_000), c.end())[0],
+    "ends in an event": lambda c: c.last(EVENT[:30]),
+    "done without finish": lambda c: c.last(b"data: [DONE]\n\n"),
+    "no json": lambda c: c.last(b"data: hello\n\n"),
+    "half json": lambda c: c.last(b'data: {"choices":[\n\n'),
+    "garbage": lambda c: c.last(b"\xff\xfe\x00" * 100 + b"\n\n"),
+    "bad chunk size": lambda c: c.send(b"zz\r\n"),
+    "endless event": lambda c: c.last(b"data: " + b"x" * 1_100_000),
 }
 
 

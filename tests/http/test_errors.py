@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from forebay.cli import main
+
 from tests.support.processes import Gateway, Key
 from tests.support.upstream import ScriptedUpstream
 from tests.support.wait import until

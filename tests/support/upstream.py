@@ -1,5 +1,6 @@
-"""An engine that does exactly what a test's script says, byte by byte, and remembers what it got."""
+"""An engine that does what a test's script says, byte by byte, and remembers what it got."""
 
+import contextlib
 import json
 import select
 import socket
@@ -81,6 +82,14 @@ class Connection:
         """Send the last chunk."""
         self.send(b"0\r\n\r\n")
 
+    def last(self, data: bytes, *, whole: bool = True) -> None:
+        """Send one more chunk, then the end of the body, or else close instead."""
+        self.chunk(data)
+        if whole:
+            self.end()
+        else:
+            self.close()
+
     def close(self) -> None:
         """Close at once."""
         self.open = False
@@ -94,7 +103,7 @@ class Connection:
         self.close()
 
     def hung_up(self, within_s: float = 10.0) -> float:
-        """Wait until the gateway closes its end; the monotonic time of that. Fails after a while."""
+        """Wait until the gateway closes its end; the monotonic time of that."""
         readable, _, _ = select.select([self.socket], [], [], within_s)
         assert readable, f"the gateway did not hang up within {within_s:g} s"
         try:
@@ -190,10 +199,8 @@ class ScriptedUpstream:
         self._listener.close()
         with self._lock:
             for connection in self._connections:
-                try:
+                with contextlib.suppress(OSError):
                     connection.socket.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
 
     def reset(self) -> None:
         """Forget everything; answer plainly."""
