@@ -21,7 +21,7 @@ use crate::gateway::{Endpoint, Gateway};
 use crate::record::{Outcome, Progress, Record};
 use crate::relay::{self, Shape, StreamRelay};
 use crate::scrub::{self, Asked};
-use crate::slot::{Head, Headers, Slot, header_text};
+use crate::slot::{Head, Headers, Slot, error_headers, header_text};
 use crate::snapshot::{Model, Target};
 use crate::upstream::{self, Rope, Upstream};
 use crate::usage::Inspected;
@@ -217,7 +217,11 @@ fn refuse(job: &Job, error: &Error, record: &mut Record) {
     job.gateway.note(error, &job.answer_headers);
     let mut headers = job.answer_headers.clone();
     headers.extend(error_headers(error));
+    if let Some((upstream, attempts)) = record.attempted() {
+        headers.extend(attempt_headers(&upstream, attempts));
+    }
     record.close(Outcome::Error, error.kind.status(), Some(error.kind), None);
+    record.book();
     job.slot.start(Head {
         status: error.kind.status(),
         headers,
@@ -226,19 +230,18 @@ fn refuse(job: &Job, error: &Error, record: &mut Record) {
     });
 }
 
-/// The headers of an error's answer.
-pub fn error_headers(error: &Error) -> Headers {
-    let mut headers = vec![(
-        HeaderName::from_static("content-type"),
-        HeaderValue::from_static("application/json"),
-    )];
-    headers.extend(
-        error
-            .headers()
-            .into_iter()
-            .map(|(name, value)| (HeaderName::from_static(name), header_text(value))),
-    );
-    headers
+/// Which upstream answered, or failed last, and how many were tried.
+fn attempt_headers(upstream: &str, attempts: u32) -> [(HeaderName, HeaderValue); 2] {
+    [
+        (
+            HeaderName::from_static("x-forebay-upstream"),
+            header_text(upstream),
+        ),
+        (
+            HeaderName::from_static("x-forebay-attempts"),
+            HeaderValue::from(attempts),
+        ),
+    ]
 }
 
 /// Tries one target. An error means that nothing has reached the client.
@@ -266,6 +269,8 @@ async fn attempt(
         upstream: Arc::clone(upstream),
         rid,
     };
+    // From its first byte on the request counts: an engine may compute what nobody waits for.
+    let first_contact = record.contacted();
     let sent = alarm
         .within(
             first_byte,
@@ -274,7 +279,6 @@ async fn attempt(
         .await;
     let response = match sent {
         Err(Elapsed) => {
-            record.contacted();
             return Err(Error::new(
                 Kind::UpstreamTimeout,
                 "The engine did not answer in time.",
@@ -282,14 +286,13 @@ async fn attempt(
         }
         Ok(Err(error)) => {
             stopper.rid = None;
-            if error.kind != Kind::Unavailable {
-                record.contacted();
+            if first_contact && error.kind == Kind::Unavailable {
+                record.not_contacted();
             }
             return Err(error);
         }
         Ok(Ok(response)) => response,
     };
-    record.contacted();
     let (parts, mut incoming) = response.into_parts();
     let status = parts.status.as_u16();
     if status != 200 {
@@ -306,14 +309,7 @@ async fn attempt(
             }
         }
         headers.extend(job.answer_headers.iter().cloned());
-        headers.push((
-            HeaderName::from_static("x-forebay-upstream"),
-            header_text(&*upstream.name),
-        ));
-        headers.push((
-            HeaderName::from_static("x-forebay-attempts"),
-            HeaderValue::from(attempts),
-        ));
+        headers.extend(attempt_headers(&upstream.name, attempts));
         if more {
             headers.extend(STREAM_HEADERS.map(|(name, value)| {
                 (
@@ -343,10 +339,11 @@ async fn attempt(
         .await
     } else {
         let body = read_whole(&mut incoming, job, total, alarm).await?;
-        record.first_byte();
         stopper.rid = None;
         let (body, finish) = unary(job, body, record)?;
+        record.first_byte();
         record.close(Outcome::Ok, status, None, finish.as_deref());
+        record.book();
         job.slot.start(head(body, false));
         Ok(())
     }
@@ -405,24 +402,21 @@ async fn stream(
         });
         if !committed && relay.is_started() {
             committed = true;
-            record.first_byte();
+            record.committed(200);
             job.slot.start(head(Bytes::new(), true));
             let early = std::mem::take(&mut early);
             job.slot.write(|out| out.extend_from_slice(&early));
         }
+        if !committed && early.len() > job.shape.max_event_bytes {
+            return Err(Error::new(
+                Kind::UpstreamError,
+                "The engine sent too much before its first event.",
+            ));
+        }
         match result {
             Err(error) if !committed => return Err(error),
             Err(error) => {
-                job.gateway.note(&error, &job.answer_headers);
-                // The status is out; the error is the stream's last event.
-                record.close(
-                    Outcome::UpstreamCut,
-                    200,
-                    Some(error.kind),
-                    relay.finish_reason(),
-                );
-                job.slot.write(|out| relay::error_event(&error, out));
-                job.slot.finish();
+                cut(job, &relay, record, &error);
                 return Ok(());
             }
             Ok(()) if ended => {
@@ -445,6 +439,7 @@ async fn stream(
                         "The engine sent an empty stream.",
                     ));
                 }
+                record.book();
                 job.slot.finish();
                 drain(&mut incoming).await;
                 return Ok(());
@@ -460,12 +455,24 @@ async fn stream(
                 Kind::UpstreamTimeout,
                 "The request took longer than it may.",
             );
-            record.close(Outcome::UpstreamCut, 200, Some(error.kind), None);
-            job.slot.write(|out| relay::error_event(&error, out));
-            job.slot.finish();
+            cut(job, &relay, record, &error);
             return Ok(());
         }
     }
+}
+
+/// Ends a stream that has begun. The status is out; the error is the stream's last event.
+fn cut(job: &Job, relay: &StreamRelay, record: &mut Record, error: &Error) {
+    job.gateway.note(error, &job.answer_headers);
+    record.close(
+        Outcome::UpstreamCut,
+        200,
+        Some(error.kind),
+        relay.finish_reason(),
+    );
+    record.book();
+    job.slot.write(|out| relay::error_event(error, out));
+    job.slot.finish();
 }
 
 fn finish(
@@ -578,6 +585,12 @@ async fn read_whole(
                 .cause(cause));
             }
             Ok(Some(Ok(chunk))) => {
+                if first.len().max(rest.len()) + chunk.len() > job.max_answer_bytes {
+                    return Err(Error::new(
+                        Kind::UpstreamError,
+                        "The engine's answer is too large.",
+                    ));
+                }
                 // Most answers come in one piece, which is passed on as it is.
                 if first.is_empty() && rest.is_empty() {
                     first = chunk;
@@ -587,12 +600,6 @@ async fn read_whole(
                     rest.extend_from_slice(&first);
                 }
                 rest.extend_from_slice(&chunk);
-                if rest.len() > job.max_answer_bytes {
-                    return Err(Error::new(
-                        Kind::UpstreamError,
-                        "The engine's answer is too large.",
-                    ));
-                }
             }
         }
     }
@@ -613,7 +620,11 @@ fn unary(job: &Job, body: Bytes, record: &mut Record) -> Result<(Bytes, Option<S
         .map(str::to_owned);
     record.progress = Progress {
         reported: seen.usage().map(|usage| (usage, true)),
-        content_events: body.len() as u64 / 16,
+        // Without usage: text of four bytes a token, in an envelope of as much again and more.
+        content_events: match job.endpoint {
+            Endpoint::Embeddings => 0,
+            Endpoint::Chat | Endpoint::Completions => body.len() as u64 / 16,
+        },
     };
     if job.shape.completions && body.windows(11).any(|at| at == b"\"text\":null") {
         let mut out = BytesMut::with_capacity(body.len());
@@ -642,12 +653,12 @@ fn edited(job: &Job, target: &Target, rid: Option<&str>) -> Rope {
         let name = serde_json::to_string(&*target.model).unwrap_or_default();
         match &edits.model {
             Some(span) => changes.push((span.clone(), name)),
-            None => members.push_str(&format!("\"model\":{name},")),
+            None => put(&mut members, &["\"model\":", &name, ","]),
         }
     }
     match (rid, &edits.rid) {
         (Some(rid), Some(span)) => changes.push((span.clone(), format!("\"{rid}\""))),
-        (Some(rid), None) => members.push_str(&format!("\"rid\":\"{rid}\",")),
+        (Some(rid), None) => put(&mut members, &["\"rid\":\"", rid, "\","]),
         // Another tenant's id must not be guessed at: a client's own name never reaches an engine.
         (None, Some(span)) if traits.rid => changes.push((span.clone(), "null".to_owned())),
         (None, _) => {}
@@ -673,6 +684,12 @@ fn edited(job: &Job, target: &Target, rid: Option<&str>) -> Rope {
     }
     parts.push(job.body.slice(from..));
     Rope::new(parts)
+}
+
+fn put(text: &mut String, parts: &[&str]) {
+    for part in parts {
+        text.push_str(part);
+    }
 }
 
 const USAGE_FLAGS: [&str; 2] = ["include_usage", "continuous_usage_stats"];
@@ -714,7 +731,7 @@ fn ask_for_usage(
             ));
         }
         (None, Some(span)) => changes.push((span.clone(), format!("{{{missing}}}"))),
-        (None, None) => members.push_str(&format!("\"stream_options\":{{{missing}}},")),
+        (None, None) => put(members, &["\"stream_options\":{", &missing, "},"]),
     }
 }
 

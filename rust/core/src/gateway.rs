@@ -12,13 +12,13 @@ use tokio::runtime::Handle;
 
 use crate::counters::Counters;
 use crate::error::{Error, Kind};
-use crate::exchange::{self, Edits, Job, drive, error_headers};
+use crate::exchange::{self, Edits, Job, drive};
 use crate::keys::{Denied, Key, KeySpec, Keys};
 use crate::limit::{Admitted, Dimension, Nanos, Refusal, Reservation, State};
 use crate::peek::{Peek, PeekError, PeekErrorKind, peek};
 use crate::record::{Opening, Record, UsageEvent};
 use crate::relay::Shape;
-use crate::slot::{Head, Headers, Slot, header_text};
+use crate::slot::{Answering, Head, Headers, Slot, error_headers, header_text};
 use crate::snapshot::{Model, Snapshot, SnapshotSpec};
 
 /// Events waiting for the database beyond this are dropped, and counted.
@@ -137,6 +137,7 @@ pub struct Gateway {
     epoch: Instant,
     keys_known: AtomicBool,
     draining: AtomicBool,
+    halted: AtomicBool,
     note: RwLock<Option<Note>>,
 }
 
@@ -152,6 +153,7 @@ impl Gateway {
             epoch: Instant::now(),
             keys_known: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            halted: AtomicBool::new(false),
             note: RwLock::new(None),
         }
     }
@@ -195,13 +197,25 @@ impl Gateway {
     pub fn load_keys(&self, specs: Vec<KeySpec>, replace: bool) -> Result<usize, String> {
         let count = self.keys.load(specs, replace, self.now())?;
         self.keys_known.store(true, Ordering::Release);
-        self.metrics.keys.set(count as i64);
+        self.metrics
+            .keys
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
         Ok(count)
     }
 
     /// From now on new requests are refused; running ones go on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// The runtime is about to go: what still runs is ended by the gateway, not by its client.
+    pub fn halt(&self) {
+        self.halted.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Gateway::halt`] was called.
+    pub fn is_halted(&self) -> bool {
+        self.halted.load(Ordering::Acquire)
     }
 
     /// Whether [`Gateway::drain`] was called.
@@ -264,10 +278,7 @@ impl Gateway {
     ) -> Arc<Slot> {
         let id = uuid::Uuid::now_v7();
         let mut answer_headers = Vec::with_capacity(8);
-        answer_headers.push((
-            HeaderName::from_static("x-request-id"),
-            header_text(request_id(request.request_id, &id)),
-        ));
+        answer_headers.push(request_id_header(request.request_id, &id));
         match self.decide(endpoint, request, body, &id, &mut answer_headers) {
             Ok(slot) => slot,
             Err(error) => Arc::new(self.refusal(&error, answer_headers)),
@@ -282,7 +293,7 @@ impl Gateway {
             return Arc::new(self.refusal(&error, Vec::new()));
         };
         let slot = Arc::new(Slot::new());
-        let (gateway, answer) = (Arc::clone(self), Arc::clone(&slot));
+        let (gateway, answer) = (Arc::clone(self), Answering(Arc::clone(&slot)));
         let task = self.runtime.spawn(async move {
             let head = match exchange::fetch(&upstream, &path, limit).await {
                 Ok((status, body)) => Head {
@@ -301,7 +312,7 @@ impl Gateway {
                     }
                 }
             };
-            answer.start(head);
+            answer.0.start(head);
         });
         slot.driven_by(task.abort_handle());
         slot
@@ -358,8 +369,8 @@ impl Gateway {
         let admitted = Reservation::admit(&key.meter, self.now(), cost.reserve);
         let (reservation, admitted) = admitted.map_err(|refusal| {
             rate_headers(
-                &refusal.state.requests,
-                &refusal.state.tokens,
+                refusal.state.requests.as_ref(),
+                refusal.state.tokens.as_ref(),
                 answer_headers,
             );
             rate_limited(&refusal, cost.reserve)
@@ -367,7 +378,7 @@ impl Gateway {
         let Admitted {
             requests, tokens, ..
         } = admitted;
-        rate_headers(&requests, &tokens, answer_headers);
+        rate_headers(requests.as_ref(), tokens.as_ref(), answer_headers);
         let slot = Arc::new(Slot::new());
         let opening = Opening {
             event_id: *id.as_bytes(),
@@ -389,12 +400,11 @@ impl Gateway {
             },
         };
         let record = Record::open(self, &slot, model, reservation, opening);
-        let choices = body.n.unwrap_or(1)
-            * if endpoint == Endpoint::Completions {
-                body.prompt_items.max(1)
-            } else {
-                1
-            };
+        let prompts = match endpoint {
+            Endpoint::Completions => body.prompt_items.max(1),
+            Endpoint::Chat | Endpoint::Embeddings => 1,
+        };
+        let choices = body.n.unwrap_or(1).saturating_mul(prompts);
         let job = Job {
             gateway: Arc::clone(self),
             slot: Arc::clone(&slot),
@@ -411,7 +421,7 @@ impl Gateway {
                 asked: exchange::asked(body.max_completion_tokens.is_some()),
             },
             edits: edits(&body),
-            body: bytes.clone(),
+            body: bytes,
             headers: upstream_headers(&request, answer_headers),
             answer_headers: std::mem::take(answer_headers),
             single: choices == 1 && endpoint != Endpoint::Embeddings,
@@ -466,6 +476,14 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme
         .eq_ignore_ascii_case(b"bearer ")
         .then(|| token.trim_ascii())
+}
+
+/// `x-request-id` of an answer: the client's own if it may be kept, else one made of `id`.
+pub fn request_id_header(asked: Option<&[u8]>, id: &uuid::Uuid) -> (HeaderName, HeaderValue) {
+    (
+        HeaderName::from_static("x-request-id"),
+        header_text(request_id(asked, id)),
+    )
 }
 
 /// A client's id is kept when it is 1–128 characters of `[A-Za-z0-9._-]`, else replaced.
@@ -603,7 +621,7 @@ fn rate_limited(refusal: &Refusal, cost: u64) -> Error {
 }
 
 /// `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, as OpenAI writes them.
-fn rate_headers(requests: &Option<State>, tokens: &Option<State>, out: &mut Headers) {
+fn rate_headers(requests: Option<&State>, tokens: Option<&State>, out: &mut Headers) {
     const NAMES: [[&str; 3]; 2] = [
         [
             "x-ratelimit-limit-requests",

@@ -6,6 +6,7 @@
 mod app;
 mod body;
 mod inference;
+mod socket;
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,11 +27,14 @@ use crate::gateway::{Endpoint, Gateway};
 
 use app::App;
 use body::Answer;
+use socket::Socket;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
 /// Streams of one HTTP/2 connection at once.
 const HTTP2_STREAMS: u32 = 1000;
+/// What one of them may hold for a client that does not read.
+const HTTP2_SEND_BYTES: usize = 64 * 1024;
 /// A pause after an accept that failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -45,6 +49,8 @@ pub struct Bounds {
     pub header_read: Duration,
     /// Until a request's body is there.
     pub body_read: Duration,
+    /// How long a client may take nothing of what is written to it.
+    pub write_stall: Duration,
 }
 
 /// What every connection shares.
@@ -133,6 +139,7 @@ async fn accept(
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(shared.bounds.header_bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(HTTP2_STREAMS)
+        .max_send_buf_size(HTTP2_SEND_BYTES)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
     loop {
@@ -159,6 +166,8 @@ fn connection(
 ) {
     // It fails only on a connection that is gone already.
     let _ = stream.set_nodelay(true);
+    let bounds = &shared.bounds;
+    let stream = Socket::new(stream, bounds.header_read, bounds.write_stall);
     let shared = Arc::clone(shared);
     let service = service_fn(move |request| handle(Arc::clone(&shared), request));
     let serving = graceful.watch(
@@ -176,6 +185,9 @@ async fn handle(
     shared: Arc<Shared>,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, std::convert::Infallible> {
+    if let Err(error) = inference::framing(request.headers(), request.version()) {
+        return Ok(inference::unreadable(&shared, request.headers(), &error));
+    }
     let answer = match Endpoint::of_path(request.uri().path()) {
         Some(endpoint) => inference::answer(&shared, endpoint, request).await,
         None => shared.app.answer(&shared, request).await,

@@ -6,6 +6,7 @@ use crate::error::Kind;
 use crate::gateway::{Endpoint, Gateway};
 use crate::keys::KeyId;
 use crate::limit::Reservation;
+use crate::slot::stopped;
 use crate::snapshot::Model;
 use crate::usage::{Source, Usage};
 
@@ -68,7 +69,7 @@ pub struct UsageEvent {
     pub stream: bool,
     /// How it ended.
     pub outcome: &'static str,
-    /// The HTTP status, 499 when the client left before one.
+    /// The HTTP status; 499 when the client left before there was one.
     pub status: u16,
     /// The engine's finish reason.
     pub finish_reason: Option<String>,
@@ -214,12 +215,34 @@ impl Record {
         };
         event.upstream = Some(Arc::clone(upstream));
         event.attempts += 1;
+        // What a failed attempt said of usage is not the client's to pay.
+        self.progress = Progress::default();
         event.attempts
     }
 
-    /// The request reached an engine: from here on it counts, even if it fails.
-    pub fn contacted(&mut self) {
-        self.contacted = true;
+    /// The last upstream tried, and how many were.
+    pub fn attempted(&self) -> Option<(Arc<str>, u32)> {
+        let event = self.event.as_ref()?;
+        Some((Arc::clone(event.upstream.as_ref()?), event.attempts))
+    }
+
+    /// The request goes to an engine: from here on it counts, even if it fails. Whether it did not
+    /// count before.
+    pub fn contacted(&mut self) -> bool {
+        !std::mem::replace(&mut self.contacted, true)
+    }
+
+    /// No connection came about, so nothing was sent after all.
+    pub fn not_contacted(&mut self) {
+        self.contacted = false;
+    }
+
+    /// The answer's head is out, with `status`.
+    pub fn committed(&mut self, status: u16) {
+        self.first_byte();
+        if let Some(event) = &mut self.event {
+            event.status = status;
+        }
     }
 
     /// The first byte of the answer is there.
@@ -283,16 +306,33 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        self.book();
+    }
+}
+
+impl Record {
+    /// Books the request and gives its permit back, once. Called before the client reads the end of
+    /// its answer, so that its next request finds the permit free.
+    pub fn book(&mut self) {
         let Some(mut event) = self.event.take() else {
             return;
         };
         let outcome = self.outcome.unwrap_or_else(|| {
-            if self.slot.is_cancelled() {
+            // A runtime that goes down drops its connections too: those clients did not leave.
+            if self.slot.is_cancelled() && !self.gateway.is_halted() {
                 Outcome::ClientClosed
             } else {
                 Outcome::GatewayDied
             }
         });
+        if outcome == Outcome::GatewayDied {
+            let error = stopped();
+            if event.first_byte_us.is_none() {
+                event.status = error.kind.status();
+            }
+            event.error_kind = Some(error.kind.name());
+            self.slot.abandon(&error);
+        }
         let (usage, source) = self.tokens(outcome);
         if let Some(reservation) = self.reservation.take() {
             if self.contacted {

@@ -79,20 +79,21 @@ impl StreamRelay {
         if self.done {
             return Ok(());
         }
-        self.decoder.feed(chunk).map_err(|too_large| {
-            Error::new(
-                Kind::UpstreamError,
-                "The engine sent an event that is too large.",
-            )
-            .cause(too_large)
-        })?;
+        let overflow = self.decoder.feed(chunk).err();
         while let Some(frame) = self.decoder.next() {
             self.frame(&frame, out)?;
             if self.done {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
+        match overflow {
+            None => Ok(()),
+            Some(too_large) => Err(Error::new(
+                Kind::UpstreamError,
+                "The engine sent an event that is too large.",
+            )
+            .cause(too_large)),
+        }
     }
 
     /// The engine closed its side. Appends what is missing of a stream that had finished.
@@ -130,8 +131,14 @@ impl StreamRelay {
 
     fn frame(&mut self, frame: &Frame, out: &mut BytesMut) -> Result<(), Error> {
         let Some(data) = frame.data() else {
-            // Comments and unknown fields: keep-alives for the client too.
-            out.extend_from_slice(&frame.raw);
+            // Comments are keep-alives for the client too. Lines that mean nothing are no stream's.
+            if frame
+                .raw
+                .split(|b| matches!(b, b'\n' | b'\r'))
+                .all(is_known)
+            {
+                out.extend_from_slice(&frame.raw);
+            }
             return Ok(());
         };
         if data.starts_with(b"[DONE]") {
@@ -321,6 +328,14 @@ fn member(data: &[u8], value: &str, value_only: bool) -> Option<(usize, usize)> 
     let gap = tail.len() - rest.len();
     let comma = usize::from(rest.starts_with(b","));
     Some((before.len(), end + if comma == 1 { gap + 1 } else { 0 }))
+}
+
+/// Whether a line is blank, a comment or a field of WHATWG HTML §9.2.6 other than data.
+fn is_known(line: &[u8]) -> bool {
+    line.is_empty()
+        || [&b":"[..], b"event:", b"id:", b"retry:"]
+            .iter()
+            .any(|start| line.starts_with(start))
 }
 
 fn not_json(data: &[u8]) -> Error {

@@ -28,7 +28,7 @@ pub fn kind_of_status(status: u16) -> Kind {
         404 => Kind::ModelNotFound,
         413 => Kind::PayloadTooLarge,
         429 => Kind::RateLimited,
-        401 | 402 | 403 => Kind::UpstreamError,
+        401..=403 => Kind::UpstreamError,
         408 | 504 | 524 => Kind::UpstreamTimeout,
         503 | 529 => Kind::Unavailable,
         400..=499 => Kind::InvalidRequest,
@@ -259,7 +259,7 @@ pub fn scrub(message: &str, asked: Asked) -> String {
     let mut out = String::with_capacity(head.len());
     for word in head.split_inclusive(char::is_whitespace) {
         let bare = word.trim_matches(|c: char| !(c.is_alphanumeric() || c == '/' || c == '_'));
-        if is_internal(bare) {
+        if bare.split(is_quote).any(is_internal) {
             out.push_str(&word.replace(bare, "[redacted]"));
         } else if bare.contains("max_new_tokens") {
             out.push_str(&word.replace("max_new_tokens", &client_name("max_new_tokens", asked)));
@@ -271,6 +271,11 @@ pub fn scrub(message: &str, asked: Asked) -> String {
         }
     }
     out.trim().chars().take(MAX_MESSAGE).collect()
+}
+
+/// What may stand around an address in an engine's message: `HTTPConnectionPool(host='10.0.0.5',`.
+fn is_quote(c: char) -> bool {
+    matches!(c, '\'' | '"' | '`' | '(' | ')' | '<' | '>' | '=' | ',')
 }
 
 /// A path of the server, a URL, or an address with a port.
@@ -318,6 +323,27 @@ mod tests {
             "messages[0]: 'role' must be one of 'system'."
         );
         assert_eq!(error.param.as_deref(), Some("messages[0]"));
+    }
+
+    #[test]
+    fn addresses_are_taken_out_wherever_they_stand() {
+        for text in [
+            "HTTPConnectionPool(host='10.0.0.5', port=1) failed",
+            "see url=http://gpu-a:30000/generate",
+            "at (10.0.0.5:30000)",
+            "from gpu-a.internal:30000.",
+            "open('/opt/engine/model.py')",
+            "<fe80::1>",
+        ] {
+            let clean = scrub(text, Asked::default());
+            assert!(clean.contains("[redacted]"), "{clean}");
+            for secret in ["10.0.0.5", "gpu-a", "/opt", "fe80"] {
+                assert!(!clean.contains(secret), "{clean}");
+            }
+        }
+        for text in ["'role' must be one of 'system', 'user'", "a/b or c=d: 3"] {
+            assert_eq!(scrub(text, Asked::default()), text);
+        }
     }
 
     #[test]

@@ -2,13 +2,16 @@
 //!
 //! The driver writes on the runtime's thread, the front end reads on its own. Bounded: a reader
 //! that stops also stops the driver's reading of the engine.
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
+
+use crate::error::{Error, Kind};
+use crate::relay;
 
 /// Above this many waiting bytes the driver stops reading.
 const HIGH_WATER: usize = 64 * 1024;
@@ -29,6 +32,21 @@ pub struct Head {
 /// An answer's headers, in order.
 pub type Headers = Vec<(HeaderName, HeaderValue)>;
 
+/// The headers of an error's answer.
+pub fn error_headers(error: &Error) -> Headers {
+    let mut headers = vec![(
+        HeaderName::from_static("content-type"),
+        HeaderValue::from_static("application/json"),
+    )];
+    headers.extend(
+        error
+            .headers()
+            .into_iter()
+            .map(|(name, value)| (HeaderName::from_static(name), header_text(value))),
+    );
+    headers
+}
+
 /// A header's value from text of ours; text that no header can carry becomes empty.
 pub fn header_text(text: impl Into<String>) -> HeaderValue {
     HeaderValue::try_from(text.into()).unwrap_or_else(|_| HeaderValue::from_static(""))
@@ -38,10 +56,36 @@ pub fn header_text(text: impl Into<String>) -> HeaderValue {
 struct State {
     head: Option<Head>,
     out: BytesMut,
+    /// The head has been delivered, or waits in `head`.
+    started: bool,
     ended: bool,
     cancelled: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+}
+
+impl State {
+    /// Nothing more will come: a driver that was stopped says no end itself.
+    const fn is_over(&self) -> bool {
+        self.ended || self.cancelled
+    }
+}
+
+/// The promise to answer a slot: one that is dropped before the end leaves an error there.
+pub struct Answering(pub Arc<Slot>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.abandon(&stopped());
+    }
+}
+
+/// The gateway, or the task that worked on a request, has ended before it was answered.
+pub fn stopped() -> Error {
+    Error::new(
+        Kind::Unavailable,
+        "The gateway stopped before the answer was complete. Please try again.",
+    )
 }
 
 /// One exchange's mailbox.
@@ -62,6 +106,7 @@ impl Slot {
         let slot = Self::default();
         *slot.state.lock() = State {
             head: Some(head),
+            started: true,
             ended: true,
             ..State::default()
         };
@@ -74,7 +119,7 @@ impl Slot {
         if let Some(head) = state.head.take() {
             return Poll::Ready(Some(head));
         }
-        if state.ended {
+        if state.is_over() {
             return Poll::Ready(None);
         }
         register(&mut state.reader, cx);
@@ -98,7 +143,7 @@ impl Slot {
             }
             return Poll::Ready(Some(taken));
         }
-        if state.ended {
+        if state.is_over() {
             return Poll::Ready(None);
         }
         register(&mut state.reader, cx);
@@ -117,7 +162,7 @@ impl Slot {
             }
             return Poll::Ready(Some(taken));
         }
-        if state.ended {
+        if state.is_over() {
             return Poll::Ready(None);
         }
         register(&mut state.reader, cx);
@@ -151,11 +196,14 @@ impl Slot {
 
     /// Names the task that `cancel` stops.
     pub fn driven_by(&self, driver: AbortHandle) {
-        if self.is_cancelled() {
-            driver.abort();
-        }
         // A slot has one driver.
         let _ = self.driver.set(driver);
+        // Asked after it is set, so that a cancel in between finds it or is seen here.
+        if self.is_cancelled()
+            && let Some(driver) = self.driver.get()
+        {
+            driver.abort();
+        }
     }
 
     /// Delivers the start; with `more` false also the end.
@@ -163,6 +211,7 @@ impl Slot {
         let reader = {
             let mut state = self.state.lock();
             state.ended |= !head.more;
+            state.started = true;
             state.head = Some(head);
             state.reader.take()
         };
@@ -195,6 +244,33 @@ impl Slot {
     pub fn finish(&self) {
         let reader = {
             let mut state = self.state.lock();
+            state.ended = true;
+            state.reader.take()
+        };
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// The driver has gone without an end. `error` becomes the answer, or the last event of one that
+    /// has begun; an answer that had ended stays as it is.
+    pub fn abandon(&self, error: &Error) {
+        let reader = {
+            let mut state = self.state.lock();
+            if state.is_over() {
+                return;
+            }
+            if state.started {
+                relay::error_event(error, &mut state.out);
+            } else {
+                state.started = true;
+                state.head = Some(Head {
+                    status: error.kind.status(),
+                    headers: error_headers(error),
+                    body: error.openai_body(),
+                    more: false,
+                });
+            }
             state.ended = true;
             state.reader.take()
         };

@@ -10,6 +10,9 @@ use crate::counters::{Counters, OfModel};
 use crate::estimate::Estimator;
 use crate::upstream::{Traits, Upstream};
 
+/// Longest timeout: a year.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
+
 /// The configuration in the form that the control plane hands over, as JSON.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +33,10 @@ pub struct SnapshotSpec {
 /// One upstream: address, credentials, and what its kind can do.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent members of a JSON document"
+)]
 pub struct UpstreamSpec {
     /// Unique name.
     pub name: String,
@@ -198,7 +205,10 @@ impl Snapshot {
                 return Err(format!("model {}: no targets", spec.name));
             }
             let seconds = |s: f64| {
-                Duration::try_from_secs_f64(s).map_err(|e| format!("model {}: {e}", spec.name))
+                Duration::try_from_secs_f64(s)
+                    // Far below where adding it to the clock would overflow.
+                    .map(|timeout| timeout.min(MAX_TIMEOUT))
+                    .map_err(|e| format!("model {}: {e}", spec.name))
             };
             let known = previous.models.get(spec.name.as_str());
             let model = Arc::new(Model {

@@ -9,6 +9,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, H
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -74,7 +75,7 @@ pub struct Upstream {
     pub traits: Traits,
     /// Requests in flight, bounded by `max_concurrency`.
     pub permits: Permits,
-    /// Connections dialled.
+    /// Requests sent.
     pub attempts: Arc<Counter>,
     scheme: Scheme,
     authority: Authority,
@@ -130,7 +131,9 @@ impl Upstream {
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
         http.enforce_http(false);
-        http.set_connect_timeout(Some(Duration::from_secs_f64(spec.connect_s)));
+        let connect = Duration::try_from_secs_f64(spec.connect_s)
+            .map_err(|e| format!("upstream {}: connect timeout: {e}", spec.name))?;
+        http.set_connect_timeout(Some(connect));
         http.set_keepalive(Some(Duration::from_secs(30)));
         let tls = tls_config(&scheme)?;
         let connector = HttpsConnectorBuilder::new()
@@ -252,9 +255,23 @@ impl Upstream {
         let Some(path) = self.traits.abort_path.clone() else {
             return;
         };
-        let body = Rope::new(vec![Bytes::from(format!("{{\"rid\":\"{rid}\"}}"))]);
+        let text = Bytes::from(format!("{{\"rid\":\"{rid}\"}}"));
         let headers = HeaderMap::new();
-        let call = self.post(&path, &headers, body);
+        let call = async {
+            // Twice, as a kept connection may be found closed: to stop a request again is harmless.
+            for _ in 0..2 {
+                let body = Rope::new(vec![text.clone()]);
+                let request = self.request(Method::POST, &path, &headers, body)?;
+                let Ok(answer) = self.send(request).await else {
+                    continue;
+                };
+                // Read to its end, so that the connection can be used again.
+                let rest = Limited::new(answer.into_body(), 4096).collect().await;
+                drop(rest);
+                break;
+            }
+            Ok::<(), Error>(())
+        };
         // An engine that does not answer has already lost the request's connection.
         let _ = tokio::time::timeout(Duration::from_secs(2), call).await;
     }

@@ -73,6 +73,10 @@ impl Usage {
     ///
     /// `cached_tokens` and `reasoning_tokens` are read where OpenAI puts them and where SGLang does.
     pub fn parse(json: &str) -> Option<Self> {
+        // An array would be read as an object whose members come in order.
+        if !json.starts_with('{') {
+            return None;
+        }
         let wire = serde_json::from_str::<Option<WireUsage>>(json).ok()??;
         let usage = Self {
             prompt: wire.prompt_tokens.unwrap_or(0),
@@ -125,8 +129,12 @@ pub struct Choice<'a> {
 }
 
 impl<'a> Inspected<'a> {
-    /// Reads the members of one JSON object.
+    /// Reads the members of one JSON object; anything else is an error.
     pub fn parse(json: &'a [u8]) -> Result<Self, serde_json::Error> {
+        // An array would be read as an object whose members come in order.
+        if !json.trim_ascii_start().starts_with(b"{") {
+            return Err(serde::de::Error::custom("not an object"));
+        }
         serde_json::from_slice(json)
     }
 

@@ -39,15 +39,15 @@ impl<'py> Headers<'py> {
     }
 
     pub(crate) fn request(&self) -> Request<'_> {
-        fn bytes<'a>(header: &'a Option<Bound<'_, PyBytes>>) -> Option<&'a [u8]> {
-            header.as_ref().map(|value| value.as_bytes())
+        fn bytes<'a>(header: Option<&'a Bound<'_, PyBytes>>) -> Option<&'a [u8]> {
+            header.map(PyBytesMethods::as_bytes)
         }
         Request {
-            authorization: bytes(&self.authorization),
-            content_type: bytes(&self.content_type),
-            request_id: bytes(&self.request_id),
-            traceparent: bytes(&self.traceparent),
-            tracestate: bytes(&self.tracestate),
+            authorization: bytes(self.authorization.as_ref()),
+            content_type: bytes(self.content_type.as_ref()),
+            request_id: bytes(self.request_id.as_ref()),
+            traceparent: bytes(self.traceparent.as_ref()),
+            tracestate: bytes(self.tracestate.as_ref()),
         }
     }
 }

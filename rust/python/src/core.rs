@@ -24,6 +24,9 @@ use crate::exchange::{Exchange, Wait, Want};
 /// Failures that wait for the log beyond this are counted only.
 const MAX_NOTES: usize = 10_000;
 
+/// How long a client may take nothing of its answer before its connection is given up.
+const WRITE_STALL: Duration = Duration::from_secs(300);
+
 /// What the log is told of one failure: kind, message, private cause, request id.
 type Note = (&'static str, String, String, String);
 
@@ -61,16 +64,22 @@ impl Core {
             .new_future
             .get()
             .ok_or_else(|| PyRuntimeError::new_err("the core is not attached to an event loop"))?;
+        // A wait that was given up by its task may be followed by another.
+        let earlier = self.waits.lock().remove(&id);
+        if let Some(earlier) = earlier {
+            let given_up = is_done(py, &earlier.future)?;
+            if !given_up {
+                self.waits.lock().insert(id, earlier);
+                return Err(PyRuntimeError::new_err("the exchange is awaited already"));
+            }
+        }
         let future = new_future.bind(py).call0()?;
-        let wait = Wait {
+        let waiting = Wait {
             exchange,
             future: future.clone().unbind(),
             want,
         };
-        let replaced = self.waits.lock().insert(id, wait);
-        if replaced.is_some() {
-            return Err(PyRuntimeError::new_err("the exchange is awaited already"));
-        }
+        self.waits.lock().insert(id, waiting);
         Ok(future)
     }
 
@@ -98,15 +107,18 @@ impl Core {
 }
 
 fn resolve(py: Python<'_>, future: &Py<PyAny>, value: Bound<'_, PyAny>) -> PyResult<()> {
-    let future = future.bind(py);
     // The task that awaited it may have been cancelled.
-    if !future
-        .call_method0(pyo3::intern!(py, "done"))?
-        .is_truthy()?
-    {
-        future.call_method1(pyo3::intern!(py, "set_result"), (value,))?;
+    if !is_done(py, future)? {
+        future.call_method1(py, pyo3::intern!(py, "set_result"), (value,))?;
     }
     Ok(())
+}
+
+fn is_done(py: Python<'_>, future: &Py<PyAny>) -> PyResult<bool> {
+    future
+        .bind(py)
+        .call_method0(pyo3::intern!(py, "done"))?
+        .is_truthy()
 }
 
 fn kind(name: &str) -> PyResult<Kind> {
@@ -203,6 +215,7 @@ impl Core {
             header_bytes,
             header_read: seconds(header_read_s)?,
             body_read: seconds(body_read_s)?,
+            write_stall: WRITE_STALL,
         };
         let _runtime = self.reactor.handle().enter();
         let listener = Listener::start(
@@ -355,7 +368,7 @@ impl Core {
         self.gateway
             .metrics
             .usage_backlog
-            .set(self.gateway.events.len() as i64);
+            .set(i64::try_from(self.gateway.events.len()).unwrap_or(i64::MAX));
         self.gateway.metrics.registry.render()
     }
 
@@ -366,6 +379,7 @@ impl Core {
 
     /// Ends the runtime: what still runs is dropped and booked, and no future stays pending.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.gateway.halt();
         py.detach(|| self.reactor.stop());
         if let Some(event_loop) = self.event_loop.get() {
             event_loop.call_method1(py, pyo3::intern!(py, "remove_reader"), (self.queue.fd(),))?;

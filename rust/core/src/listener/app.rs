@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderName, HeaderValue, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -47,6 +47,7 @@ impl App {
         request: Request<Incoming>,
     ) -> Response<Answer> {
         let modern = request.version() < Version::HTTP_2;
+        let id = request.headers().get("x-request-id").cloned();
         match self.client.request(forwarded(request)).await {
             Ok(response) => {
                 let (mut parts, body) = response.into_parts();
@@ -63,6 +64,9 @@ impl App {
             }
             Err(cause) => refused(
                 shared,
+                &id.into_iter()
+                    .map(|id| (HeaderName::from_static("x-request-id"), id))
+                    .collect(),
                 &Error::new(Kind::Unavailable, "The gateway is busy. Please try again.")
                     .cause(crate::upstream::chain(&cause)),
             ),

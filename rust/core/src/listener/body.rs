@@ -25,15 +25,19 @@ pub(super) enum Unread {
     TooSlow,
 }
 
-/// The whole body, at most `limit` bytes. A refused body has been drained within bounds.
+/// The whole body, at most `limit` bytes. A refused body has been drained within bounds, but not
+/// one that `waits` to be asked for.
 pub(super) async fn read(
     mut body: Incoming,
     limit: usize,
     time: Duration,
+    waits: bool,
 ) -> Result<Bytes, Unread> {
     let declared = body.size_hint().exact();
     if declared.is_some_and(|length| length > limit as u64) {
-        drain(body).await;
+        if !waits {
+            drain(body).await;
+        }
         return Err(Unread::TooLarge);
     }
     let result = tokio::time::timeout(time, collect(&mut body, declared, limit)).await;

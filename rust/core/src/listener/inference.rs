@@ -1,6 +1,6 @@
 //! One inference request: read, admitted, relayed.
 use http::header::{
-    ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING,
+    ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
@@ -22,52 +22,45 @@ pub(super) async fn answer(
 ) -> Response<Answer> {
     let (parts, incoming) = request.into_parts();
     let modern = parts.version < Version::HTTP_2;
-    if let Err(error) = framing(&parts.headers, parts.version) {
-        return closing(refused(shared, &error));
-    }
+    let refuse = |error: &Error| refused(shared, &parts.headers, error);
     if parts.method != Method::POST {
         let error = Error::new(
             Kind::MethodNotAllowed,
             format!("Use POST for {}.", endpoint.path()),
         );
-        let mut response = refused(shared, &error);
+        let mut response = refuse(&error);
         response
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_static("POST"));
         return response;
     }
     let asked = view(&parts.headers);
+    let waits = modern && waits(&parts.headers);
     if incoming
         .size_hint()
         .exact()
         .is_none_or(|length| length > SMALL)
         && let Err(error) = shared.gateway.authenticate(asked.authorization)
     {
-        body::drain(incoming).await;
-        return closing(refused(shared, &error));
-    }
-    let bytes = match body::read(incoming, shared.bounds.body_bytes, shared.bounds.body_read).await
-    {
-        Ok(bytes) => bytes,
-        Err(unread) => {
-            return closing(refused(
-                shared,
-                &unread_error(unread, shared.bounds.body_bytes),
-            ));
+        if !waits {
+            body::drain(incoming).await;
         }
+        return closing(refuse(&error));
+    }
+    let bounds = &shared.bounds;
+    let bytes = match body::read(incoming, bounds.body_bytes, bounds.body_read, waits).await {
+        Ok(bytes) => bytes,
+        Err(unread) => return closing(refuse(&unread_error(unread, bounds.body_bytes))),
     };
     let slot = shared.gateway.admit(endpoint, asked, bytes);
     let guard = Guard(slot);
     let head = std::future::poll_fn(|cx| guard.0.poll_head(cx)).await;
     let Some(head) = head else {
         // The runtime is going down.
-        return closing(refused(
-            shared,
-            &Error::new(
-                Kind::Unavailable,
-                "The gateway is shutting down. Please try again.",
-            ),
-        ));
+        return closing(refuse(&Error::new(
+            Kind::Unavailable,
+            "The gateway is shutting down. Please try again.",
+        )));
     };
     let mut response = render(head, guard);
     if modern && shared.gateway.is_draining() {
@@ -79,8 +72,9 @@ pub(super) async fn answer(
 }
 
 /// What HTTP/1.1 demands of a request's head and hyper lets pass (RFC 9112 §3.2, §6.1, §6.3): a
-/// request that two readers could frame differently is refused.
-fn framing(headers: &HeaderMap, version: Version) -> Result<(), Error> {
+/// request that two readers could frame differently is refused. A length beside a coding never gets
+/// here: hyper drops the length, as §6.3 allows, and closes the connection after the answer.
+pub(super) fn framing(headers: &HeaderMap, version: Version) -> Result<(), Error> {
     let bad = |text: &'static str| Err(Error::new(Kind::InvalidRequest, text).code("bad_framing"));
     if version >= Version::HTTP_2 {
         return Ok(());
@@ -93,15 +87,25 @@ fn framing(headers: &HeaderMap, version: Version) -> Result<(), Error> {
         return bad("The request has more than one Host header.");
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        if headers.contains_key(CONTENT_LENGTH) {
-            return bad("The request has both Transfer-Encoding and Content-Length.");
-        }
-        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return bad("The transfer encoding must be 'chunked', once.");
-        }
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        return bad("The transfer encoding must be 'chunked', once.");
     }
     Ok(())
+}
+
+/// Refuses a request whose framing is bad, whatever its path.
+pub(super) fn unreadable(shared: &Shared, headers: &HeaderMap, error: &Error) -> Response<Answer> {
+    closing(refused(shared, headers, error))
+}
+
+/// Whether the client sends its body only once it is told to (RFC 9110 §10.1.1): one that is refused
+/// instead has nothing to drain.
+fn waits(headers: &HeaderMap) -> bool {
+    headers
+        .get(EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// The headers that admission reads.
@@ -135,9 +139,10 @@ fn unread_error(unread: Unread, limit: usize) -> Error {
     }
 }
 
-/// An answer that is an error, outside of any exchange.
-pub(super) fn refused(shared: &Shared, error: &Error) -> Response<Answer> {
-    let slot = shared.gateway.refusal(error, Vec::new());
+/// An answer that is an error, outside of any exchange. `headers` are the request's.
+pub(super) fn refused(shared: &Shared, headers: &HeaderMap, error: &Error) -> Response<Answer> {
+    let id = gateway::request_id_header(view(headers).request_id, &uuid::Uuid::now_v7());
+    let slot = shared.gateway.refusal(error, vec![id]);
     let guard = Guard(std::sync::Arc::new(slot));
     match guard
         .0

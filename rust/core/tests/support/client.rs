@@ -46,14 +46,9 @@ impl Client {
     }
 
     async fn more(&mut self) -> bool {
-        let mut chunk = [0; 16384];
-        match within(self.stream.read(&mut chunk)).await {
-            Ok(n) if n > 0 => {
-                self.buffer.extend_from_slice(&chunk[..n]);
-                true
-            }
-            _ => false,
-        }
+        within(self.stream.read_buf(&mut self.buffer))
+            .await
+            .is_ok_and(|count| count > 0)
     }
 
     /// The next answer's head.

@@ -30,10 +30,7 @@ pub struct Received {
 
 impl Received {
     /// The next request of a connection; `buffer` holds what came too early.
-    pub async fn read(
-        stream: &mut (impl AsyncRead + Unpin),
-        buffer: &mut Vec<u8>,
-    ) -> Option<Self> {
+    pub async fn read(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> Option<Self> {
         let mut need = None;
         loop {
             if need.is_none()
@@ -57,10 +54,8 @@ impl Received {
                 buffer.drain(..*end);
                 return Some(received);
             }
-            let mut chunk = [0; 16384];
-            match stream.read(&mut chunk).await {
-                Ok(n) if n > 0 => buffer.extend_from_slice(&chunk[..n]),
-                _ => return None,
+            if !stream.read_buf(buffer).await.is_ok_and(|count| count > 0) {
+                return None;
             }
         }
     }
@@ -197,10 +192,14 @@ async fn play(stream: &mut TcpStream, steps: Vec<Step>, log: &Log) -> bool {
                 return false;
             }
             Step::Flood(bytes) => loop {
-                match stream.write(&bytes).await {
-                    Ok(n) => log.written.fetch_add(n, Ordering::SeqCst),
-                    Err(_) => return false,
-                };
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let Ok(count) = stream.write(rest).await else {
+                        return false;
+                    };
+                    rest = &rest[count..];
+                    log.written.fetch_add(count, Ordering::SeqCst);
+                }
             },
         }
     }

@@ -8,10 +8,6 @@
     clippy::panic,
     clippy::indexing_slicing
 )]
-#![expect(
-    clippy::allow_attributes,
-    reason = "each test file uses its own part of this one"
-)]
 
 pub mod client;
 pub mod engine;
@@ -86,9 +82,11 @@ pub struct Setup {
     pub max_answer_bytes: usize,
     pub max_event_bytes: usize,
     pub max_concurrency: Option<u32>,
+    pub http2: bool,
     pub body_bytes: usize,
     pub header_read: Duration,
     pub body_read: Duration,
+    pub write_stall: Duration,
     pub keys: Vec<KeySpec>,
 }
 
@@ -101,9 +99,11 @@ impl Default for Setup {
             max_answer_bytes: 1 << 20,
             max_event_bytes: 1 << 16,
             max_concurrency: Some(2000),
+            http2: false,
             body_bytes: 1 << 20,
             header_read: Duration::from_secs(5),
             body_read: Duration::from_secs(5),
+            write_stall: Duration::from_secs(5),
             keys: vec![key_spec(KEY)],
         }
     }
@@ -113,6 +113,15 @@ impl Default for Setup {
 pub struct Rig {
     pub gateway: Arc<Gateway>,
     bounds: Bounds,
+    sockets: parking_lot::Mutex<Vec<PathBuf>>,
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        for path in self.sockets.lock().drain(..) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 impl Rig {
@@ -120,18 +129,21 @@ impl Rig {
     pub fn new(setup: Setup, engines: &[&Engine]) -> Self {
         let gateway = Arc::new(Gateway::new(tokio::runtime::Handle::current()));
         let names = ["a", "b", "c"];
-        let upstreams = engines.iter().zip(names).map(|(engine, name)| UpstreamSpec {
-            name: name.to_owned(),
-            url: format!("http://{}", engine.address),
-            api_key: Some("engine-secret".to_owned()),
-            http2: false,
-            max_concurrency: setup.max_concurrency,
-            connect_s: 2.0,
-            include_usage: true,
-            continuous_usage: true,
-            rid: true,
-            abort_path: Some("/abort_request".to_owned()),
-        });
+        let upstreams = engines
+            .iter()
+            .zip(names)
+            .map(|(engine, name)| UpstreamSpec {
+                name: name.to_owned(),
+                url: format!("http://{}", engine.address),
+                api_key: Some("engine-secret".to_owned()),
+                http2: setup.http2,
+                max_concurrency: setup.max_concurrency,
+                connect_s: 2.0,
+                include_usage: true,
+                continuous_usage: true,
+                rid: true,
+                abort_path: Some("/abort_request".to_owned()),
+            });
         let targets = engines.iter().zip(names).map(|(_, name)| TargetSpec {
             upstream: name.to_owned(),
             model: "engine/m".to_owned(),
@@ -153,6 +165,8 @@ impl Rig {
             })
             .unwrap();
         gateway.load_keys(setup.keys, true).unwrap();
+        // Shown where a test fails.
+        gateway.on_failure(Box::new(|error, _| println!("{error}")));
         Self {
             gateway,
             bounds: Bounds {
@@ -160,7 +174,9 @@ impl Rig {
                 header_bytes: 16 * 1024,
                 header_read: setup.header_read,
                 body_read: setup.body_read,
+                write_stall: setup.write_stall,
             },
+            sockets: parking_lot::Mutex::default(),
         }
     }
 
@@ -195,7 +211,10 @@ impl Rig {
         .await;
         tokio::time::sleep(Duration::from_millis(5)).await;
         assert_eq!(self.gateway.metrics.in_flight.get(), 0);
-        let key = self.gateway.keys.authenticate(key_text(KEY).as_bytes(), 0.0);
+        let key = self
+            .gateway
+            .keys
+            .authenticate(key_text(KEY).as_bytes(), 0.0);
         if let Ok(key) = key {
             assert_eq!(key.meter.state(self.gateway.now()).in_flight, 0);
         }
@@ -207,13 +226,16 @@ impl Rig {
     /// A listener before the gateway and a fake application behind it.
     pub fn listen(&self) -> Listener {
         let app = fake_app();
+        self.sockets.lock().push(app.clone());
         let address = "127.0.0.1:0".parse().unwrap();
         Listener::start(Arc::clone(&self.gateway), address, app, self.bounds.clone()).unwrap()
     }
 }
 
 pub fn chat(stream: bool) -> String {
-    format!("{{\"model\":\"m\",\"stream\":{stream},\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}]}}")
+    format!(
+        "{{\"model\":\"m\",\"stream\":{stream},\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}]}}"
+    )
 }
 
 /// A whole answer as a front end takes it from a slot.
@@ -282,10 +304,8 @@ fn fake_app() -> PathBuf {
     let path = std::env::temp_dir().join(format!("forebay-{}-{number}.sock", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).unwrap();
-    let unlink = path.clone();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let _ = std::fs::remove_file(&unlink);
             tokio::spawn(async move {
                 let mut buffer = Vec::new();
                 while let Some(seen) = engine::Received::read(&mut stream, &mut buffer).await {

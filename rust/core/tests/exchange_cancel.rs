@@ -1,0 +1,254 @@
+//! Clients that go away, drivers that die, gateways that stop: one record each, and nothing left.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod support;
+
+use std::future::poll_fn;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use forebay_core::gateway::Endpoint;
+use support::engine::{
+    Engine, LAST_CHUNK, STREAM_HEAD, Step, UNARY, chunk, content, unary, whole_stream,
+};
+use support::{Answer, Rig, Setup, chat, until, within};
+
+#[tokio::test]
+async fn gone_before_the_first_byte() {
+    for stream in [false, true] {
+        let engine = Engine::always(vec![Step::Hang]).await;
+        let rig = Rig::new(Setup::default(), &[&engine]);
+        let slot = rig.admit(Endpoint::Chat, &chat(stream));
+        until("it runs", || engine.active() == 1).await;
+        slot.cancel();
+        let event = rig.event().await;
+        assert_eq!((event.outcome, event.status), ("client_closed", 499));
+        assert_eq!(event.error_kind, Some("client_closed"));
+        until("the engine is left", || engine.active() == 0).await;
+        until("the engine is told", || engine.aborts().len() == 1).await;
+        let rid = &engine.requests()[0].json()["rid"];
+        assert_eq!(engine.aborts()[0], format!("{{\"rid\":{rid}}}"));
+        let metrics = rig.gateway.metrics.registry.render();
+        assert!(
+            metrics.contains("forebay_upstream_attempts_total{upstream=\"a\"} 1"),
+            "an abort is no attempt: {metrics}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn gone_in_the_middle_of_a_stream() {
+    let steps = vec![
+        Step::Send(STREAM_HEAD.to_vec()),
+        Step::Send(chunk((content("a", 1) + &content("b", 2)).as_bytes())),
+        Step::Hang,
+    ];
+    let engine = Engine::always(steps).await;
+    let rig = Rig::new(Setup::default(), &[&engine]);
+    let slot = rig.admit(Endpoint::Chat, &chat(true));
+    within(poll_fn(|cx| slot.poll_head(cx))).await.unwrap();
+    within(poll_fn(|cx| slot.poll_bytes(cx))).await.unwrap();
+    slot.cancel();
+    let event = rig.event().await;
+    assert_eq!((event.outcome, event.status), ("client_closed", 200));
+    assert_eq!((event.usage.completion, event.source), (2, "counted"));
+    until("the engine is left", || engine.active() == 0).await;
+}
+
+#[tokio::test]
+async fn after_a_cancel_nothing_waits() {
+    let engine = Engine::always(vec![Step::Hang]).await;
+    let rig = Rig::new(Setup::default(), &[&engine]);
+    let slot = rig.admit(Endpoint::Chat, &chat(true));
+    slot.cancel();
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(matches!(slot.poll_head(&mut cx), Poll::Ready(None)));
+    assert!(matches!(slot.poll_bytes(&mut cx), Poll::Ready(None)));
+    assert!(matches!(
+        slot.poll_body(&mut cx, <[u8]>::len),
+        Poll::Ready(None)
+    ));
+    rig.event().await;
+}
+
+#[tokio::test]
+async fn a_cancel_after_the_end_changes_nothing() {
+    let engine = Engine::always(vec![Step::Send(unary("200 OK", UNARY))]).await;
+    let rig = Rig::new(Setup::default(), &[&engine]);
+    let slot = rig.admit(Endpoint::Chat, &chat(false));
+    assert_eq!(Answer::of(&slot).await.status, 200);
+    slot.cancel();
+    assert_eq!(rig.event().await.outcome, "ok");
+    assert_eq!(engine.aborts().len(), 0);
+}
+
+/// The runtime goes down under an exchange: whoever waits for it is told, and it is booked.
+#[test]
+fn a_driver_that_is_dropped_ends_its_answer() {
+    let body = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut other = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    for begun in [false, true] {
+        let mut steps = vec![Step::Hang];
+        if begun {
+            steps.insert(0, Step::Send(STREAM_HEAD.to_vec()));
+            steps.insert(1, Step::Send(chunk(content("a", 1).as_bytes())));
+        }
+        let engine = body.block_on(Engine::always(steps));
+        let (rig, slot) = other.block_on(async {
+            let rig = Rig::new(Setup::default(), &[&engine]);
+            let slot = rig.admit(Endpoint::Chat, &chat(true));
+            if begun {
+                within(poll_fn(|cx| slot.poll_head(cx))).await.unwrap();
+                within(poll_fn(|cx| slot.poll_bytes(cx))).await.unwrap();
+            } else {
+                until("it runs", || engine.active() == 1).await;
+            }
+            (rig, slot)
+        });
+        other.shutdown_timeout(Duration::from_secs(1));
+        other = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        other.block_on(async {
+            if begun {
+                let last = within(poll_fn(|cx| slot.poll_bytes(cx))).await.unwrap();
+                assert!(last.starts_with(b"data: {\"error\":"));
+                assert!(within(poll_fn(|cx| slot.poll_bytes(cx))).await.is_none());
+            } else {
+                assert_eq!(Answer::of(&slot).await.status, 503);
+            }
+            let event = rig.event().await;
+            assert_eq!(event.outcome, "gateway_died");
+            // What is admitted from now on is answered as well.
+            let late = rig.admit(Endpoint::Chat, &chat(true));
+            assert_eq!(Answer::of(&late).await.status, 503);
+            rig.event().await;
+        });
+    }
+}
+
+/// 1,000 clients that leave at random moments, on a runtime of two threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_random_aborts_leave_nothing_behind() {
+    const COUNT: usize = 1000;
+    const PERMITS: u32 = 400;
+    let stream = whole_stream();
+    let (first, second) = stream.as_bytes().split_at(150);
+    let streamed = vec![
+        Step::Wait(Duration::from_millis(2)),
+        Step::Send(STREAM_HEAD.to_vec()),
+        Step::Send(chunk(first)),
+        Step::Wait(Duration::from_millis(4)),
+        Step::Send(chunk(second)),
+        Step::Send(LAST_CHUNK.to_vec()),
+    ];
+    let engine = Engine::start(move |number| {
+        if number % 2 == 0 {
+            streamed.clone()
+        } else {
+            vec![
+                Step::Wait(Duration::from_millis(4)),
+                Step::Send(unary("200 OK", UNARY)),
+            ]
+        }
+    })
+    .await;
+    let setup = Setup {
+        max_concurrency: Some(PERMITS),
+        ..Setup::default()
+    };
+    let rig = Rig::new(setup, &[&engine]);
+    let mut tasks = Vec::new();
+    let mut random: u64 = 42;
+    for index in 0..COUNT {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let patience = Duration::from_micros((random >> 33) % 20_000);
+        let slot = rig.admit(Endpoint::Chat, &chat(index % 2 == 0));
+        tasks.push(tokio::spawn(async move {
+            let reading = async {
+                let head = poll_fn(|cx| slot.poll_head(cx)).await;
+                while head.as_ref().is_some_and(|head| head.more)
+                    && poll_fn(|cx| slot.poll_bytes(cx)).await.is_some()
+                {}
+            };
+            let _ = tokio::time::timeout(patience, reading).await;
+            slot.cancel();
+        }));
+        if index % 50 == 0 {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    }
+    for task in tasks {
+        within(task).await.unwrap();
+    }
+    let events = rig.events(COUNT).await;
+    let ids: std::collections::HashSet<_> = events.iter().map(|event| event.event_id).collect();
+    assert_eq!(ids.len(), COUNT);
+    let closed = events
+        .iter()
+        .filter(|e| e.outcome == "client_closed")
+        .count();
+    assert!(closed > COUNT / 10, "{closed}");
+    let unexpected: Vec<_> = events
+        .iter()
+        .filter(|event| !["client_closed", "ok", "error", "upstream_cut"].contains(&event.outcome))
+        .collect();
+    assert!(unexpected.is_empty(), "{unexpected:?}");
+    until("every engine connection is left", || engine.active() == 0).await;
+    // Every permit of the engine is back.
+    let slots: Vec<_> = (0..PERMITS)
+        .map(|_| rig.admit(Endpoint::Chat, &chat(false)))
+        .collect();
+    for slot in slots {
+        // The script may be one of the other kind; what matters is that the engine was asked.
+        assert_ne!(Answer::of(&slot).await.status, 503);
+    }
+    rig.events(PERMITS as usize).await;
+}
+
+/// A gateway that stops drops its connections as well; that is not the clients' doing.
+#[tokio::test]
+async fn what_a_stopping_gateway_drops_is_its_own() {
+    let engine = Engine::always(vec![Step::Hang]).await;
+    let rig = Rig::new(Setup::default(), &[&engine]);
+    let slot = rig.admit(Endpoint::Chat, &chat(true));
+    until("it runs", || engine.active() == 1).await;
+    rig.gateway.halt();
+    slot.cancel();
+    let event = rig.event().await;
+    assert_eq!((event.outcome, event.status), ("gateway_died", 503));
+}
+
+/// What is asked of a runtime that has gone is answered, not awaited for ever.
+#[test]
+fn a_fetch_without_a_runtime_is_answered() {
+    let current = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let gone = current();
+    let rig = gone.block_on(async { Rig::new(Setup::default(), &[&Engine::down().await]) });
+    drop(gone);
+    let slot = rig
+        .gateway
+        .fetch("a", "/health".to_owned(), Duration::from_secs(1));
+    assert_eq!(current().block_on(Answer::of(&slot)).status, 503);
+}
