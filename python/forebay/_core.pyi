@@ -81,11 +81,15 @@ class Core:
         kind_name: str,
         message: str,
         *,
+        headers: _Headers | None = None,
         param: str | None = None,
         code: str | None = None,
         cause: str | None = None,
     ) -> _Answer:
-        """An error's answer in OpenAI's shape. Raises: ValueError if no kind has that name."""
+        """An error's answer in OpenAI's shape.
+
+        headers: the request's, for its id. Raises: ValueError if no kind has that name.
+        """
 
     def take_usage(self, limit: int) -> list[tuple[Any, ...]]:
         """Up to `limit` finished requests, oldest first, in the usage table's column order."""
@@ -103,6 +107,12 @@ class Core:
 
     def metrics(self) -> str:
         """All metrics in the Prometheus text format."""
+
+    def keys_current(self, current: bool) -> None:
+        """Whether the keys are those of the database now: while not, unknown ones get a 503."""
+
+    def halt(self) -> None:
+        """End what still runs: with an error event where an answer has begun, else with a 503."""
 
     def begin_drain(self) -> None:
         """Refuse new requests from now on; running ones go on."""

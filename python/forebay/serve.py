@@ -78,7 +78,7 @@ class Store:
         self._database = database
         self._writer = UsageWriter(database, self._gateway.core.take_usage)
         self._writer.start()
-        self._watcher = KeyWatcher(database, self._load)
+        self._watcher = KeyWatcher(database, self._load, self._gateway.core.keys_current)
         await self._watcher.start(FIRST_LOAD_S)
 
     def _load(self, records: list[KeyRecord]) -> None:
@@ -210,6 +210,7 @@ async def serve(
     if not (drain.done() and drain.result()):
         drain.cancel()
         log.warning("requests were cut off", in_flight=gateway.core.in_flight)
+        gateway.core.halt()
     # The last answers leave before their connections are closed.
     await asyncio.sleep(0.05)
     if grpc_server is not None:

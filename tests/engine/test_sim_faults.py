@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from engine_client import (
+from tests.engine.engine_client import (
     CHAT,
     Answer,
     call,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_client import Answer, call, parse, send_raw, serve
+from tests.engine.engine_client import Answer, call, parse, send_raw, serve
 from forebay_engine.sim.scheduler import Limits
 
 

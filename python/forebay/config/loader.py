@@ -56,7 +56,8 @@ def load(path: Path | None, env: Mapping[str, str]) -> Config:
     """Read a configuration.
 
     path: YAML file; None takes ``FOREBAY_CONFIG``, and without that the environment alone.
-    env: ``FOREBAY_HTTP``, ``FOREBAY_GRPC``, ``FOREBAY_LOG_LEVEL`` and ``FOREBAY_LOG_FORMAT``
+    env: ``FOREBAY_HTTP``, ``FOREBAY_GRPC``, ``FOREBAY_SERVER``, ``FOREBAY_LOG_LEVEL`` and
+        ``FOREBAY_LOG_FORMAT``
         win over the file; ``DATABASE_URL`` fills in where the file has no ``database_url``;
         ``INFERENCE_URL`` (and ``INFERENCE_API_KEY``) make one SGLang upstream named ``engine``
         that serves every model it lists, where the file names no upstream.

@@ -58,19 +58,29 @@ def create_app(gateway: "Gateway") -> Starlette:
     async def not_found(request: Request, error: Exception) -> Response:
         return render(
             gateway.core.error(
-                "not_found", f"Unknown request URL: {request.method} {request.url.path}."
+                "not_found",
+                f"Unknown request URL: {request.method} {request.url.path}.",
+                headers=request.scope["headers"],
             )
         )
 
     async def wrong_method(request: Request, error: Exception) -> Response:
         allowed = error.headers if isinstance(error, HTTPException) else None
         answer = gateway.core.error(
-            "method_not_allowed", f"{request.method} is not supported for {request.url.path}."
+            "method_not_allowed",
+            f"{request.method} is not supported for {request.url.path}.",
+            headers=request.scope["headers"],
         )
         return render(answer, dict(allowed or {}))
 
     async def failed(request: Request, error: Exception) -> Response:
-        return render(gateway.core.error("internal", "The gateway failed. Please try again."))
+        return render(
+            gateway.core.error(
+                "internal",
+                "The gateway failed. Please try again.",
+                headers=request.scope["headers"],
+            )
+        )
 
     app = _App(
         routes=[

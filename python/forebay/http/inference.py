@@ -44,7 +44,7 @@ class Inference:
         """Serve one request. Every outcome is an answer in OpenAI's shape."""
         try:
             if scope["method"] != "POST":
-                await self._answer(send, self._wrong_method(), [(b"allow", b"POST")])
+                await self._answer(send, self._wrong_method(scope), [(b"allow", b"POST")])
                 return
             body = await self._body(scope, receive, send)
             if body is None:
@@ -54,12 +54,17 @@ class Inference:
         except Exception:
             log.exception("request failed")
             await self._answer(
-                send, self._core.error("internal", "The gateway failed. Please try again.")
+                send,
+                self._core.error(
+                    "internal", "The gateway failed. Please try again.", headers=scope["headers"]
+                ),
             )
 
-    def _wrong_method(self) -> Answer:
+    def _wrong_method(self, scope: Scope) -> Answer:
         return self._core.error(
-            "method_not_allowed", f"Use POST for {ENDPOINTS[self._endpoint]}.", param=None
+            "method_not_allowed",
+            f"Use POST for {ENDPOINTS[self._endpoint]}.",
+            headers=scope["headers"],
         )
 
     async def _body(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
@@ -67,7 +72,7 @@ class Inference:
         message = await receive()
         if message["type"] != "http.request":
             # Broken framing reaches an application as a disconnect.
-            await self._refuse(send, self._broken())
+            await self._refuse(send, self._broken(scope))
             return None
         first: bytes = message["body"]
         length = content_length(scope["headers"])
@@ -85,20 +90,28 @@ class Inference:
             answer = refused
         except TooLarge:
             answer = self._core.error(
-                "payload_too_large", f"The request body is over the limit of {self._limit} bytes."
+                "payload_too_large",
+                f"The request body is over the limit of {self._limit} bytes.",
+                headers=scope["headers"],
             )
         except TooSlow:
             answer = self._core.error(
-                "invalid_request", "The request body did not arrive in time.", code="slow_body"
+                "invalid_request",
+                "The request body did not arrive in time.",
+                headers=scope["headers"],
+                code="slow_body",
             )
         except Incomplete:
-            answer = self._broken()
+            answer = self._broken(scope)
         await self._refuse(send, answer)
         return None
 
-    def _broken(self) -> Answer:
+    def _broken(self, scope: Scope) -> Answer:
         return self._core.error(
-            "invalid_request", "The request body is incomplete or malformed.", code="bad_body"
+            "invalid_request",
+            "The request body is incomplete or malformed.",
+            headers=scope["headers"],
+            code="bad_body",
         )
 
     async def _refuse(self, send: Send, answer: Answer) -> None:

@@ -42,6 +42,7 @@ async def get_model(request: Request) -> Response:
             core.error(
                 "model_not_found",
                 f"The model '{shown}' does not exist or you do not have access to it.",
+                headers=request.scope["headers"],
                 param="model",
             )
         )

@@ -38,20 +38,38 @@ class KeyWatcher:
     While the database is away nothing is called, so what the callback keeps stays the last
     snapshot. A lost notification is made good by polling every 0.5 s.
 
-    healthy: the last exchange with the database succeeded.
+    on_health: called on the event loop when `healthy` changes.
+
     last_sync: Unix seconds of the last moment the snapshot was known to be current; 0 before.
     """
 
-    def __init__(self, database: "Database", on_change: Callable[[list[KeyRecord]], None]):
+    def __init__(
+        self,
+        database: "Database",
+        on_change: Callable[[list[KeyRecord]], None],
+        on_health: Callable[[bool], None] | None = None,
+    ):
         self._url = database.url
         self._on_change = on_change
+        self._on_health = on_health
         self._known: dict[str, str] = {}
         self._version = 0
         self._loaded = asyncio.Event()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.healthy = False
+        self._healthy = False
         self.last_sync = 0.0
+
+    @property
+    def healthy(self) -> bool:
+        """The last exchange with the database succeeded."""
+        return self._healthy
+
+    def _set_healthy(self, healthy: bool) -> None:
+        changed = healthy != self._healthy
+        self._healthy = healthy
+        if changed and self._on_health is not None:
+            self._on_health(healthy)
 
     @property
     def loaded(self) -> bool:
@@ -79,7 +97,7 @@ class KeyWatcher:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        self.healthy = False
+        self._set_healthy(False)
 
     async def _run(self) -> None:
         backoff_s = _BACKOFF_S[0]
@@ -92,7 +110,7 @@ class KeyWatcher:
             except Exception:
                 # A fault of ours or a schema that is not there yet: the watch must outlive it.
                 _log.exception("key_watch_failed")
-            self.healthy = False
+            self._set_healthy(False)
             if self.last_sync != synced:
                 backoff_s = _BACKOFF_S[0]
             # Jitter keeps many gateways from coming back in one instant.
@@ -106,7 +124,7 @@ class KeyWatcher:
             await connection.add_listener(CHANNEL, self._on_event)
             await self._load(connection)
             while True:
-                self.healthy = True
+                self._set_healthy(True)
                 self.last_sync = time.time()
                 self._loaded.set()
                 # Not wait_for: before 3.12 it loses a cancellation that meets a result.

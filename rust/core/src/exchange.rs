@@ -186,8 +186,18 @@ pub async fn fetch(
     Ok((status, out.freeze()))
 }
 
-/// Runs the exchange to its end. Everything of it is released when this future ends or is dropped.
+/// Runs the exchange to its end, or to the gateway's. Everything of it is released when this future
+/// ends or is dropped; the record then says what had come of it.
 pub async fn drive(job: Job, mut record: Record) {
+    let gateway = Arc::clone(&job.gateway);
+    tokio::select! {
+        biased;
+        () = run(&job, &mut record) => {}
+        () = gateway.halting() => {}
+    }
+}
+
+async fn run(job: &Job, record: &mut Record) {
     let now = Instant::now();
     let total = now + job.model.timeouts.total;
     let mut alarm = Alarm::new((now + job.model.timeouts.first_byte).min(total));
@@ -196,7 +206,7 @@ pub async fn drive(job: Job, mut record: Record) {
     for target in &targets {
         left -= 1;
         let attempts = record.attempt(&target.upstream.name);
-        match attempt(&job, target, attempts, total, &mut alarm, &mut record).await {
+        match attempt(job, target, attempts, total, &mut alarm, record).await {
             Ok(()) => return,
             Err(error) => {
                 let elsewhere =
@@ -205,7 +215,7 @@ pub async fn drive(job: Job, mut record: Record) {
                     job.gateway.note(&error, &job.answer_headers);
                     continue;
                 }
-                refuse(&job, &error, &mut record);
+                refuse(job, &error, record);
                 return;
             }
         }

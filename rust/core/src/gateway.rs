@@ -9,6 +9,7 @@ use crossbeam_queue::SegQueue;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use crate::counters::Counters;
 use crate::error::{Error, Kind};
@@ -135,9 +136,10 @@ pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
     runtime: Handle,
     epoch: Instant,
-    keys_known: AtomicBool,
+    keys_current: AtomicBool,
     draining: AtomicBool,
     halted: AtomicBool,
+    halting: Notify,
     note: RwLock<Option<Note>>,
 }
 
@@ -151,9 +153,10 @@ impl Gateway {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             runtime,
             epoch: Instant::now(),
-            keys_known: AtomicBool::new(false),
+            keys_current: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             halted: AtomicBool::new(false),
+            halting: Notify::new(),
             note: RwLock::new(None),
         }
     }
@@ -196,11 +199,17 @@ impl Gateway {
     /// Takes key records in; see [`Keys::load`].
     pub fn load_keys(&self, specs: Vec<KeySpec>, replace: bool) -> Result<usize, String> {
         let count = self.keys.load(specs, replace, self.now())?;
-        self.keys_known.store(true, Ordering::Release);
+        self.keys_current(true);
         self.metrics
             .keys
             .set(i64::try_from(count).unwrap_or(i64::MAX));
         Ok(count)
+    }
+
+    /// Whether the keys are those of the database. While they are not, an unknown key may be a new
+    /// one, so it is told to come back rather than that it is wrong.
+    pub fn keys_current(&self, current: bool) {
+        self.keys_current.store(current, Ordering::Release);
     }
 
     /// From now on new requests are refused; running ones go on.
@@ -208,9 +217,16 @@ impl Gateway {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// The runtime is about to go: what still runs is ended by the gateway, not by its client.
+    /// Ends what still runs, by the gateway, not by its client: an answer that has begun gets an
+    /// error as its last event, any other a 503.
     pub fn halt(&self) {
         self.halted.store(true, Ordering::Release);
+        self.halting.notify_waiters();
+    }
+
+    /// Resolves when [`Gateway::halt`] is called.
+    pub fn halting(&self) -> tokio::sync::futures::Notified<'_> {
+        self.halting.notified()
     }
 
     /// Whether [`Gateway::halt`] was called.
@@ -249,10 +265,10 @@ impl Gateway {
                 Err(denied) => denied,
             },
         };
-        if denied == Denied::Unknown && !self.keys_known.load(Ordering::Acquire) {
+        if denied == Denied::Unknown && !self.keys_current.load(Ordering::Acquire) {
             return Err(Error::new(
                 Kind::Unavailable,
-                "The API keys are not loaded yet. Please try again.",
+                "This API key cannot be checked now. Please try again.",
             ));
         }
         let (message, code) = match denied {
@@ -478,8 +494,13 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
         .then(|| token.trim_ascii())
 }
 
+/// `x-request-id` of an answer outside of any exchange.
+pub fn fresh_request_id(asked: Option<&[u8]>) -> (HeaderName, HeaderValue) {
+    request_id_header(asked, &uuid::Uuid::now_v7())
+}
+
 /// `x-request-id` of an answer: the client's own if it may be kept, else one made of `id`.
-pub fn request_id_header(asked: Option<&[u8]>, id: &uuid::Uuid) -> (HeaderName, HeaderValue) {
+fn request_id_header(asked: Option<&[u8]>, id: &uuid::Uuid) -> (HeaderName, HeaderValue) {
     (
         HeaderName::from_static("x-request-id"),
         header_text(request_id(asked, id)),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use forebay_core::error::{Error, Kind};
-use forebay_core::gateway::{Endpoint, Gateway};
+use forebay_core::gateway::{Endpoint, Gateway, fresh_request_id};
 use forebay_core::listener::{Bounds, Listener};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
@@ -301,7 +301,7 @@ impl Core {
         let headers = Headers::read(headers)?;
         match self.gateway.authenticate(headers.request().authorization) {
             Ok(_) => Ok(None),
-            Err(error) => self.answer(py, &error).map(Some),
+            Err(error) => self.answer(py, &error, Some(&headers)).map(Some),
         }
     }
 
@@ -314,17 +314,30 @@ impl Core {
         let headers = Headers::read(headers)?;
         match self.gateway.authenticate(headers.request().authorization) {
             Ok(key) => Ok(PyList::new(py, self.gateway.models(&key))?.into_any()),
-            Err(error) => self.answer(py, &error),
+            Err(error) => self.answer(py, &error, Some(&headers)),
         }
     }
 
-    /// An error's answer, `(status, headers, body, False)`, in OpenAI's shape.
-    #[pyo3(signature = (kind_name, message, *, param=None, code=None, cause=None))]
+    /// Whether the keys are those of the database now.
+    fn keys_current(&self, current: bool) {
+        self.gateway.keys_current(current);
+    }
+
+    /// Ends what still runs with an error that says so.
+    fn halt(&self) {
+        self.gateway.halt();
+    }
+
+    /// An error's answer, `(status, headers, body, False)`, in OpenAI's shape. `headers` are the
+    /// request's, for its id.
+    #[pyo3(signature = (kind_name, message, *, headers=None, param=None, code=None, cause=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
     fn error<'py>(
         &self,
         py: Python<'py>,
         kind_name: &str,
         message: String,
+        headers: Option<&Bound<'py, PyList>>,
         param: Option<String>,
         code: Option<String>,
         cause: Option<String>,
@@ -333,7 +346,7 @@ impl Core {
         error.param = param.map(Into::into);
         error.code = code.map(Into::into);
         error.cause = cause;
-        self.answer(py, &error)
+        self.answer(py, &error, headers.map(Headers::read).transpose()?.as_ref())
     }
 
     /// Takes up to `limit` finished requests, oldest first, as tuples in the usage table's order.
@@ -393,8 +406,14 @@ impl Core {
 }
 
 impl Core {
-    fn answer<'py>(&self, py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>> {
-        let slot = self.gateway.refusal(error, Vec::new());
+    fn answer<'py>(
+        &self,
+        py: Python<'py>,
+        error: &Error,
+        headers: Option<&Headers<'py>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let asked = headers.and_then(|headers| headers.request().request_id);
+        let slot = self.gateway.refusal(error, vec![fresh_request_id(asked)]);
         let mut cx = std::task::Context::from_waker(Waker::noop());
         match slot.poll_head(&mut cx) {
             Poll::Ready(Some(head)) => convert::head(py, &head),
