@@ -14,11 +14,10 @@ from typing import Any
 
 import msgspec
 import orjson
-import uvloop
 
 from forebay.cli.common import DEV_STATE
 from forebay.config import load
-from forebay.serve import serve
+from forebay.serve import run_on_loop, serve
 from forebay.store import Database, EmbeddedPostgres, KeyStore
 from forebay.store.errors import KeyNotFound, StoreError
 from forebay.store.keys import KeyKind, parse
@@ -55,13 +54,14 @@ def run(*, http: str | None, grpc: str | None, ready_file: Path | None) -> None:
         setup_logging(config.log.level, config.log.format)
         assert config.database_url is not None
         keys = asyncio.run(_keys(config.database_url))
-        uvloop.run(
+        run_on_loop(
+            config,
             serve(
                 config,
                 ready_file=ready_file,
                 ready={"engine": engine, **keys},
                 on_ready=lambda facts: _announce(facts, environment["DATABASE_URL"]),
-            )
+            ),
         )
     DEV_STATE.unlink(missing_ok=True)
 

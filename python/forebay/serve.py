@@ -4,14 +4,13 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import orjson
 import structlog
-import uvloop
 
 from forebay.config import Config, ConfigError, load, parse_address
 from forebay.gateway import Gateway
@@ -146,7 +145,20 @@ def run(
     """`forebay serve`: until SIGTERM or SIGINT. Raises: ConfigError, OSError."""
     loaded = settings(config, http, grpc)
     setup_logging(loaded.log.level, loaded.log.format)
-    uvloop.run(serve(loaded, ready_file=ready_file))
+    run_on_loop(loaded, serve(loaded, ready_file=ready_file))
+
+
+def run_on_loop(config: Config, main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` on uvloop where Python serves every request, else on asyncio's own loop.
+
+    Behind the core's listener Python has little to do, and uvloop costs 7 MB.
+    """
+    if config.listen.server == "granian":
+        import uvloop
+
+        uvloop.run(main)
+    else:
+        asyncio.run(main)
 
 
 async def serve(
