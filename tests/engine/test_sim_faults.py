@@ -7,6 +7,9 @@ import json
 from typing import Any
 
 import pytest
+from forebay_engine.sim.faults import BadFault, Fault, FaultPlan
+from forebay_engine.sim.faults import parse as read_fault
+
 from tests.engine.engine_client import (
     CHAT,
     Answer,
@@ -19,8 +22,6 @@ from tests.engine.engine_client import (
     serve,
     wait_for,
 )
-from forebay_engine.sim.faults import BadFault, Fault, FaultPlan
-from forebay_engine.sim.faults import parse as read_fault
 
 WHOLE = " Hello there, this is a scripted answer."
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engine.engine_client import Answer, call, parse, send_raw, serve
 from forebay_engine.sim.scheduler import Limits
+
+from tests.engine.engine_client import Answer, call, parse, send_raw, serve
 
 
 def names(listed: str) -> list[str]:

@@ -15,6 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forebay_engine.cli import main
+from forebay_engine.sim.options import SimOptions
+from forebay_engine.sim.scheduler import Limits
+from forebay_engine.sim.server import Server
+
 from tests.engine.engine_client import (
     CHAT,
     Answer,
@@ -28,10 +33,6 @@ from tests.engine.engine_client import (
     serve,
     wait_for,
 )
-from forebay_engine.cli import main
-from forebay_engine.sim.options import SimOptions
-from forebay_engine.sim.scheduler import Limits
-from forebay_engine.sim.server import Server
 
 SLOW = Limits(prefill_rate=0, decode_rate=50)
 

@@ -16,6 +16,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use crate::edits::{Edits, Wanted};
 use crate::error::{Error, Kind, Retry};
 use crate::gateway::{Endpoint, Gateway};
 use crate::record::{Outcome, Progress, Record};
@@ -35,25 +36,6 @@ const MAX_ERROR_BODY: usize = 64 * 1024;
 
 /// Most bytes of an answer to a `GET`: a list of thousands of models.
 const MAX_FETCH: usize = 8 << 20;
-
-/// Where in the client's body something is put, and what: the edit list of one attempt.
-#[derive(Clone, Debug, Default)]
-pub struct Edits {
-    /// The value of `model`, quotes included.
-    pub model: Option<std::ops::Range<usize>>,
-    /// The value of `rid`.
-    pub rid: Option<std::ops::Range<usize>>,
-    /// The value of `stream_options` when it is not an object.
-    pub stream_options: Option<std::ops::Range<usize>>,
-    /// Inside an existing `stream_options` object: just after its brace, and whether it is empty.
-    pub stream_options_open: Option<(usize, bool)>,
-    /// The values of `include_usage` and `continuous_usage_stats` there.
-    pub usage_flags: [Option<std::ops::Range<usize>>; 2],
-    /// Just after the body's opening brace.
-    pub body_start: usize,
-    /// The body is `{}`.
-    pub empty: bool,
-}
 
 /// Everything that the driver needs, decided at admission.
 pub struct Job {
@@ -273,7 +255,7 @@ async fn attempt(
     }
     let _held = Held(upstream);
     let rid = (upstream.traits.rid && job.single).then(|| attempt_rid(&job.rid, attempts));
-    let body = edited(job, target, rid.as_deref());
+    let body = body_for(job, target, rid.as_deref());
     let first_byte = (Instant::now() + job.model.timeouts.first_byte).min(total);
     let mut stopper = Stopper {
         upstream: Arc::clone(upstream),
@@ -644,104 +626,28 @@ fn unary(job: &Job, body: Bytes, record: &mut Record) -> Result<(Bytes, Option<S
     Ok((body, finish))
 }
 
+/// The client's body as this target needs it.
+fn body_for(job: &Job, target: &Target, rid: Option<&str>) -> Rope {
+    let traits = &target.upstream.traits;
+    let usage = [
+        job.stream && traits.include_usage && !job.shape.include_usage,
+        job.stream && traits.continuous_usage && job.single && !job.shape.continuous_usage,
+    ];
+    let wanted = Wanted {
+        model: (*target.model != *job.model_asked).then_some(&*target.model),
+        rid,
+        hides_rid: traits.rid,
+        usage,
+    };
+    Rope::new(job.edits.apply(&job.body, &wanted))
+}
+
 /// Each attempt has a name of its own: an engine refuses a second running request of one name.
 fn attempt_rid(rid: &str, attempt: u32) -> String {
     if attempt <= 1 {
         rid.to_owned()
     } else {
         format!("{rid}-{attempt}")
-    }
-}
-
-/// The client's body with this attempt's edits, in as few slices as they need.
-fn edited(job: &Job, target: &Target, rid: Option<&str>) -> Rope {
-    let traits = &target.upstream.traits;
-    let edits = &job.edits;
-    let mut changes: Vec<(std::ops::Range<usize>, String)> = Vec::new();
-    let mut members = String::new();
-    if *target.model != *job.model_asked {
-        let name = serde_json::to_string(&*target.model).unwrap_or_default();
-        match &edits.model {
-            Some(span) => changes.push((span.clone(), name)),
-            None => put(&mut members, &["\"model\":", &name, ","]),
-        }
-    }
-    match (rid, &edits.rid) {
-        (Some(rid), Some(span)) => changes.push((span.clone(), format!("\"{rid}\""))),
-        (Some(rid), None) => put(&mut members, &["\"rid\":\"", rid, "\","]),
-        // Another tenant's id must not be guessed at: a client's own name never reaches an engine.
-        (None, Some(span)) if traits.rid => changes.push((span.clone(), "null".to_owned())),
-        (None, _) => {}
-    }
-    if job.stream {
-        let asked = [job.shape.include_usage, job.shape.continuous_usage];
-        let wanted = [traits.include_usage, traits.continuous_usage && job.single];
-        ask_for_usage(edits, asked, wanted, &mut changes, &mut members);
-    }
-    if !members.is_empty() {
-        if edits.empty {
-            members.pop();
-        }
-        changes.push((edits.body_start..edits.body_start, members));
-    }
-    changes.sort_by_key(|(span, _)| (span.start, span.end));
-    let mut parts = Vec::with_capacity(changes.len() * 2 + 1);
-    let mut from = 0;
-    for (span, text) in changes {
-        parts.push(job.body.slice(from..span.start));
-        parts.push(Bytes::from(text));
-        from = span.end;
-    }
-    parts.push(job.body.slice(from..));
-    Rope::new(parts)
-}
-
-fn put(text: &mut String, parts: &[&str]) {
-    for part in parts {
-        text.push_str(part);
-    }
-}
-
-const USAGE_FLAGS: [&str; 2] = ["include_usage", "continuous_usage_stats"];
-
-/// Makes `stream_options` ask for the usage that the gateway needs and the engine can give.
-fn ask_for_usage(
-    edits: &Edits,
-    asked: [bool; 2],
-    wanted: [bool; 2],
-    changes: &mut Vec<(std::ops::Range<usize>, String)>,
-    members: &mut String,
-) {
-    let mut missing = Vec::new();
-    for (((name, asked), wanted), span) in USAGE_FLAGS
-        .iter()
-        .zip(asked)
-        .zip(wanted)
-        .zip(&edits.usage_flags)
-    {
-        match span {
-            _ if asked || !wanted => {}
-            Some(span) => changes.push((span.clone(), "true".to_owned())),
-            None => missing.push(format!("\"{name}\":true")),
-        }
-    }
-    if missing.is_empty() {
-        return;
-    }
-    let missing = missing.join(",");
-    match (edits.stream_options_open, &edits.stream_options) {
-        (Some((at, empty)), _) => {
-            changes.push((
-                at..at,
-                if empty {
-                    missing
-                } else {
-                    format!("{missing},")
-                },
-            ));
-        }
-        (None, Some(span)) => changes.push((span.clone(), format!("{{{missing}}}"))),
-        (None, None) => put(members, &["\"stream_options\":{", &missing, "},"]),
     }
 }
 

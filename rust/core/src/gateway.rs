@@ -6,20 +6,23 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use crossbeam_queue::SegQueue;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::counters::Counters;
+use crate::edits::Edits;
 use crate::error::{Error, Kind};
-use crate::exchange::{self, Edits, Job, drive};
+use crate::exchange::{self, Job, drive};
+use crate::headers::{bearer, rate_headers, request_id_header, upstream_headers};
 use crate::keys::{Denied, Key, KeySpec, Keys};
-use crate::limit::{Admitted, Dimension, Nanos, Refusal, Reservation, State};
-use crate::peek::{Peek, PeekError, PeekErrorKind, peek};
+use crate::limit::{Admitted, Nanos, Reservation};
+use crate::peek::{Peek, peek};
 use crate::record::{Opening, Record, UsageEvent};
+use crate::refusals::{complete, find_model, json_content, rate_limited, unreadable};
 use crate::relay::Shape;
-use crate::slot::{Answering, Head, Headers, Slot, error_headers, header_text};
+use crate::slot::{Answering, Head, Headers, Slot, error_headers};
 use crate::snapshot::{Model, Snapshot, SnapshotSpec};
 
 /// Events waiting for the database beyond this are dropped, and counted.
@@ -436,7 +439,7 @@ impl Gateway {
                 max_event_bytes: snapshot.max_event_bytes,
                 asked: exchange::asked(body.max_completion_tokens.is_some()),
             },
-            edits: edits(&body),
+            edits: Edits::of(&body),
             body: bytes,
             headers: upstream_headers(&request, answer_headers),
             answer_headers: std::mem::take(answer_headers),
@@ -484,302 +487,5 @@ impl Cost {
             prompt.saturating_add(output).min(burst)
         };
         Self { prompt, reserve }
-    }
-}
-
-fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = value.split_at_checked(7)?;
-    scheme
-        .eq_ignore_ascii_case(b"bearer ")
-        .then(|| token.trim_ascii())
-}
-
-/// `x-request-id` of an answer outside of any exchange.
-pub fn fresh_request_id(asked: Option<&[u8]>) -> (HeaderName, HeaderValue) {
-    request_id_header(asked, &uuid::Uuid::now_v7())
-}
-
-/// `x-request-id` of an answer: the client's own if it may be kept, else one made of `id`.
-fn request_id_header(asked: Option<&[u8]>, id: &uuid::Uuid) -> (HeaderName, HeaderValue) {
-    (
-        HeaderName::from_static("x-request-id"),
-        header_text(request_id(asked, id)),
-    )
-}
-
-/// A client's id is kept when it is 1–128 characters of `[A-Za-z0-9._-]`, else replaced.
-fn request_id(asked: Option<&[u8]>, id: &uuid::Uuid) -> String {
-    asked
-        .filter(|text| (1..=128).contains(&text.len()))
-        .filter(|text| {
-            text.iter()
-                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
-        })
-        .and_then(|text| String::from_utf8(text.to_vec()).ok())
-        .unwrap_or_else(|| format!("req_{}", id.simple()))
-}
-
-fn json_content(content_type: Option<&[u8]>) -> Result<(), Error> {
-    // Without one, JSON is meant: curl without -H is told apart by its form type.
-    let Some(value) = content_type else {
-        return Ok(());
-    };
-    let media = value
-        .split(|b| *b == b';')
-        .next()
-        .unwrap_or_default()
-        .trim_ascii();
-    if media.eq_ignore_ascii_case(b"application/json") {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::InvalidRequest,
-        "The content type must be application/json.",
-    )
-    .param("content-type")
-    .code("unsupported_content_type"))
-}
-
-fn unreadable(error: &PeekError) -> Error {
-    let refused = Error::new(
-        Kind::InvalidRequest,
-        format!("We could not read the request: {error}."),
-    );
-    match error.kind {
-        PeekErrorKind::WrongType { field, .. } => refused.param(field).code("invalid_type"),
-        PeekErrorKind::OutOfRange { field, .. } => refused.param(field).code("invalid_value"),
-        _ => refused.code("invalid_json"),
-    }
-}
-
-/// What an API requires of its body, beyond types.
-fn complete(endpoint: Endpoint, body: &Peek<'_>) -> Result<(), Error> {
-    let missing = |field: &'static str| {
-        Error::new(
-            Kind::InvalidRequest,
-            format!("Missing required parameter: '{field}'."),
-        )
-        .param(field)
-        .code("missing_required_parameter")
-    };
-    match endpoint {
-        Endpoint::Chat if !body.has_messages => Err(missing("messages")),
-        Endpoint::Chat if body.messages_empty => Err(Error::new(
-            Kind::InvalidRequest,
-            "'messages' must hold at least one message.",
-        )
-        .param("messages")
-        .code("empty_array")),
-        Endpoint::Completions if !body.has_prompt => Err(missing("prompt")),
-        Endpoint::Embeddings if !body.has_input => Err(missing("input")),
-        Endpoint::Chat | Endpoint::Completions | Endpoint::Embeddings => Ok(()),
-    }
-}
-
-fn find_model<'s>(
-    snapshot: &'s Snapshot,
-    body: &Peek<'_>,
-) -> Result<(String, &'s Arc<Model>), Error> {
-    let Some(asked) = &body.model else {
-        return Err(
-            Error::new(Kind::InvalidRequest, "You must provide a model parameter.")
-                .param("model")
-                .code("missing_required_parameter"),
-        );
-    };
-    if let Some(model) = snapshot.models.get(asked.as_ref()) {
-        return Ok((asked.to_string(), model));
-    }
-    if !snapshot.complete {
-        return Err(Error::new(
-            Kind::Unavailable,
-            "The engine has not said yet which models it serves. Please try again.",
-        )
-        .retry_after(Duration::from_secs(1)));
-    }
-    let shown: String = asked.chars().take(200).collect();
-    Err(Error::new(
-        Kind::ModelNotFound,
-        format!("The model '{shown}' does not exist or you do not have access to it."),
-    )
-    .param("model"))
-}
-
-fn rate_limited(refusal: &Refusal, cost: u64) -> Error {
-    let Refusal {
-        dimension,
-        limit,
-        burst,
-        ..
-    } = refusal;
-    let Some(wait) = refusal.retry_after else {
-        let message = match dimension {
-            Dimension::Tokens => format!(
-                "This request needs about {cost} tokens, more than the {burst} that the key may use at once. Waiting does not help; make the request smaller.",
-            ),
-            _ => format!(
-                "The key may not make such requests: its limit on {} is {limit}.",
-                dimension.as_str()
-            ),
-        };
-        let mut error = Error::new(Kind::RateLimited, message).code("request_over_limit");
-        error.should_retry = Some(false);
-        return error;
-    };
-    let wait = Duration::from_nanos(wait);
-    let what = match dimension {
-        Dimension::Concurrency => format!("{limit} requests at a time"),
-        other => format!("{limit} {} per minute", other.as_str()),
-    };
-    Error::new(
-        Kind::RateLimited,
-        format!(
-            "Rate limit reached: {what}. Please try again in {}.",
-            duration(wait)
-        ),
-    )
-    .retry_after(wait)
-}
-
-/// `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, as OpenAI writes them.
-fn rate_headers(requests: Option<&State>, tokens: Option<&State>, out: &mut Headers) {
-    const NAMES: [[&str; 3]; 2] = [
-        [
-            "x-ratelimit-limit-requests",
-            "x-ratelimit-remaining-requests",
-            "x-ratelimit-reset-requests",
-        ],
-        [
-            "x-ratelimit-limit-tokens",
-            "x-ratelimit-remaining-tokens",
-            "x-ratelimit-reset-tokens",
-        ],
-    ];
-    for (state, [limit, remaining, reset]) in [requests, tokens].into_iter().zip(NAMES) {
-        if let Some(state) = state {
-            out.push((
-                HeaderName::from_static(limit),
-                HeaderValue::from(state.limit),
-            ));
-            out.push((
-                HeaderName::from_static(remaining),
-                HeaderValue::from(state.remaining),
-            ));
-            out.push((
-                HeaderName::from_static(reset),
-                header_text(duration(Duration::from_nanos(state.reset))),
-            ));
-        }
-    }
-}
-
-/// A duration as OpenAI writes it: `17ms`, `1s`, `6m0s`. Rounded up, so that it is never too short.
-pub fn duration(wait: Duration) -> String {
-    let millis = wait.as_nanos().div_ceil(1_000_000);
-    if millis < 1000 {
-        return format!("{millis}ms");
-    }
-    let seconds = millis.div_ceil(1000);
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) => format!("{s}s"),
-        (0, m, s) => format!("{m}m{s}s"),
-        (h, m, s) => format!("{h}h{m}m{s}s"),
-    }
-}
-
-fn edits(body: &Peek<'_>) -> Edits {
-    let options = body.stream_options.as_ref();
-    Edits {
-        model: body.model_span.clone(),
-        rid: body.rid_span.clone(),
-        stream_options: body.stream_options_span.clone(),
-        stream_options_open: options.map(|options| (options.body_start, options.empty)),
-        usage_flags: [
-            options.and_then(|options| options.include_usage_span.clone()),
-            options.and_then(|options| options.continuous_usage_stats_span.clone()),
-        ],
-        body_start: body.body_start,
-        empty: body.empty_object,
-    }
-}
-
-fn upstream_headers(request: &Request<'_>, answer_headers: &Headers) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(8);
-    let mut set = |name: &'static str, value: Option<&[u8]>| {
-        if let Some(value) = value.and_then(|value| HeaderValue::from_bytes(value).ok()) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    };
-    if let Some(trace) = request.traceparent.filter(|trace| is_traceparent(trace)) {
-        set("traceparent", Some(trace));
-        set("tracestate", request.tracestate);
-    }
-    set(
-        "x-request-id",
-        answer_headers.first().map(|(_, id)| id.as_bytes()),
-    );
-    headers
-}
-
-/// W3C Trace Context §3.2: `00-{32 hex}-{16 hex}-{2 hex}` in lower case, ids not all zero.
-fn is_traceparent(value: &[u8]) -> bool {
-    let mut fields = value.split(|b| *b == b'-');
-    let mut hex = |len: usize| {
-        fields.next().filter(|f| {
-            f.len() == len
-                && f.iter()
-                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b))
-        })
-    };
-    let (Some(version), Some(trace), Some(parent), Some(_)) = (hex(2), hex(32), hex(16), hex(2))
-    else {
-        return false;
-    };
-    version != b"ff"
-        && trace.iter().any(|b| *b != b'0')
-        && parent.iter().any(|b| *b != b'0')
-        && (version != b"00" || value.len() == 55)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_written_as_openai_does() {
-        for (nanos, text) in [
-            (1, "1ms"),
-            (17_000_000, "17ms"),
-            (1_000_000_000, "1s"),
-            (360_000_000_000, "6m0s"),
-            (3_661_000_000_000, "1h1m1s"),
-        ] {
-            assert_eq!(duration(Duration::from_nanos(nanos)), text);
-        }
-        assert_eq!(duration(Duration::ZERO), "0ms");
-    }
-
-    #[test]
-    fn traceparent_is_checked() {
-        assert!(is_traceparent(
-            b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-        ));
-        for bad in [
-            &b"ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"[..],
-            b"00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            b"00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
-            b"",
-        ] {
-            assert!(!is_traceparent(bad));
-        }
-    }
-
-    #[test]
-    fn request_ids_are_kept_or_replaced() {
-        let id = uuid::Uuid::nil();
-        assert_eq!(request_id(Some(b"a.B-_9"), &id), "a.B-_9");
-        assert!(request_id(Some(b"a b"), &id).starts_with("req_"));
-        assert!(request_id(Some(&[b'a'; 129]), &id).starts_with("req_"));
     }
 }

@@ -1,19 +1,22 @@
 //! Forebay's core: everything per byte and per request, without Python.
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
-//! [`scrub`], [`estimate`], [`error`]. Effects: [`upstream`] alone opens sockets; [`exchange`]
+//! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`]. Effects: [`upstream`] alone opens sockets; [`exchange`]
 //! alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end comes in, [`slot`] where an answer goes out.
 pub mod counters;
+pub mod edits;
 pub mod error;
 pub mod estimate;
 pub mod exchange;
 pub mod gateway;
+pub mod headers;
 pub mod keys;
 pub mod limit;
 pub mod listener;
 pub mod metrics;
 pub mod peek;
 pub mod record;
+mod refusals;
 pub mod relay;
 pub mod scrub;
 pub mod slot;

@@ -141,7 +141,7 @@ fn unread_error(unread: Unread, limit: usize) -> Error {
 
 /// An answer that is an error, outside of any exchange. `headers` are the request's.
 pub(super) fn refused(shared: &Shared, headers: &HeaderMap, error: &Error) -> Response<Answer> {
-    let id = gateway::fresh_request_id(view(headers).request_id);
+    let id = crate::headers::fresh_request_id(view(headers).request_id);
     let slot = shared.gateway.refusal(error, vec![id]);
     let guard = Guard(std::sync::Arc::new(slot));
     match guard
