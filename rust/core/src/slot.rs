@@ -132,29 +132,26 @@ impl Slot {
         cx: &mut Context<'_>,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Poll<Option<T>> {
-        let mut state = self.state.lock();
-        if !state.out.is_empty() {
-            let taken = take(&state.out);
-            state.out.clear();
-            let writer = state.writer.take();
-            drop(state);
-            if let Some(writer) = writer {
-                writer.wake();
-            }
-            return Poll::Ready(Some(taken));
-        }
-        if state.is_over() {
-            return Poll::Ready(None);
-        }
-        register(&mut state.reader, cx);
-        Poll::Pending
+        self.poll_out(cx, |out| {
+            let taken = take(out);
+            out.clear();
+            taken
+        })
     }
 
     /// The body bytes that are ready, without a copy; `None` at the end.
     pub fn poll_bytes(&self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.poll_out(cx, |out| out.split().freeze())
+    }
+
+    fn poll_out<T>(
+        &self,
+        cx: &mut Context<'_>,
+        empty: impl FnOnce(&mut BytesMut) -> T,
+    ) -> Poll<Option<T>> {
         let mut state = self.state.lock();
         if !state.out.is_empty() {
-            let taken = state.out.split().freeze();
+            let taken = empty(&mut state.out);
             let writer = state.writer.take();
             drop(state);
             if let Some(writer) = writer {
