@@ -4,7 +4,7 @@
 //! holds the meter; `lookup_admit` finds it in the table first, and `reserve_settle` is a request's
 //! whole life. `threads_2` runs `lookup_admit` on two threads and reports wall time per admission
 //! of one of them. A million meters fit no cache: `memory` is what one dependent access to as many
-//! lines costs on this machine, of which `admit` needs one and `lookup_admit` two.
+//! lines costs on this machine, of which `admit` needs two and `lookup_admit` three.
 
 #![expect(
     clippy::unwrap_used,
@@ -18,7 +18,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use forebay_core::limit::{Bucket, Limits, Meter, Quota, Reservation, Table};
+use forebay_core::limit::{
+    Ask, Bucket, Limits, Meter, Now, OnStoreLoss, Quota, Region, Reservation, Table,
+};
 use forebay_core::metrics::{Bounds, Histogram};
 
 const LIMITS: Limits = Limits {
@@ -27,6 +29,10 @@ const LIMITS: Limits = Limits {
     tpm: Some(100_000_000_000),
     tpm_burst: None,
     concurrency: Some(u32::MAX - 1),
+    rps: None,
+    rps_burst: None,
+    budget: None,
+    on_store_loss: OnStoreLoss::Share,
 };
 
 /// Ids as a 64-bit hash would give them.
@@ -52,7 +58,9 @@ impl Walk {
 /// A table of `keys` meters, and the meters in an order unlike that of their addresses.
 fn filled(keys: u64) -> (Table<Meter>, Vec<Arc<Meter>>) {
     let table = Table::default();
-    let mut meters: Vec<_> = (0..keys).map(|_| Arc::new(Meter::new(&LIMITS))).collect();
+    let region = Arc::new(Region::private(keys as usize).unwrap());
+    let meter = |i| Arc::new(Meter::with_id(&region, id(i), &LIMITS));
+    let mut meters: Vec<_> = (0..keys).map(meter).collect();
     for (i, meter) in (0..).zip(&meters) {
         table.insert(id(i), Arc::clone(meter));
     }
@@ -125,10 +133,17 @@ fn limit(c: &mut Criterion) {
             b.iter(|| {
                 now += 1_000;
                 let meter = table.get(id(walk.next(keys))).unwrap();
-                Reservation::admit(&meter, now, 500)
-                    .unwrap()
-                    .0
-                    .settle(black_box(300));
+                let meters = [None, Some(meter), None, None];
+                let now = Now {
+                    mono: now,
+                    unix_s: 0,
+                };
+                let ask = Ask {
+                    tokens: 500,
+                    nano: 0,
+                };
+                let (reservation, _) = Reservation::admit(meters, now, ask).unwrap();
+                reservation.settle(black_box(300), 0);
             });
         });
         group.bench_function(BenchmarkId::new("threads_2", keys), |b| {

@@ -4,7 +4,7 @@ from asyncio import AbstractEventLoop, Future
 from os import PathLike
 from typing import Any, final
 
-__all__ = ["Core", "Exchange", "Limiter", "SseDecoder", "__version__", "peek"]
+__all__ = ["Core", "Exchange", "Limiter", "SharedLimits", "SseDecoder", "__version__", "peek"]
 
 __version__: str
 
@@ -17,7 +17,13 @@ _Headers = list[tuple[bytes, bytes]]
 class Core:
     """The gateway of one process: its keys, configuration, limits, upstreams and runtime."""
 
-    def __new__(cls) -> Core: ...
+    def __new__(cls, *, limits_fd: int | None = None, worker: int = 0) -> Core:
+        """limits_fd: the `SharedLimits.fd` to attach to as its worker number `worker`; None keeps
+        limits in a table of this process.
+
+        Raises: OSError, ValueError if the descriptor is no such table or has no such worker.
+        """
+
     def attach(self, event_loop: AbstractEventLoop) -> None:
         """Deliver results on this event loop from now on. Once per process."""
 
@@ -61,6 +67,29 @@ class Core:
         Returns how many keys there are. Raises: ValueError.
         """
 
+    def load_limits(self, records: bytes) -> None:
+        """Take the limits of all accounts and models in; those not among them have none.
+
+        records: JSON, a list of objects with ``scope`` (``account`` or ``model``), ``id``, the
+            limit fields and, of accounts, ``weight``.
+        Raises: ValueError; then nothing has changed.
+        """
+
+    def set_spent(self, records: bytes) -> None:
+        """Raise what was spent of budgets to what is known of all nodes.
+
+        records: JSON, a list of objects with ``scope``, ``id``, ``model`` (of ``key_model``),
+            ``period_start`` (Unix seconds) and ``spent_nano`` (nano-USD).
+        Raises: ValueError.
+        """
+
+    def key_limits(self, key_id: str) -> bytes | None:
+        """Every limit that applies to the key, as it stands: a JSON list; None without that key.
+
+        Each has ``scope``, ``subject``, ``model``, ``dimension``, ``period``, ``limit``, ``burst``,
+        ``remaining`` (units, or nano-USD of budgets) and ``reset_s`` (seconds).
+        """
+
     def admit(self, endpoint: int, headers: _Headers, body: bytes) -> Exchange:
         """Decide a request and start it. Never raises for what a client sent.
 
@@ -92,7 +121,8 @@ class Core:
         """
 
     def take_usage(self, limit: int) -> list[tuple[Any, ...]]:
-        """Up to `limit` finished requests, oldest first, in the usage table's column order."""
+        """Up to `limit` finished requests, oldest first, in the usage table's column order, then
+        the cost in nano-USD (None without a price)."""
 
     def take_failures(self) -> list[tuple[str, str, str, str]]:
         """What the log should be told: (kind, message, private cause, request id) each."""
@@ -156,6 +186,24 @@ class Limiter:
         """Remaining requests, remaining tokens, requests in flight."""
 
     def __len__(self) -> int: ...
+
+@final
+class SharedLimits:
+    """A memory-mapped table of limits that the workers of one machine share.
+
+    Raises: OSError on no workers, more than 256, or when the system has no memory for it.
+    """
+
+    def __new__(cls, workers: int, rows: int = 1 << 20) -> SharedLimits: ...
+    @property
+    def fd(self) -> int:
+        """The descriptor that a worker attaches to; child processes may inherit it."""
+
+    def reclaim(self, worker: int) -> None:
+        """Give back what a dead worker held: its permits and the money that it had reserved.
+
+        Only for a worker that is known to be dead. Raises: ValueError if there is no such worker.
+        """
 
 @final
 class SseDecoder:

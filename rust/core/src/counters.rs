@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::Kind;
 use crate::gateway::Endpoint;
+use crate::limit::{Dimension, Scope};
 use crate::metrics::{Bounds, Counter, Family, Gauge, Histogram, Registry};
 use crate::record::{Outcome, UsageEvent};
 
@@ -42,6 +43,10 @@ pub struct Counters {
     pub usage_backlog: Arc<Gauge>,
     /// Usage events lost because too many waited.
     pub usage_dropped: Arc<Counter>,
+    /// Subjects in the limit table.
+    pub limit_rows: Arc<Gauge>,
+    /// Subjects that it has no place for.
+    pub limit_rows_private: Arc<Gauge>,
     /// Times the event loop was woken.
     pub wakeups: Arc<Counter>,
     /// Results handed to the event loop.
@@ -50,6 +55,7 @@ pub struct Counters {
     tokens: Arc<Family<Counter, 2>>,
     attempts: Arc<Family<Counter, 1>>,
     errors: Arc<Family<Counter, 1>>,
+    refusals: Arc<Family<Counter, 2>>,
 }
 
 impl Default for Counters {
@@ -127,6 +133,19 @@ impl Counters {
                 "Errors, by kind; refusals included.",
                 ["kind"],
             ),
+            refusals: registry.counters(
+                "forebay_limit_refusals_total",
+                "Requests refused by a limit, by whose it is and what it counts.",
+                ["scope", "dimension"],
+            ),
+            limit_rows: registry.gauge(
+                "forebay_limit_rows",
+                "Subjects with limits that have a place in the limit table.",
+            ),
+            limit_rows_private: registry.gauge(
+                "forebay_limit_rows_private",
+                "Subjects that the table had no place for: their limits count per worker.",
+            ),
             endpoints,
             registry,
         }
@@ -148,6 +167,13 @@ impl Counters {
     /// An error was answered, or made the gateway try elsewhere.
     pub fn failed(&self, kind: Kind) {
         self.errors.get_or_create(&[kind.name()]).inc();
+    }
+
+    /// A limit refused a request.
+    pub fn refused(&self, scope: Scope, dimension: Dimension) {
+        self.refusals
+            .get_or_create(&[scope.as_str(), dimension.as_str()])
+            .inc();
     }
 
     /// A request has ended.

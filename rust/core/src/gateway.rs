@@ -1,7 +1,7 @@
 //! Admission: one plain call from a request's bytes to a running exchange, or to a clear refusal.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -17,13 +17,14 @@ use crate::error::{Error, Kind};
 use crate::exchange::{self, Job, drive};
 use crate::headers::{bearer, rate_headers, request_id_header, upstream_headers};
 use crate::keys::{Denied, Key, KeySpec, Keys};
-use crate::limit::{Admitted, Nanos, Reservation};
+use crate::limit::{Ask, Meter, Meters, Nanos, Now, Region, Reservation};
 use crate::peek::{Peek, peek};
 use crate::record::{Opening, Record, UsageEvent};
-use crate::refusals::{complete, find_model, json_content, rate_limited, unreadable};
+use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
 use crate::relay::Shape;
 use crate::slot::{Answering, Head, Headers, Slot, error_headers};
 use crate::snapshot::{Model, Snapshot, SnapshotSpec};
+use crate::subjects::{SubjectSpec, Subjects};
 
 /// Events waiting for the database beyond this are dropped, and counted.
 const MAX_EVENTS: usize = 500_000;
@@ -137,8 +138,9 @@ pub struct Gateway {
     /// Counters and histograms.
     pub metrics: Counters,
     snapshot: ArcSwap<Snapshot>,
+    subjects: ArcSwap<Subjects>,
+    region: Arc<Region>,
     runtime: Handle,
-    epoch: Instant,
     keys_current: AtomicBool,
     draining: AtomicBool,
     halted: AtomicBool,
@@ -147,15 +149,17 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway without keys and models, whose exchanges run on `runtime`.
-    pub fn new(runtime: Handle) -> Self {
+    /// A gateway without keys and models, whose exchanges run on `runtime` and whose limits live in
+    /// `region`.
+    pub fn new(runtime: Handle, region: Arc<Region>) -> Self {
         Self {
             keys: Keys::default(),
             events: Events::default(),
             metrics: Counters::new(),
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            subjects: ArcSwap::default(),
+            region,
             runtime,
-            epoch: Instant::now(),
             keys_current: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             halted: AtomicBool::new(false),
@@ -164,9 +168,15 @@ impl Gateway {
         }
     }
 
-    /// Monotonic nanoseconds since the gateway began.
-    pub fn now(&self) -> Nanos {
-        self.epoch.elapsed().as_nanos() as Nanos
+    /// The instant, on a monotonic clock that all processes of this machine share and on the
+    /// calendar's.
+    pub fn now(&self) -> Now {
+        let mono = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let unix = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        Now {
+            mono: mono.tv_sec as Nanos * 1_000_000_000 + mono.tv_nsec as Nanos,
+            unix_s: unix.tv_sec,
+        }
     }
 
     /// Sets where failures are told.
@@ -194,19 +204,61 @@ impl Gateway {
 
     /// Swaps the configuration in, whole; on an error nothing changes.
     pub fn configure(&self, spec: SnapshotSpec) -> Result<(), String> {
-        let next = Snapshot::build(spec, &self.snapshot.load(), &self.metrics)?;
+        let next = Snapshot::build(spec, &self.snapshot.load(), &self.metrics, &self.region)?;
         self.snapshot.store(Arc::new(next));
         Ok(())
     }
 
     /// Takes key records in; see [`Keys::load`].
     pub fn load_keys(&self, specs: Vec<KeySpec>, replace: bool) -> Result<usize, String> {
-        let count = self.keys.load(specs, replace, self.now())?;
+        let count = self
+            .keys
+            .load(specs, replace, &self.region, self.now().mono)?;
         self.keys_current(true);
         self.metrics
             .keys
             .set(i64::try_from(count).unwrap_or(i64::MAX));
         Ok(count)
+    }
+
+    /// Takes the limits of all accounts and models in; on an error nothing changes.
+    pub fn load_limits(&self, specs: Vec<SubjectSpec>) -> Result<(), String> {
+        let next = self
+            .subjects
+            .load()
+            .next(specs, &self.region, self.now().mono)?;
+        self.subjects.store(Arc::new(next));
+        Ok(())
+    }
+
+    /// The accounts and models that have limits.
+    pub(crate) fn subjects(&self) -> arc_swap::Guard<Arc<Subjects>> {
+        self.subjects.load()
+    }
+
+    /// The memory of the limits.
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// The meters of a key's requests for a model, one a scope.
+    fn meters(&self, key: &Key, model: &Model) -> Meters {
+        let subjects = self.subjects.load();
+        let used = |meter: &Arc<Meter>| (!meter.is_open()).then(|| Arc::clone(meter));
+        [
+            subjects
+                .accounts
+                .get(&*key.account)
+                .and_then(|account| used(&account.metered.meter)),
+            used(key.meter()),
+            subjects
+                .models
+                .get(&*model.name)
+                .and_then(|metered| used(&metered.meter)),
+            key.per_model
+                .get(&*model.name)
+                .and_then(|metered| used(&metered.meter)),
+        ]
     }
 
     /// Whether the keys are those of the database. While they are not, an unknown key may be a new
@@ -384,20 +436,7 @@ impl Gateway {
             .param("model")
             .code("model_not_allowed"));
         }
-        let cost = Cost::of(&body, endpoint, model, key.meter.token_burst());
-        let admitted = Reservation::admit(&key.meter, self.now(), cost.reserve);
-        let (reservation, admitted) = admitted.map_err(|refusal| {
-            rate_headers(
-                refusal.state.requests.as_ref(),
-                refusal.state.tokens.as_ref(),
-                answer_headers,
-            );
-            rate_limited(&refusal, cost.reserve)
-        })?;
-        let Admitted {
-            requests, tokens, ..
-        } = admitted;
-        rate_headers(requests.as_ref(), tokens.as_ref(), answer_headers);
+        let (reservation, cost) = self.reserve(&key, model, endpoint, &body, answer_headers)?;
         let slot = Arc::new(Slot::new());
         let opening = Opening {
             event_id: *id.as_bytes(),
@@ -451,12 +490,54 @@ impl Gateway {
         slot.driven_by(driver.abort_handle());
         Ok(slot)
     }
+
+    /// Takes what the request may cost from every limit that applies, or says which one refuses.
+    /// The answer's headers tell the tightest limit either way.
+    fn reserve(
+        &self,
+        key: &Key,
+        model: &Model,
+        endpoint: Endpoint,
+        body: &Peek<'_>,
+        answer_headers: &mut Headers,
+    ) -> Result<(Reservation, Cost), Error> {
+        let meters = self.meters(key, model);
+        let burst = meters
+            .iter()
+            .flatten()
+            .filter_map(|meter| meter.token_burst())
+            .min();
+        let cost = Cost::of(body, endpoint, model, burst);
+        if model.price.is_none() && meters.iter().flatten().any(|meter| meter.has_budget()) {
+            return Err(unpriced(&model.name));
+        }
+        let now = self.now();
+        let ask = Ask {
+            tokens: cost.reserve,
+            nano: cost.nano,
+        };
+        match Reservation::admit(meters, now, ask) {
+            Ok((reservation, fill)) => {
+                rate_headers(&fill, answer_headers);
+                Ok((reservation, cost))
+            }
+            Err(refusal) => {
+                self.metrics.refused(refusal.scope, refusal.dimension);
+                rate_headers(&refusal.state, answer_headers);
+                Err(limited(&refusal, cost.reserve, now.unix_s))
+            }
+        }
+    }
 }
 
-/// What a request is taken to cost until its usage is known. Units: tokens.
+/// What a request is taken to cost until its usage is known.
 struct Cost {
+    /// Input tokens.
     prompt: u64,
+    /// Tokens to reserve.
     reserve: u64,
+    /// Money to reserve, nano-USD; 0 without a price.
+    nano: u64,
 }
 
 impl Cost {
@@ -464,28 +545,30 @@ impl Cost {
     /// model's answers usually are and then at most half the burst.
     fn of(body: &Peek<'_>, endpoint: Endpoint, model: &Model, burst: Option<u64>) -> Self {
         let prompt = body.prompt_token_ids + model.estimator.prompt_tokens(body.prompt_bytes);
-        let Some(burst) = burst else {
-            return Self {
-                prompt,
-                reserve: prompt,
-            };
-        };
         let answers = u64::from(body.n.unwrap_or(1)) * u64::from(body.prompt_items.max(1));
+        let usual = || model.estimator.output_tokens().saturating_mul(answers);
         let output = match (endpoint, body.output_cap()) {
             (Endpoint::Embeddings, _) => 0,
             (_, Some(cap)) => cap.saturating_mul(answers),
-            (_, None) => model
-                .estimator
-                .output_tokens()
-                .saturating_mul(answers)
-                .min(burst / 2),
+            (_, None) => usual(),
         };
-        // Only the input can be more than a burst holds; output is settled on what it was.
-        let reserve = if prompt > burst {
-            prompt
-        } else {
-            prompt.saturating_add(output).min(burst)
+        let nano = model.price.map_or(0, |price| price.of(prompt, output));
+        let reserve = match burst {
+            None => prompt.saturating_add(output),
+            // Only the input can be more than a burst holds; output is settled on what it was.
+            Some(burst) if prompt > burst => prompt,
+            Some(burst) => {
+                let output = match body.output_cap() {
+                    Some(_) => output,
+                    None => output.min(burst / 2),
+                };
+                prompt.saturating_add(output).min(burst)
+            }
         };
-        Self { prompt, reserve }
+        Self {
+            prompt,
+            reserve,
+            nano,
+        }
     }
 }

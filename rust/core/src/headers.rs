@@ -4,7 +4,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::gateway::Request;
-use crate::limit::State;
+use crate::limit::MeterState;
 use crate::slot::{Headers, header_text};
 
 /// The token of `Authorization: Bearer …` (RFC 6750 §2.1).
@@ -44,7 +44,7 @@ fn request_id(asked: Option<&[u8]>, id: &uuid::Uuid) -> String {
 }
 
 /// `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, as OpenAI writes them.
-pub(crate) fn rate_headers(requests: Option<&State>, tokens: Option<&State>, out: &mut Headers) {
+pub(crate) fn rate_headers(fill: &MeterState, out: &mut Headers) {
     const NAMES: [[&str; 3]; 2] = [
         [
             "x-ratelimit-limit-requests",
@@ -57,7 +57,8 @@ pub(crate) fn rate_headers(requests: Option<&State>, tokens: Option<&State>, out
             "x-ratelimit-reset-tokens",
         ],
     ];
-    for (state, [limit, remaining, reset]) in [requests, tokens].into_iter().zip(NAMES) {
+    for (state, [limit, remaining, reset]) in [&fill.requests, &fill.tokens].into_iter().zip(NAMES)
+    {
         if let Some(state) = state {
             out.push((
                 HeaderName::from_static(limit),

@@ -7,7 +7,8 @@ use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::limit::{Limits, Meter, Nanos};
+use crate::limit::{Meter, Nanos, Region};
+use crate::subjects::{LimitsSpec, Metered};
 
 /// `fb-`, kind, id, secret, check.
 const KEY_LEN: usize = 3 + 1 + ID_LEN + 32 + CHECK_LEN;
@@ -62,21 +63,15 @@ pub struct KeySpec {
     /// Models it may use; `null` for all.
     #[serde(default)]
     pub models: Option<Vec<String>>,
-    /// Requests per minute.
+    /// Its limits on all models together.
+    #[serde(flatten)]
+    pub limits: LimitsSpec,
+    /// Its limits on single models, by the model's own name.
     #[serde(default)]
-    pub rpm: Option<u64>,
-    /// Burst of requests.
+    pub per_model: FxHashMap<String, LimitsSpec>,
+    /// `interactive` (unless given) or `batch`: who waits for whom.
     #[serde(default)]
-    pub rpm_burst: Option<u64>,
-    /// Tokens per minute.
-    #[serde(default)]
-    pub tpm: Option<u64>,
-    /// Burst of tokens.
-    #[serde(default)]
-    pub tpm_burst: Option<u64>,
-    /// Requests in flight.
-    #[serde(default)]
-    pub concurrency: Option<u32>,
+    pub priority: Option<String>,
     /// Unix seconds; `null` for never.
     #[serde(default)]
     pub expires_at: Option<f64>,
@@ -96,8 +91,11 @@ pub struct Key {
     /// Models it may use; `None` for all.
     pub models: Option<Vec<Box<str>>>,
     /// Its limits and their state.
-    pub meter: Arc<Meter>,
-    limits: Limits,
+    pub metered: Metered,
+    /// The same on single models, by the model's own name.
+    pub per_model: FxHashMap<Box<str>, Metered>,
+    /// Waits behind interactive requests.
+    pub batch: bool,
     digest: [u8; 32],
     previous: Option<([u8; 32], f64)>,
     expires_at: Option<f64>,
@@ -129,10 +127,16 @@ pub struct Keys {
 impl Keys {
     /// Takes records in: new ones are added, known ones changed with their limits' state kept.
     /// With `replace`, keys that are not among them go. Returns how many keys there are.
-    pub fn load(&self, specs: Vec<KeySpec>, replace: bool, now: Nanos) -> Result<usize, String> {
+    pub fn load(
+        &self,
+        specs: Vec<KeySpec>,
+        replace: bool,
+        region: &Arc<Region>,
+        now: Nanos,
+    ) -> Result<usize, String> {
         let mut loaded = Vec::with_capacity(specs.len());
         for spec in specs {
-            loaded.push(self.key(spec, now)?);
+            loaded.push(self.key(spec, region, now)?);
         }
         let mut table = self.table.write();
         if replace {
@@ -144,23 +148,41 @@ impl Keys {
         Ok(table.len())
     }
 
-    fn key(&self, spec: KeySpec, now: Nanos) -> Result<Key, String> {
+    fn key(&self, spec: KeySpec, region: &Arc<Region>, now: Nanos) -> Result<Key, String> {
         let id =
             KeyId::parse(&spec.id).ok_or_else(|| format!("key id {:?} is malformed", spec.id))?;
-        let bad = |field| format!("key {}: {field} is malformed", spec.id);
-        let limits = Limits {
-            rpm: spec.rpm,
-            rpm_burst: spec.rpm_burst,
-            tpm: spec.tpm,
-            tpm_burst: spec.tpm_burst,
-            concurrency: spec.concurrency,
+        let bad = |what: &str| format!("key {}: {what}", spec.id);
+        let limits = spec.limits.limits().map_err(|e| bad(&e))?;
+        let mut model_limits = Vec::with_capacity(spec.per_model.len());
+        for (model, limits) in &spec.per_model {
+            let limits = limits.limits().map_err(|e| bad(&format!("{model}: {e}")))?;
+            model_limits.push((model, limits));
+        }
+        let batch = match spec.priority.as_deref() {
+            None | Some("interactive") => false,
+            Some("batch") => true,
+            Some(_) => return Err(bad("priority is unknown")),
         };
         let old = self.table.read().get(&id).cloned();
-        let meter = match old {
-            Some(old) if old.limits == limits => Arc::clone(&old.meter),
-            Some(old) => Arc::new(old.meter.reconfigured(&limits, now)),
-            None => Arc::new(Meter::new(&limits)),
-        };
+        let subject = format!("key:{}", spec.id);
+        let metered = Metered::of(
+            region,
+            &subject,
+            limits,
+            old.as_ref().map(|key| &key.metered),
+            now,
+        );
+        let per_model = model_limits
+            .into_iter()
+            .map(|(model, limits)| {
+                let known = old
+                    .as_ref()
+                    .and_then(|key| key.per_model.get(model.as_str()));
+                let subject = format!("{subject}/{model}");
+                let metered = Metered::of(region, &subject, limits, known, now);
+                (model.as_str().into(), metered)
+            })
+            .collect();
         Ok(Key {
             id,
             account: Arc::from(spec.account.as_str()),
@@ -168,13 +190,15 @@ impl Keys {
             models: spec
                 .models
                 .map(|models| models.into_iter().map(String::into_boxed_str).collect()),
-            meter,
-            limits,
-            digest: digest(&spec.digest).ok_or_else(|| bad("digest"))?,
+            metered,
+            per_model,
+            batch,
+            digest: digest(&spec.digest).ok_or_else(|| bad("digest is malformed"))?,
             previous: match (&spec.previous_digest, spec.previous_expires_at) {
-                (Some(hex), Some(until)) => {
-                    Some((digest(hex).ok_or_else(|| bad("previous_digest"))?, until))
-                }
+                (Some(hex), Some(until)) => Some((
+                    digest(hex).ok_or_else(|| bad("previous_digest is malformed"))?,
+                    until,
+                )),
                 _ => None,
             },
             expires_at: spec.expires_at,
@@ -205,6 +229,11 @@ impl Keys {
         Ok(key)
     }
 
+    /// The key of that id.
+    pub fn get(&self, id: &str) -> Option<Arc<Key>> {
+        self.table.read().get(&KeyId::parse(id)?).cloned()
+    }
+
     /// How many keys there are.
     pub fn len(&self) -> usize {
         self.table.read().len()
@@ -217,6 +246,11 @@ impl Keys {
 }
 
 impl Key {
+    /// Its meter.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.metered.meter
+    }
+
     /// Whether the key may use the model, under the name asked or the model's own.
     pub fn may_use(&self, asked: &str, name: &str) -> bool {
         self.models

@@ -87,6 +87,8 @@ pub struct UsageEvent {
     pub ttft_ms: Option<f64>,
     /// Output tokens by the time from first token to the end.
     pub tokens_per_second: Option<f64>,
+    /// What it cost, nano-USD; absent when the model has no price.
+    pub cost_nano: Option<u64>,
 }
 
 /// Microseconds since the epoch.
@@ -196,6 +198,7 @@ impl Record {
                 duration_ms: 0.0,
                 ttft_ms: None,
                 tokens_per_second: None,
+                cost_nano: None,
             }),
             started: Instant::now(),
             first_token: None,
@@ -262,8 +265,19 @@ impl Record {
             Some((usage, _)) => usage.total(),
             None => self.prompt_estimate + progress.content_events,
         };
-        if let Some(reservation) = &mut self.reservation {
-            reservation.charge_progress(delivered);
+        if let Some(reservation) = &mut self.reservation
+            && reservation.charge_progress(delivered)
+            && let Some(price) = &self.model.price
+        {
+            let usage = match progress.reported {
+                Some((usage, _)) => usage,
+                None => Usage {
+                    prompt: self.prompt_estimate,
+                    completion: progress.content_events,
+                    ..Usage::default()
+                },
+            };
+            reservation.spend_progress(price.cost(&usage));
         }
     }
 
@@ -334,9 +348,11 @@ impl Record {
             self.slot.abandon(&error);
         }
         let (usage, source) = self.tokens(outcome);
+        let cost = self.model.price.map(|price| price.cost(&usage));
+        event.cost_nano = cost;
         if let Some(reservation) = self.reservation.take() {
             if self.contacted {
-                reservation.settle(usage.total());
+                reservation.settle(usage.total(), cost.unwrap_or(0));
             } else {
                 reservation.cancel();
             }

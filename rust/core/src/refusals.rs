@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::{Error, Kind};
 use crate::gateway::Endpoint;
 use crate::headers::duration;
-use crate::limit::{Dimension, Refusal};
+use crate::limit::{Dimension, Period, Refusal, Scope};
 use crate::peek::{Peek, PeekError, PeekErrorKind};
 use crate::snapshot::{Model, Snapshot};
 
@@ -96,38 +96,112 @@ pub(crate) fn find_model<'s>(
     .param("model"))
 }
 
-pub(crate) fn rate_limited(refusal: &Refusal, cost: u64) -> Error {
+/// A budget cannot be kept where the cost is not known.
+pub(crate) fn unpriced(model: &str) -> Error {
+    Error::new(
+        Kind::Forbidden,
+        format!(
+            "The model '{model}' has no price, so this API key, which has a budget, may not use it."
+        ),
+    )
+    .param("model")
+    .code("model_has_no_price")
+}
+
+/// A limit says no. `cost` in tokens, `unix_s` is now.
+pub(crate) fn limited(refusal: &Refusal, cost: u64, unix_s: i64) -> Error {
     let Refusal {
+        scope,
         dimension,
+        period,
         limit,
         burst,
         ..
     } = refusal;
+    let whose = match scope {
+        Scope::Account => "this account",
+        Scope::Key => "this API key",
+        Scope::Model => "this model",
+        Scope::KeyModel => "this API key on this model",
+    };
     let Some(wait) = refusal.retry_after else {
-        let message = match dimension {
-            Dimension::Tokens => format!(
-                "This request needs about {cost} tokens, more than the {burst} that the key may use at once. Waiting does not help; make the request smaller.",
+        let (kind, message) = match dimension {
+            Dimension::Budget => (
+                Kind::BudgetExhausted,
+                budget_spent(whose, period, *limit, unix_s),
             ),
-            _ => format!(
-                "The key may not make such requests: its limit on {} is {limit}.",
-                dimension.as_str()
+            Dimension::Tokens => (
+                Kind::RateLimited,
+                format!(
+                    "This request needs about {cost} tokens, more than the {burst} that {whose} may use at once. Waiting does not help; make the request smaller.",
+                ),
+            ),
+            Dimension::Requests | Dimension::Concurrency => (
+                Kind::RateLimited,
+                format!(
+                    "No such requests are taken: the limit on {} of {whose} is {limit}.",
+                    dimension.as_str()
+                ),
             ),
         };
-        let mut error = Error::new(Kind::RateLimited, message).code("request_over_limit");
+        let mut error = Error::new(kind, message);
+        if kind == Kind::RateLimited {
+            error = error.code("request_over_limit");
+        }
         error.should_retry = Some(false);
         return error;
     };
     let wait = Duration::from_nanos(wait);
     let what = match dimension {
         Dimension::Concurrency => format!("{limit} requests at a time"),
-        other => format!("{limit} {} per minute", other.as_str()),
+        Dimension::Budget => "requests in flight hold what is left of the budget".to_owned(),
+        Dimension::Requests | Dimension::Tokens => {
+            format!("{limit} {} per {period}", dimension.as_str())
+        }
     };
     Error::new(
         Kind::RateLimited,
         format!(
-            "Rate limit reached: {what}. Please try again in {}.",
+            "Rate limit reached for {whose}: {what}. Please try again in {}.",
             duration(wait)
         ),
     )
     .retry_after(wait)
+}
+
+fn budget_spent(whose: &str, period: &str, nano: u64, unix_s: i64) -> String {
+    let usd = usd(nano);
+    match Period::from_name(period).and_then(|period| period.bounds(unix_s).1) {
+        Some(end) => format!(
+            "The budget of {whose}, {usd} USD per {period}, does not cover this request. A new {period} begins in {}.",
+            duration(Duration::from_secs((end - unix_s).max(0) as u64))
+        ),
+        None => format!("The budget of {whose}, {usd} USD in total, does not cover this request."),
+    }
+}
+
+/// Nano-USD in USD, cents at least.
+fn usd(nano: u64) -> String {
+    let text = format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000);
+    let cents = text.len() - 7;
+    let (whole, rest) = text.split_at(cents);
+    format!("{whole}{}", rest.trim_end_matches('0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_written_exactly() {
+        for (nano, text) in [
+            (25_000_000_000, "25.00"),
+            (1, "0.000000001"),
+            (1_500_000_000, "1.50"),
+            (123_456_000, "0.123456"),
+            (0, "0.00"),
+        ] {
+            assert_eq!(usd(nano), text);
+        }
+    }
 }

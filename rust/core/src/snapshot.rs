@@ -8,6 +8,8 @@ use serde::Deserialize;
 
 use crate::counters::{Counters, OfModel};
 use crate::estimate::Estimator;
+use crate::limit::Region;
+use crate::price::Price;
 use crate::upstream::{Traits, Upstream};
 
 /// Longest timeout: a year.
@@ -87,6 +89,9 @@ pub struct ModelSpec {
     pub aliases: Vec<String>,
     /// Where it is served; at least one.
     pub targets: Vec<TargetSpec>,
+    /// What its tokens cost; absent if that is not known.
+    #[serde(default)]
+    pub price: Option<Price>,
     /// Until the answer's first byte, seconds.
     pub first_byte_s: f64,
     /// Between two reads, seconds.
@@ -115,6 +120,8 @@ pub struct Model {
     pub timeouts: Timeouts,
     /// What its requests cost, as learned so far.
     pub estimator: Arc<Estimator>,
+    /// What its tokens cost.
+    pub price: Option<Price>,
     /// Its metrics.
     pub metrics: OfModel,
     next: AtomicUsize,
@@ -177,12 +184,20 @@ impl Snapshot {
     /// Builds the next snapshot. Upstreams that did not change keep their pool and their permits.
     ///
     /// Fails on a bad address or a dangling name; `previous` then stays as it is.
-    pub fn build(spec: SnapshotSpec, previous: &Self, counters: &Counters) -> Result<Self, String> {
+    pub fn build(
+        spec: SnapshotSpec,
+        previous: &Self,
+        counters: &Counters,
+        region: &Arc<Region>,
+    ) -> Result<Self, String> {
         let mut upstreams = FxHashMap::default();
         for spec in spec.upstreams {
             let upstream = match previous.upstreams.get(&spec.name) {
                 Some((old, upstream)) if *old == spec => Arc::clone(upstream),
-                _ => Arc::new(Upstream::new(&spec, counters.upstream(&spec.name))?),
+                _ => {
+                    let attempts = counters.upstream(&spec.name);
+                    Arc::new(Upstream::new(&spec, attempts, region)?)
+                }
             };
             upstreams.insert(spec.name.clone(), (spec, upstream));
         }
@@ -222,6 +237,7 @@ impl Snapshot {
                 estimator: known
                     .map(|model| Arc::clone(&model.estimator))
                     .unwrap_or_default(),
+                price: spec.price,
                 metrics: counters.model(&spec.name),
                 next: AtomicUsize::new(0),
             });

@@ -17,7 +17,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::error::{Error, Kind};
-use crate::limit::Permits;
+use crate::limit::{Permits, Region};
 use crate::metrics::Counter;
 use crate::snapshot::UpstreamSpec;
 
@@ -100,7 +100,11 @@ pub struct Traits {
 
 impl Upstream {
     /// The client for one configured upstream. Fails on an address that is none.
-    pub fn new(spec: &UpstreamSpec, attempts: Arc<Counter>) -> Result<Self, String> {
+    pub fn new(
+        spec: &UpstreamSpec,
+        attempts: Arc<Counter>,
+        region: &Arc<Region>,
+    ) -> Result<Self, String> {
         let uri: Uri = spec
             .url
             .parse()
@@ -157,7 +161,11 @@ impl Upstream {
         Ok(Self {
             name: Arc::from(spec.name.as_str()),
             traits: spec.traits(),
-            permits: Permits::new(spec.max_concurrency),
+            permits: Permits::of(
+                region,
+                &format!("upstream:{}", spec.name),
+                spec.max_concurrency,
+            ),
             attempts,
             scheme,
             authority,

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use forebay_core::gateway::Endpoint;
 use forebay_core::keys::KeySpec;
+use forebay_core::subjects::LimitsSpec;
 use proptest::prelude::*;
 use support::engine::{
     DONE, Engine, FINISH, LAST_CHUNK, STREAM_HEAD, Step, UNARY, USAGE, chunk, content,
@@ -266,7 +267,10 @@ async fn an_engine_at_its_limit_is_not_asked() {
 #[tokio::test]
 async fn tokens_are_settled_by_what_was_used() {
     let spec = KeySpec {
-        tpm: Some(1000),
+        limits: LimitsSpec {
+            tpm: Some(1000),
+            ..LimitsSpec::default()
+        },
         ..key_spec(KEY)
     };
     let engine = Engine::start(|number| match number {
@@ -288,8 +292,8 @@ async fn tokens_are_settled_by_what_was_used() {
             .keys
             .authenticate(support::key_text(KEY).as_bytes(), 0.0);
         key.unwrap()
-            .meter
-            .state(rig.gateway.now())
+            .meter()
+            .state(rig.gateway.now().mono)
             .tokens
             .unwrap()
             .remaining

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use forebay_core::gateway::Endpoint;
 use forebay_core::keys::KeySpec;
+use forebay_core::subjects::LimitsSpec;
 use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -249,7 +250,10 @@ async fn the_permit_is_back_before_the_answers_end() {
     ] {
         let engine = Engine::always(script).await;
         let spec = KeySpec {
-            concurrency: Some(1),
+            limits: LimitsSpec {
+                concurrency: Some(1),
+                ..LimitsSpec::default()
+            },
             ..key_spec(KEY)
         };
         let setup = Setup {

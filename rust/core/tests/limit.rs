@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use forebay_core::limit::{
-    BadQuota, Bucket, CONCURRENCY_RETRY, Decision, Dimension, Limits, MAX_NOW, Meter,
-    PROGRESS_STEP, Permits, Quota, Reservation, State, Table,
+    Ask, BadQuota, Bucket, CONCURRENCY_RETRY, Decision, Dimension, Limits, MAX_NOW, Meter, Now,
+    PROGRESS_STEP, Permits, Quota, Refusal, Reservation, Scope, State, Table,
 };
 use proptest::prelude::*;
 
@@ -261,7 +261,7 @@ proptest! {
     ) {
         let limits = Limits {
             rpm: Some(units), rpm_burst: Some(burst), tpm: Some(burst), tpm_burst: Some(units),
-            concurrency: Some(u32::MAX),
+            concurrency: Some(u32::MAX), ..Limits::default()
         };
         let mut meter = Arc::new(Meter::new(&limits));
         let bucket = Quota::new(units, Duration::from_nanos(period), burst).map(Bucket::new);
@@ -280,7 +280,7 @@ proptest! {
             }
             meter.settle(cost, now);
             meter.cancel(now);
-            meter = Arc::new(meter.reconfigured(&limits, now));
+            meter = meter.reconfigured(&limits, now);
             meter.state(now);
         }
     }
@@ -497,16 +497,14 @@ fn a_limit_of_zero_refuses_everything() {
 }
 
 #[test]
-fn no_limits_admit_everything_and_still_count() {
+fn no_limits_admit_everything() {
     let meter = Meter::new(&Limits::default());
+    assert!(meter.is_open());
     for _ in 0..3 {
         let admitted = meter.admit(0, u64::MAX).unwrap();
         assert_eq!((admitted.requests, admitted.tokens), (None, None));
     }
-    let state = meter.state(0);
-    assert_eq!((state.in_flight, state.max_in_flight), (3, None));
-    meter.release();
-    assert_eq!(meter.state(0).in_flight, 2);
+    assert_eq!(meter.state(0).max_in_flight, None);
 }
 
 #[test]
@@ -526,6 +524,19 @@ fn a_full_house_suggests_a_wait() {
     meter.admit(0, 1).unwrap();
 }
 
+/// Admits a request of one meter.
+fn reserve(meter: &Arc<Meter>, tokens: u64) -> Result<Reservation, Box<Refusal>> {
+    let meters = [None, Some(Arc::clone(meter)), None, None];
+    let ask = Ask { tokens, nano: 0 };
+    match Reservation::admit(meters, Now::default(), ask) {
+        Ok((reservation, _)) => Ok(reservation),
+        Err(refusal) => {
+            assert_eq!(refusal.scope, Scope::Key);
+            Err(refusal)
+        }
+    }
+}
+
 fn tokens_left(meter: &Meter) -> u64 {
     meter.state(0).tokens.unwrap().remaining
 }
@@ -542,16 +553,16 @@ fn small_meter() -> Arc<Meter> {
 #[test]
 fn a_reservation_settles_once_however_it_ends() {
     let meter = small_meter();
-    let admit = |tokens| Reservation::admit(&meter, 0, tokens).unwrap().0;
+    let admit = |tokens| reserve(&meter, tokens).unwrap();
 
     let reservation = admit(1_000);
     assert_eq!((tokens_left(&meter), meter.state(0).in_flight), (9_000, 1));
-    reservation.settle(400);
+    reservation.settle(400, 0);
     assert_eq!((tokens_left(&meter), meter.state(0).in_flight), (9_600, 0));
 
-    admit(1_000).settle(0);
+    admit(1_000).settle(0, 0);
     assert_eq!(tokens_left(&meter), 9_600);
-    admit(100).settle(700);
+    admit(100).settle(700, 0);
     assert_eq!(tokens_left(&meter), 8_900);
 
     drop(admit(500));
@@ -568,7 +579,7 @@ fn a_reservation_settles_once_however_it_ends() {
 #[test]
 fn a_stream_is_charged_every_step_beyond_its_reservation() {
     let meter = small_meter();
-    let (mut reservation, _) = Reservation::admit(&meter, 0, 100).unwrap();
+    let mut reservation = reserve(&meter, 100).unwrap();
     for used in 0..100 + PROGRESS_STEP {
         reservation.charge_progress(used);
     }
@@ -578,11 +589,11 @@ fn a_stream_is_charged_every_step_beyond_its_reservation() {
     reservation.charge_progress(100 + 3 * PROGRESS_STEP + 5);
     assert_eq!(tokens_left(&meter), 9_900 - 3 * PROGRESS_STEP);
     assert_eq!(reservation.held(), 100 + 3 * PROGRESS_STEP);
-    reservation.settle(1_000);
+    reservation.settle(1_000, 0);
     assert_eq!(tokens_left(&meter), 9_000);
 
     // Dropped, it keeps what was charged.
-    let (mut reservation, _) = Reservation::admit(&meter, 0, 0).unwrap();
+    let mut reservation = reserve(&meter, 0).unwrap();
     reservation.charge_progress(600);
     drop(reservation);
     assert_eq!(tokens_left(&meter), 9_000 - 2 * PROGRESS_STEP);
@@ -591,7 +602,7 @@ fn a_stream_is_charged_every_step_beyond_its_reservation() {
 #[test]
 fn new_limits_keep_what_is_taken_and_who_is_in_flight() {
     let old = small_meter();
-    let (held, _) = Reservation::admit(&old, 0, 4_000).unwrap();
+    let held = reserve(&old, 4_000).unwrap();
     let limits = |tpm, concurrency| Limits {
         rpm: Some(60),
         tpm,
@@ -600,7 +611,7 @@ fn new_limits_keep_what_is_taken_and_who_is_in_flight() {
     };
 
     // More: what is taken stays taken, in units.
-    let new = Arc::new(old.reconfigured(&limits(Some(20_000), Some(1)), 0));
+    let new = old.reconfigured(&limits(Some(20_000), Some(1)), 0);
     assert_eq!(tokens_left(&new), 16_000);
     assert_eq!(new.state(0).in_flight, 1);
     assert_eq!(
@@ -608,13 +619,13 @@ fn new_limits_keep_what_is_taken_and_who_is_in_flight() {
         Dimension::Concurrency
     );
     // The holder's release and settlement arrive where they count.
-    held.settle(1_000);
+    held.settle(1_000, 0);
     assert_eq!((new.state(0).in_flight, old.state(0).in_flight), (0, 0));
     assert_eq!(tokens_left(&new), 19_000);
     new.admit(0, 1_000).unwrap();
 
     // Less: spent, but not in debt.
-    let newer = Arc::new(new.reconfigured(&limits(Some(600), None), 0));
+    let newer = new.reconfigured(&limits(Some(600), None), 0);
     assert_eq!(
         newer.state(0).tokens,
         Some(State {
@@ -630,17 +641,17 @@ fn new_limits_keep_what_is_taken_and_who_is_in_flight() {
 
     // Debt stays debt, in units.
     newer.settle(0, 600);
-    let newest = Arc::new(newer.reconfigured(&limits(Some(1_200), None), 0));
+    let newest = newer.reconfigured(&limits(Some(1_200), None), 0);
     let reset = newest.state(0).tokens.unwrap().reset;
     assert_eq!(reset, MINUTE, "600 taken and 600 owed, at 20 a second");
 
-    // No limit and a limit again: full.
-    let none = Arc::new(newest.reconfigured(&limits(None, None), 0));
+    // No limit and a limit again: full, unless it is one that was there before.
+    let none = newest.reconfigured(&limits(None, None), 0);
     assert_eq!(none.state(0).tokens, None);
-    assert_eq!(
-        tokens_left(&none.reconfigured(&limits(Some(600), None), 0)),
-        600
-    );
+    let other = none.reconfigured(&limits(Some(700), None), 0);
+    assert_eq!(tokens_left(&other), 700);
+    let known = other.reconfigured(&limits(Some(600), None), 0);
+    assert_eq!(known.state(0).tokens.unwrap().reset, 2 * MINUTE);
 }
 
 #[test]
@@ -651,8 +662,8 @@ fn cancelling_through_a_retired_meter_gives_the_request_back() {
         ..Limits::default()
     };
     let old = Arc::new(Meter::new(&limits));
-    let (held, _) = Reservation::admit(&old, 0, 0).unwrap();
-    let new = Arc::new(old.reconfigured(&limits, 0)).reconfigured(&limits, 0);
+    let held = reserve(&old, 0).unwrap();
+    let new = old.reconfigured(&limits, 0).reconfigured(&limits, 0);
     assert_eq!(new.state(0).requests.unwrap().remaining, 1);
     held.cancel();
     assert_eq!(new.state(0).requests.unwrap().remaining, 2);
@@ -714,7 +725,7 @@ fn eight_threads_share_all_limits_of_a_meter_exactly() {
     let used = hammer(|i| {
         let mut used = 0;
         for round in 0..20_000 {
-            let Ok((reservation, _)) = Reservation::admit(&meter, 0, 10) else {
+            let Ok(reservation) = reserve(&meter, 10) else {
                 continue;
             };
             most.fetch_max(meter.state(0).in_flight, Relaxed);
@@ -724,7 +735,7 @@ fn eight_threads_share_all_limits_of_a_meter_exactly() {
             }
             forwarded.fetch_add(1, Relaxed);
             if (round + i) % 3 == 1 {
-                reservation.settle(4);
+                reservation.settle(4, 0);
                 used += 4;
             } else {
                 drop(reservation);
@@ -756,7 +767,7 @@ fn a_lost_race_gives_back_what_was_taken() {
     let meter = Arc::new(Meter::new(&limits));
     hammer(|_| {
         for _ in 0..50_000 {
-            if let Ok((reservation, _)) = Reservation::admit(&meter, 0, 10) {
+            if let Ok(reservation) = reserve(&meter, 10) {
                 reservation.cancel();
             }
         }
@@ -780,12 +791,10 @@ fn settlements_survive_limits_that_change_under_load() {
     hammer(|i| {
         for round in 0..2_000 {
             if i == 0 {
-                table.update(7, |meter| {
-                    Arc::new(meter.reconfigured(&limits(60 + round % 2), 0))
-                });
+                table.update(7, |meter| meter.reconfigured(&limits(60 + round % 2), 0));
             } else {
                 let meter = table.get(7).unwrap();
-                Reservation::admit(&meter, 0, 10).unwrap().0.settle(3);
+                reserve(&meter, 10).unwrap().settle(3, 0);
             }
         }
         0

@@ -12,6 +12,7 @@ mod support;
 use std::time::Duration;
 
 use forebay_core::keys::KeySpec;
+use forebay_core::subjects::LimitsSpec;
 use support::client::{Client, head, request};
 use support::engine::{Engine, Step, UNARY, unary};
 use support::{KEY, Rig, Setup, chat, key_spec, key_text};
@@ -44,7 +45,10 @@ async fn keys_that_do_not_open() {
             ..spec("OTHER0000000")
         },
         KeySpec {
-            rpm: Some(0),
+            limits: LimitsSpec {
+                rpm: Some(0),
+                ..LimitsSpec::default()
+            },
             ..spec("NOTHING00000")
         },
     ];

@@ -21,6 +21,7 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 use crate::bridge::{Queue, Reactor, Token};
 use crate::convert::{self, Headers};
 use crate::exchange::{Exchange, Wait, Want};
+use crate::limits;
 
 /// Failures that wait for the log beyond this are counted only.
 const MAX_NOTES: usize = 10_000;
@@ -130,10 +131,12 @@ fn kind(name: &str) -> PyResult<Kind> {
 #[pymethods]
 impl Core {
     #[new]
-    fn new() -> PyResult<Self> {
+    #[pyo3(signature = (*, limits_fd=None, worker=0))]
+    fn new(limits_fd: Option<i32>, worker: usize) -> PyResult<Self> {
         let bell = Arc::new(OnceLock::new());
         let reactor = Reactor::start(&bell).map_err(PyOSError::new_err)?;
-        let gateway = Arc::new(Gateway::new(reactor.handle().clone()));
+        let region = limits::region(limits_fd, worker)?;
+        let gateway = Arc::new(Gateway::new(reactor.handle().clone(), region));
         let metrics = &gateway.metrics;
         let queue = Queue::new(
             Arc::clone(&metrics.wakeups),
@@ -255,6 +258,37 @@ impl Core {
         self.gateway
             .load_keys(specs, replace)
             .map_err(PyValueError::new_err)
+    }
+
+    /// Takes the limits of all accounts and models in, whole.
+    fn load_limits(&self, records: &[u8]) -> PyResult<()> {
+        let specs =
+            serde_json::from_slice(records).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        self.gateway
+            .load_limits(specs)
+            .map_err(PyValueError::new_err)
+    }
+
+    /// Raises what was spent of budgets to what the database knows of.
+    fn set_spent(&self, records: &[u8]) -> PyResult<()> {
+        let specs: Vec<_> =
+            serde_json::from_slice(records).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        self.gateway.set_spent(&specs);
+        Ok(())
+    }
+
+    /// The limits of a key as they stand, as JSON; `None` if there is no such key.
+    fn key_limits<'py>(
+        &self,
+        py: Python<'py>,
+        key_id: &str,
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let Some(limits) = self.gateway.key_limits(key_id) else {
+            return Ok(None);
+        };
+        let json =
+            serde_json::to_vec(&limits).map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
+        Ok(Some(PyBytes::new(py, &json)))
     }
 
     /// Decides a request and starts it. Never raises for what a client sent.
@@ -379,10 +413,11 @@ impl Core {
 
     /// All metrics in the Prometheus text format.
     fn metrics(&self) -> String {
-        self.gateway
-            .metrics
-            .usage_backlog
-            .set(i64::try_from(self.gateway.events.len()).unwrap_or(i64::MAX));
+        let count = |n| i64::try_from(n).unwrap_or(i64::MAX);
+        let (metrics, region) = (&self.gateway.metrics, self.gateway.region());
+        metrics.usage_backlog.set(count(self.gateway.events.len()));
+        metrics.limit_rows.set(count(region.used()));
+        metrics.limit_rows_private.set(count(region.overflowed()));
         self.gateway.metrics.registry.render()
     }
 

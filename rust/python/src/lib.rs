@@ -3,6 +3,7 @@ mod bridge;
 mod convert;
 mod core;
 mod exchange;
+mod limits;
 mod pure;
 
 use pyo3::prelude::*;
@@ -17,6 +18,8 @@ mod _core {
     use crate::core::Core;
     #[pymodule_export]
     use crate::exchange::Exchange;
+    #[pymodule_export]
+    use crate::limits::SharedLimits;
     #[pymodule_export]
     use crate::pure::{Limiter, SseDecoder, peek};
 

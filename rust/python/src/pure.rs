@@ -1,6 +1,10 @@
 //! The core's pure parts on their own: for tests, benches and tools.
 use bytes::Bytes;
-use forebay_core::limit::{Limits, Meter, Table};
+use std::sync::Arc;
+
+use forebay_core::limit::{Limits, Meter, Region, Table};
+
+use crate::limits::region;
 use forebay_core::{peek as core_peek, sse};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
@@ -11,7 +15,16 @@ use pyo3::types::{PyBytes, PyDict};
 #[pyclass(frozen, module = "forebay._core")]
 pub(crate) struct Limiter {
     limits: Limits,
+    region: Arc<Region>,
     table: Table<Meter>,
+}
+
+impl Limiter {
+    fn meter(&self, key: u64) -> Arc<Meter> {
+        // No row has the id 0.
+        let make = || Meter::with_id(&self.region, key.wrapping_add(1).max(1), &self.limits);
+        self.table.get_or_insert_with(key, make)
+    }
 }
 
 #[pymethods]
@@ -24,23 +37,25 @@ impl Limiter {
         tpm: Option<u64>,
         tpm_burst: Option<u64>,
         concurrency: Option<u32>,
-    ) -> Self {
-        Self {
+    ) -> PyResult<Self> {
+        Ok(Self {
             limits: Limits {
                 rpm,
                 rpm_burst,
                 tpm,
                 tpm_burst,
                 concurrency,
+                ..Limits::default()
             },
+            region: region(None, 0)?,
             table: Table::new(64),
-        }
+        })
     }
 
     /// Admits a request of `key` that reserves `tokens`: 0 if allowed, else the wait in
     /// nanoseconds, or -1 if no wait cures it.
     fn admit(&self, key: u64, tokens: u64, now: u64) -> i64 {
-        let decide = |meter: &std::sync::Arc<Meter>| match meter.admit(now, tokens) {
+        let decide = |meter: &Arc<Meter>| match meter.admit(now, tokens) {
             Ok(_) => 0,
             Err(refusal) => refusal
                 .retry_after
@@ -48,11 +63,7 @@ impl Limiter {
         };
         match self.table.with(key, decide) {
             Some(answer) => answer,
-            None => decide(
-                &self
-                    .table
-                    .get_or_insert_with(key, || Meter::new(&self.limits)),
-            ),
+            None => decide(&self.meter(key)),
         }
     }
 
@@ -66,10 +77,7 @@ impl Limiter {
 
     /// `(remaining requests, remaining tokens, in flight)`; `None` where there is no limit.
     fn state(&self, key: u64, now: u64) -> (Option<u64>, Option<u64>, u64) {
-        let meter = self
-            .table
-            .get_or_insert_with(key, || Meter::new(&self.limits));
-        let state = meter.state(now);
+        let state = self.meter(key).state(now);
         (
             state.requests.map(|s| s.remaining),
             state.tokens.map(|s| s.remaining),

@@ -43,7 +43,7 @@ pub enum BadQuota {
 }
 
 /// How fast a bucket refills and how much it holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
     /// Ticks per nanosecond × 2^`shift`, rounded down, with the highest bit set (so to 2⁻⁶³).
     mult: NonZeroU64,
@@ -88,17 +88,16 @@ impl Quota {
         Self::new(units, Duration::from_secs(60), burst.unwrap_or(units))
     }
 
-    /// Like [`Self::per_minute`], but takes every number: no units or no burst make a limit that
-    /// refuses every cost above 0, and what exceeds a bucket's range (120 billion a minute) becomes
-    /// that range. [`Self::limit`] still reports `units`.
-    pub(super) fn per_minute_clamped(units: u64, burst: u64) -> Self {
-        const MINUTE: u64 = 60_000_000_000;
+    /// Like [`Self::new`], with a period in nanoseconds, but takes every number: no units or no
+    /// burst make a limit that refuses every cost above 0, and what exceeds a bucket's range (two
+    /// units a nanosecond) becomes that range. [`Self::limit`] still reports `units`.
+    pub(super) fn clamped(units: u64, period: u64, burst: u64) -> Self {
         let burst = if units == 0 {
             0
         } else {
             burst.min(MAX_BURST_TICKS)
         };
-        Self::of(units.clamp(1, 2 * MINUTE), MINUTE, burst, units)
+        Self::of(units.clamp(1, 2 * period), period, burst, units)
     }
 
     /// The arguments are in range, but `burst` may be 0.
@@ -260,13 +259,13 @@ pub(super) enum Quote {
 /// of the quota that every call must be given.
 ///
 /// It publishes no other memory, so every access is relaxed.
-#[derive(Debug, Default)]
-pub(super) struct Tat(AtomicU64);
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tat<'a>(pub(super) &'a AtomicU64);
 
-impl Tat {
+impl Tat<'_> {
     /// What taking `cost` at `clock` ticks would come to.
     #[inline]
-    pub(super) fn quote(&self, quota: &Quota, clock: u64, cost: u64) -> Quote {
+    pub(super) fn quote(self, quota: &Quota, clock: u64, cost: u64) -> Quote {
         if cost > quota.burst {
             return Quote::Never;
         }
@@ -275,7 +274,7 @@ impl Tat {
 
     /// Carries a quote out; quotes again for as long as others move the state in between.
     #[inline]
-    pub(super) fn take(&self, quota: &Quota, clock: u64, mut found: Quote, cost: u64) -> Quote {
+    pub(super) fn take(self, quota: &Quota, clock: u64, mut found: Quote, cost: u64) -> Quote {
         while let Quote::Pass(old, new) = found {
             match self.0.compare_exchange_weak(old, new, Relaxed, Relaxed) {
                 Ok(_) => break,
@@ -285,34 +284,36 @@ impl Tat {
         found
     }
 
-    pub(super) fn refund(&self, quota: &Quota, cost: u64) {
+    pub(super) fn refund(self, quota: &Quota, cost: u64) {
         let ticks = quota.cost_ticks(cost);
         self.update(|tat| tat.saturating_sub(ticks));
     }
 
-    pub(super) fn charge(&self, quota: &Quota, cost: u64) {
+    pub(super) fn charge(self, quota: &Quota, cost: u64) {
         let ticks = quota.cost_ticks(cost);
         self.update(|tat| tat.saturating_add(ticks));
     }
 
-    pub(super) fn peek(&self, quota: &Quota, now: Nanos) -> State {
+    pub(super) fn peek(self, quota: &Quota, now: Nanos) -> State {
         quota.state(self.0.load(Relaxed), quota.ticks(now), now)
     }
 
-    /// The state under another quota that has as many units outstanding, rounded up.
+    /// Takes over what is outstanding in a bucket of another quota, in units, rounded up, unless
+    /// more is here already: workers that come one after another do this once.
     ///
     /// A smaller burst never turns what was within the old one into debt; debt stays debt.
-    pub(super) fn carried(&self, from: &Quota, to: &Quota, now: Nanos) -> Self {
-        let taken = self.0.load(Relaxed).saturating_sub(from.ticks(now));
+    pub(super) fn carry(self, to: &Quota, old: Tat<'_>, from: &Quota, now: Nanos) {
+        let taken = old.0.load(Relaxed).saturating_sub(from.ticks(now));
         let taken = taken.div_ceil(from.scale);
         let within = taken.min(from.burst).min(to.burst);
         let debt = taken.saturating_sub(from.burst);
         let ticks = to.cost_ticks(within.saturating_add(debt));
-        Self(AtomicU64::new(to.ticks(now).saturating_add(ticks)))
+        self.0
+            .fetch_max(to.ticks(now).saturating_add(ticks), Relaxed);
     }
 
     #[inline]
-    fn update(&self, f: impl Fn(u64) -> u64) {
+    fn update(self, f: impl Fn(u64) -> u64) {
         let mut tat = self.0.load(Relaxed);
         while let Err(seen) = self.0.compare_exchange_weak(tat, f(tat), Relaxed, Relaxed) {
             tat = seen;
@@ -323,7 +324,7 @@ impl Tat {
 /// One limit and its state: weighted GCRA in a single atomic word.
 #[derive(Debug)]
 pub struct Bucket {
-    tat: Tat,
+    word: AtomicU64,
     quota: Quota,
 }
 
@@ -331,9 +332,13 @@ impl Bucket {
     /// A full bucket.
     pub fn new(quota: Quota) -> Self {
         Self {
-            tat: Tat::default(),
+            word: AtomicU64::new(0),
             quota,
         }
+    }
+
+    fn tat(&self) -> Tat<'_> {
+        Tat(&self.word)
     }
 
     /// The quota it spends.
@@ -345,10 +350,8 @@ impl Bucket {
     pub fn admit(&self, now: Nanos, cost: u64) -> Decision {
         let quota = &self.quota;
         let clock = quota.ticks(now);
-        match self
-            .tat
-            .take(quota, clock, self.tat.quote(quota, clock, cost), cost)
-        {
+        let tat = self.tat();
+        match tat.take(quota, clock, tat.quote(quota, clock, cost), cost) {
             Quote::Pass(_, new) => {
                 let State {
                     remaining, reset, ..
@@ -371,7 +374,7 @@ impl Bucket {
 
     /// Gives back `cost` units that were taken. The bucket never exceeds its burst by it.
     pub fn refund(&self, cost: u64) {
-        self.tat.refund(&self.quota, cost);
+        self.tat().refund(&self.quota, cost);
     }
 
     /// Takes `cost` units whether they are there or not. What is missing becomes debt, which
@@ -379,11 +382,11 @@ impl Bucket {
     ///
     /// Counts from the last admission, not from now: the units were used in between.
     pub fn charge(&self, cost: u64) {
-        self.tat.charge(&self.quota, cost);
+        self.tat().charge(&self.quota, cost);
     }
 
     /// The fill at `now`; takes nothing.
     pub fn peek(&self, now: Nanos) -> State {
-        self.tat.peek(&self.quota, now)
+        self.tat().peek(&self.quota, now)
     }
 }

@@ -1,19 +1,53 @@
-//! Every limit of one key, decided together.
+//! Every limit of one subject, decided together.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
+use super::budget::Spent;
 use super::gcra::{Quote, Tat};
-use super::permits::Holders;
 use super::plan::Plan;
-use super::{Nanos, Quota, State};
+use super::region::{Cell, Region, Row, subject_id};
+use super::{Budget, Nanos, Quota, Scope, State};
 
 /// The wait suggested to a request refused for concurrency: no clock tells when another one ends.
+/// The same for money that is reserved by requests in flight.
 pub const CONCURRENCY_RETRY: Nanos = 1_000_000_000;
 
-/// A key's limits as configured; `None` is no limit and 0 refuses everything.
+/// An instant on both clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// The monotonic clock, the same in all processes that share a region.
+    pub mono: Nanos,
+    /// The calendar's, unix seconds.
+    pub unix_s: i64,
+}
+
+/// What a request takes from each limit, besides one request and one permit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// Input and output tokens.
+    pub tokens: u64,
+    /// Nano-USD.
+    pub nano: u64,
+}
+
+/// What a subject's limit does when the store that nodes share is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnStoreLoss {
+    /// Each node goes on with its share.
+    #[default]
+    Share,
+    /// Nothing is admitted.
+    Deny,
+}
+
+/// A subject's limits as configured; `None` is no limit and 0 refuses everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Limits {
+    /// Requests per second.
+    pub rps: Option<u64>,
+    /// Requests at once; all of `rps` unless given.
+    pub rps_burst: Option<u64>,
     /// Requests per minute.
     pub rpm: Option<u64>,
     /// Requests at once; a sixth of `rpm` (ten seconds' worth), at least 1, unless given.
@@ -24,30 +58,23 @@ pub struct Limits {
     pub tpm_burst: Option<u64>,
     /// Requests in flight.
     pub concurrency: Option<u32>,
-}
-
-impl Limits {
-    pub(super) fn requests(&self) -> Option<Quota> {
-        let burst = |rpm: u64| self.rpm_burst.unwrap_or((rpm / 6).max(1));
-        self.rpm
-            .map(|rpm| Quota::per_minute_clamped(rpm, burst(rpm)))
-    }
-
-    pub(super) fn tokens(&self) -> Option<Quota> {
-        self.tpm
-            .map(|tpm| Quota::per_minute_clamped(tpm, self.tpm_burst.unwrap_or(tpm)))
-    }
+    /// Money.
+    pub budget: Option<Budget>,
+    /// Without the shared store.
+    pub on_store_loss: OnStoreLoss,
 }
 
 /// Which limit refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dimension {
-    /// Requests per minute.
+    /// Requests per second or minute.
     Requests,
     /// Tokens per minute.
     Tokens,
     /// Requests in flight.
     Concurrency,
+    /// Money.
+    Budget,
 }
 
 impl Dimension {
@@ -57,6 +84,7 @@ impl Dimension {
             Self::Requests => "requests",
             Self::Tokens => "tokens",
             Self::Concurrency => "concurrency",
+            Self::Budget => "budget",
         }
     }
 }
@@ -75,12 +103,17 @@ pub struct Admitted {
 /// A refusal. It cost nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
+    /// Whose limit it is; of a single meter, the key's.
+    pub scope: Scope,
     /// The limit to name: one that no wait cures, else the one with the longest wait.
     pub dimension: Dimension,
-    /// The wait after which all limits would admit the same request ([`CONCURRENCY_RETRY`] for
-    /// concurrency, which is a guess). `None`: the cost exceeds the burst, so no wait cures it.
+    /// Of which period it is: `second`, `minute`, `day`, `month`, `total`; empty for concurrency.
+    pub period: &'static str,
+    /// The wait after which all limits would admit the same request ([`CONCURRENCY_RETRY`], a
+    /// guess, for what requests in flight hold). `None`: the cost exceeds the burst, or the budget
+    /// is spent, which no wait cures.
     pub retry_after: Option<Nanos>,
-    /// Units per minute, or requests in flight, as configured.
+    /// Units per period, requests in flight or nano-USD, as configured.
     pub limit: u64,
     /// The most that one request may cost in that dimension.
     pub burst: u64,
@@ -88,165 +121,278 @@ pub struct Refusal {
     pub state: MeterState,
 }
 
-/// The fill of every limit of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The fill of the limits of a subject, or of the tightest ones of several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MeterState {
     /// Absent without a limit on requests.
     pub requests: Option<State>,
     /// Absent without a limit on tokens.
     pub tokens: Option<State>,
-    /// Requests in flight; counted with or without a limit.
+    /// Requests in flight; counted if there is any limit.
     pub in_flight: u64,
     /// The limit on requests in flight.
     pub max_in_flight: Option<u32>,
 }
 
-/// What the successive meters of one key share, so that a request admitted under the old limits is
-/// released and settled under the new ones.
-#[derive(Debug, Default)]
-struct Ledger {
-    holders: Holders,
-    /// How often the limits have changed; a meter with a lower number is retired.
-    generation: AtomicU32,
-    /// Settled through a retired meter and not yet applied, in units: above 0 is owed.
-    late_requests: AtomicI64,
-    late_tokens: AtomicI64,
+impl MeterState {
+    /// The tighter of each, of two subjects.
+    #[must_use]
+    pub fn tighter(self, other: Self) -> Self {
+        let room = |state: &Self| {
+            state
+                .max_in_flight
+                .map(|max| u64::from(max).saturating_sub(state.in_flight))
+        };
+        let ours = match (room(&self), room(&other)) {
+            (Some(a), Some(b)) => a <= b,
+            (None, Some(_)) => false,
+            _ => true,
+        };
+        let held = if ours { &self } else { &other };
+        Self {
+            requests: tighter(self.requests, other.requests),
+            tokens: tighter(self.tokens, other.tokens),
+            in_flight: held.in_flight,
+            max_in_flight: held.max_in_flight,
+        }
+    }
 }
 
-/// Every limit of one key: requests, tokens and concurrency, each optional.
+/// The limit that a client meets first: less remaining, or as much for longer.
+#[inline]
+fn tighter(a: Option<State>, b: Option<State>) -> Option<State> {
+    match (a, b) {
+        (Some(a), Some(b)) => {
+            let rank = |state: &State| (state.remaining, std::cmp::Reverse(state.reset));
+            Some(if rank(&b) < rank(&a) { b } else { a })
+        }
+        (a, b) => a.or(b),
+    }
+}
+
+/// One limit as it stands, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What it counts.
+    pub dimension: Dimension,
+    /// As in [`Refusal::period`].
+    pub period: &'static str,
+    /// As configured.
+    pub limit: u64,
+    /// What may be taken at once.
+    pub burst: u64,
+    /// What could be taken now.
+    pub remaining: u64,
+    /// Time until all of it could; unknown for concurrency.
+    pub reset: Option<Nanos>,
+}
+
+/// Every limit of one subject: requests, tokens, concurrency and money, each optional.
 ///
-/// Meters of equal limits share their quotas, and what is left fills one cache line: with a million
-/// keys, an admission costs what the cache misses cost.
+/// The configuration is of this process; the state lies in a [`Region`] and may be shared.
 #[derive(Debug)]
-#[repr(align(64))]
 pub struct Meter {
     plan: Arc<Plan>,
-    requests: Tat,
-    tokens: Tat,
-    generation: u32,
-    /// In use unless there is a `first`.
-    own: Ledger,
-    /// The key's first meter, which owns the ledger.
-    first: Option<Arc<Meter>>,
+    /// Absent without limits.
+    rows: Option<Rows>,
+    region: Arc<Region>,
+    id: u64,
+    /// The meter with newer limits that has taken this one's place.
+    next: OnceLock<Arc<Meter>>,
 }
 
-const _: () = assert!(size_of::<Meter>() == 64);
+#[derive(Debug)]
+struct Rows {
+    /// Permits and money: whatever the limits are, they count here.
+    own: Row,
+    /// Arrival times, which are in units of these limits' quotas.
+    rates: Row,
+}
 
 impl Meter {
-    /// Full buckets and no request in flight.
+    /// Full buckets and no request in flight, in memory of its own.
     pub fn new(limits: &Limits) -> Self {
+        Self::of(&Arc::new(Region::small(8, 1, 0)), "subject", limits)
+    }
+
+    /// The limits of `subject`, whose state in `region` goes on if it is there.
+    pub fn of(region: &Arc<Region>, subject: &str, limits: &Limits) -> Self {
+        Self::with_id(region, subject_id(subject), limits)
+    }
+
+    /// As [`Meter::of`], for a subject known by number.
+    pub fn with_id(region: &Arc<Region>, id: u64, limits: &Limits) -> Self {
+        let plan = Plan::of(limits);
+        let rows = (!plan.open).then(|| {
+            let own = Row::of(region, id);
+            let rates = own.for_plan(id, plan.fingerprint);
+            Rows { own, rates }
+        });
         Self {
-            plan: Plan::of(limits),
-            requests: Tat::default(),
-            tokens: Tat::default(),
-            generation: 0,
-            own: Ledger::default(),
-            first: None,
+            plan,
+            rows,
+            region: Arc::clone(region),
+            id,
+            next: OnceLock::new(),
         }
     }
 
-    /// A meter with other limits that takes this one's place and retires it.
+    /// The meter of the same subject with other limits, which takes this one's place.
     ///
     /// What is outstanding carries over in units, rounded up; a smaller burst makes no new debt and
-    /// debt is kept. Requests in flight stay counted, and what they release, settle or cancel
-    /// through the retired meter reaches the current one (a settlement that races this very call
-    /// may miss it).
+    /// debt is kept. Requests in flight stay counted, and what they settle or cancel reaches the
+    /// new meter (a settlement that races this very call may miss it). Limits that come back find
+    /// the state that they had.
     #[must_use]
-    pub fn reconfigured(self: &Arc<Self>, limits: &Limits, now: Nanos) -> Self {
-        self.absorb_late();
-        let plan = Plan::of(limits);
-        let carry = |tat: &Tat, old: &Option<Quota>, new: &Option<Quota>| match (old, new) {
-            (Some(old), Some(new)) => tat.carried(old, new, now),
-            _ => Tat::default(),
-        };
-        Self {
-            requests: carry(&self.requests, &self.plan.requests, &plan.requests),
-            tokens: carry(&self.tokens, &self.plan.tokens, &plan.tokens),
-            plan,
-            generation: self
-                .ledger()
-                .generation
-                .fetch_add(1, Relaxed)
-                .wrapping_add(1),
-            own: Ledger::default(),
-            first: Some(Arc::clone(self.first.as_ref().unwrap_or(self))),
+    pub fn reconfigured(self: &Arc<Self>, limits: &Limits, now: Nanos) -> Arc<Self> {
+        let new = Arc::new(Self::with_id(&self.region, self.id, limits));
+        if let (Some(old), Some(rows)) = (&self.rows, &new.rows)
+            && self.plan.fingerprint != new.plan.fingerprint
+        {
+            for ((to, old_quota), cell) in [
+                (&new.plan.per_second, &self.plan.per_second),
+                (&new.plan.per_minute, &self.plan.per_minute),
+                (&new.plan.tokens, &self.plan.tokens),
+            ]
+            .into_iter()
+            .zip([Cell::PerSecond, Cell::PerMinute, Cell::Tokens])
+            {
+                if let (Some(to), Some(from)) = (to, old_quota) {
+                    let old = Tat(old.rates.cell(cell));
+                    Tat(rows.rates.cell(cell)).carry(to, old, from, now);
+                }
+            }
         }
+        // Retired once; a second retirement keeps the first successor, which leads on.
+        let _ = self.next.set(Arc::clone(&new));
+        new
     }
 
-    #[inline]
-    fn requests(&self) -> Option<Bucket<'_>> {
-        Some(Bucket {
-            tat: &self.requests,
-            quota: self.plan.requests.as_ref()?,
-        })
-    }
-
-    #[inline]
-    fn tokens(&self) -> Option<Bucket<'_>> {
-        Some(Bucket {
-            tat: &self.tokens,
-            quota: self.plan.tokens.as_ref()?,
-        })
-    }
-
-    #[inline]
-    fn ledger(&self) -> &Ledger {
-        match &self.first {
-            Some(first) => &first.own,
-            None => &self.own,
+    fn newest(&self) -> &Self {
+        let mut meter = self;
+        while let Some(next) = meter.next.get() {
+            meter = next;
         }
+        meter
+    }
+
+    /// Whether there is no limit.
+    pub fn is_open(&self) -> bool {
+        self.rows.is_none()
+    }
+
+    /// Whether there is a limit on money.
+    pub fn has_budget(&self) -> bool {
+        self.plan.budget.is_some()
     }
 
     /// Takes one request, `tokens` tokens and one permit, or nothing.
     ///
-    /// Checks all limits first, then commits permit, request, tokens; when a race is lost in
-    /// between, what was taken is returned.
-    ///
     /// # Errors
     /// [`Refusal`] names the limit and the wait.
-    pub fn admit(&self, now: Nanos, tokens: u64) -> Result<Admitted, Refusal> {
-        self.absorb_late();
-        let asked = Asked::new(self.requests(), now, 1);
-        let asked_tokens = Asked::new(self.tokens(), now, tokens);
-        if !(passes(asked)
-            && passes(asked_tokens)
-            && self.ledger().holders.try_acquire(self.plan.max_in_flight))
-        {
-            return Err(self.refusal(now, asked, asked_tokens));
+    pub fn admit(&self, now: Nanos, tokens: u64) -> Result<Admitted, Box<Refusal>> {
+        let now = Now {
+            mono: now,
+            unix_s: 0,
+        };
+        let mut pending = Pending::new(self, now, Ask { tokens, nano: 0 });
+        if let Some(denial) = pending.denial() {
+            return Err(denial.refusal(Scope::Key, self.state(now.mono)));
         }
-        let taken = asked.map(Asked::take);
-        if !passes(taken) {
-            self.ledger().holders.release();
-            return Err(self.refusal(now, taken, asked_tokens));
-        }
-        let taken_tokens = asked_tokens.map(Asked::take);
-        if !passes(taken_tokens) {
-            if let Some(bucket) = self.requests() {
-                bucket.tat.refund(bucket.quota, 1);
-            }
-            self.ledger().holders.release();
-            return Err(self.refusal(now, asked, taken_tokens));
-        }
+        pending
+            .take()
+            .map_err(|denial| denial.refusal(Scope::Key, self.state(now.mono)))?;
+        let MeterState {
+            requests,
+            tokens: left,
+            ..
+        } = pending.state();
         Ok(Admitted {
             reserved: tokens,
-            requests: taken.map(|asked| asked.state(now)),
-            tokens: taken_tokens.map(|asked| asked.state(now)),
+            requests,
+            tokens: left,
         })
     }
 
     /// The fill of every limit; takes nothing.
     pub fn state(&self, now: Nanos) -> MeterState {
-        self.absorb_late();
+        let Some(rows) = &self.rows else {
+            return MeterState::default();
+        };
+        let peek = |quota: &Option<Quota>, cell| {
+            quota
+                .as_ref()
+                .map(|quota| Tat(rows.rates.cell(cell)).peek(quota, now))
+        };
         MeterState {
-            requests: self
-                .requests()
-                .map(|bucket| bucket.tat.peek(bucket.quota, now)),
-            tokens: self
-                .tokens()
-                .map(|bucket| bucket.tat.peek(bucket.quota, now)),
-            in_flight: self.ledger().holders.count(),
+            requests: tighter(
+                peek(&self.plan.per_second, Cell::PerSecond),
+                peek(&self.plan.per_minute, Cell::PerMinute),
+            ),
+            tokens: peek(&self.plan.tokens, Cell::Tokens),
+            in_flight: rows.own.permits().sum(),
             max_in_flight: u32::try_from(self.plan.max_in_flight).ok(),
         }
+    }
+
+    /// Each limit as it stands.
+    pub fn standings(&self, now: Now) -> Vec<Standing> {
+        let Some(rows) = &self.rows else {
+            return Vec::new();
+        };
+        let mut out = Vec::new();
+        for (quota, cell, dimension, period) in [
+            (
+                &self.plan.per_second,
+                Cell::PerSecond,
+                Dimension::Requests,
+                "second",
+            ),
+            (
+                &self.plan.per_minute,
+                Cell::PerMinute,
+                Dimension::Requests,
+                "minute",
+            ),
+            (&self.plan.tokens, Cell::Tokens, Dimension::Tokens, "minute"),
+        ] {
+            if let Some(quota) = quota {
+                let state = Tat(rows.rates.cell(cell)).peek(quota, now.mono);
+                out.push(Standing {
+                    dimension,
+                    period,
+                    limit: quota.limit(),
+                    burst: quota.burst(),
+                    remaining: state.remaining,
+                    reset: Some(state.reset),
+                });
+            }
+        }
+        let max = self.plan.max_in_flight;
+        if max < u64::MAX {
+            out.push(Standing {
+                dimension: Dimension::Concurrency,
+                period: "",
+                limit: max,
+                burst: max,
+                remaining: max.saturating_sub(rows.own.permits().sum()),
+                reset: None,
+            });
+        }
+        if let Some((budget, spent)) = self.money() {
+            let end = budget.period.bounds(now.unix_s).1;
+            let seconds = end.map(|end| (end - now.unix_s).max(0) as u64);
+            let taken = spent.get(now.unix_s) + rows.own.reserved().sum();
+            out.push(Standing {
+                dimension: Dimension::Budget,
+                period: budget.period.as_str(),
+                limit: budget.nano,
+                burst: budget.nano,
+                remaining: budget.nano.saturating_sub(taken),
+                reset: seconds.map(|s| s.saturating_mul(1_000_000_000)),
+            });
+        }
+        out
     }
 
     /// The most tokens that one request may reserve; `None` without a limit.
@@ -256,115 +402,142 @@ impl Meter {
 
     /// Replaces a reservation by what was used: refunds what is over, charges what is missing.
     pub fn settle(&self, reserved: u64, used: u64) {
-        apply(
-            self.tokens(),
-            self.retired().then_some(&self.ledger().late_tokens),
-            reserved,
-            used,
-        );
+        self.newest().correct(Cell::Tokens, reserved, used);
     }
 
     /// Takes an admission back: its request and its tokens. For a request whose upstream was never
     /// contacted.
     pub fn cancel(&self, reserved: u64) {
-        self.settle(reserved, 0);
-        apply(
-            self.requests(),
-            self.retired().then_some(&self.ledger().late_requests),
-            1,
-            0,
-        );
+        let newest = self.newest();
+        newest.correct(Cell::Tokens, reserved, 0);
+        newest.correct(Cell::PerSecond, 1, 0);
+        newest.correct(Cell::PerMinute, 1, 0);
     }
 
-    /// Returns the permit of an admission.
+    /// Returns the permit of an admission by this very meter.
     pub fn release(&self) {
-        self.ledger().holders.release();
-    }
-
-    fn retired(&self) -> bool {
-        self.ledger().generation.load(Relaxed) != self.generation
-    }
-
-    /// Applies what was settled through retired meters.
-    #[inline]
-    fn absorb_late(&self) {
-        let ledger = self.ledger();
-        if (ledger.late_tokens.load(Relaxed) | ledger.late_requests.load(Relaxed)) != 0 {
-            self.absorb();
+        if let Some(rows) = &self.rows {
+            rows.own.permits().give(1);
         }
     }
 
-    #[cold]
-    fn absorb(&self) {
-        if self.retired() {
+    /// Moves money from reserved to spent: of `reserved`, held since `admitted_s`, `spent` are now
+    /// known to be. What was reserved and is not spent is free again.
+    pub(super) fn spend(&self, admitted_s: i64, reserved: u64, spent: u64) {
+        let (Some(rows), Some(_)) = (&self.rows, self.plan.budget) else {
             return;
+        };
+        if spent > 0
+            && let Some((_, money)) = self.newest().money()
+        {
+            // Before it is taken off what is reserved: for a moment it counts twice, never not.
+            money.add(admitted_s, spent);
         }
-        let ledger = self.ledger();
-        for (late, bucket) in [
-            (&ledger.late_requests, self.requests()),
-            (&ledger.late_tokens, self.tokens()),
-        ] {
-            let owed = late.swap(0, Relaxed);
-            if let Some(Bucket { tat, quota }) = bucket {
-                if owed > 0 {
-                    tat.charge(quota, owed.unsigned_abs());
-                } else {
-                    tat.refund(quota, owed.unsigned_abs());
-                }
-            }
+        rows.own.reserved().give(reserved);
+    }
+
+    /// Takes back what [`Meter::spend`] had put down as spent.
+    pub(super) fn unspend(&self, admitted_s: i64, nano: u64) {
+        if self.plan.budget.is_some()
+            && let Some((_, money)) = self.newest().money()
+        {
+            money.subtract(admitted_s, nano);
         }
     }
 
-    #[cold]
-    fn refusal(&self, now: Nanos, requests: Option<Asked>, tokens: Option<Asked>) -> Refusal {
-        let asked = [(Dimension::Requests, requests), (Dimension::Tokens, tokens)];
-        let mut worst: Option<(Dimension, Option<Nanos>, &Quota)> = None;
-        for (dimension, asked) in asked {
-            let Some(asked) = asked else { continue };
-            let wait = match asked.quote {
-                Quote::Pass(..) => continue,
-                Quote::Wait(until) => Some(asked.bucket.quota.wait(until, now)),
-                Quote::Never => None,
-            };
-            // No wait outranks any wait.
-            let rank = |wait: Option<Nanos>| (wait.is_none(), wait);
-            if worst.is_none_or(|(_, known, _)| rank(wait) > rank(known)) {
-                worst = Some((dimension, wait, asked.bucket.quota));
+    /// At least `nano` were spent, by whomever, in the budget's period that began at `start`, unix
+    /// seconds.
+    pub fn raise_spent(&self, now_s: i64, start: i64, nano: u64) {
+        if let Some((_, money)) = self.money() {
+            money.raise(now_s, start, nano);
+        }
+    }
+
+    fn money(&self) -> Option<(Budget, Spent<'_>)> {
+        let budget = self.plan.budget?;
+        let spent = Spent {
+            word: self.rows.as_ref()?.own.cell(Cell::Spent),
+            period: budget.period,
+        };
+        Some((budget, spent))
+    }
+
+    /// Moves the difference of what was taken and what was used onto a bucket.
+    fn correct(&self, cell: Cell, taken: u64, used: u64) {
+        let quota = match cell {
+            Cell::PerSecond => &self.plan.per_second,
+            Cell::PerMinute => &self.plan.per_minute,
+            Cell::Tokens => &self.plan.tokens,
+            Cell::Spent => &None,
+        };
+        if let (Some(quota), Some(rows)) = (quota, &self.rows) {
+            let tat = Tat(rows.rates.cell(cell));
+            match used.cmp(&taken) {
+                std::cmp::Ordering::Greater => tat.charge(quota, used - taken),
+                std::cmp::Ordering::Less => tat.refund(quota, taken - used),
+                std::cmp::Ordering::Equal => {}
             }
         }
-        let state = self.state(now);
-        if let Some((dimension, retry_after, quota)) = worst {
-            let (limit, burst) = (quota.limit(), quota.burst());
-            return Refusal {
-                dimension,
-                retry_after,
-                limit,
-                burst,
-                state,
-            };
+    }
+}
+
+/// Why a meter says no, without its fill.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Denial {
+    dimension: Dimension,
+    period: &'static str,
+    retry_after: Option<Nanos>,
+    limit: u64,
+    burst: u64,
+}
+
+impl Denial {
+    /// Whether it is the one to tell of two: what no wait cures, else the longer wait.
+    pub(super) fn outranks(&self, other: &Self) -> bool {
+        let rank = |denial: &Self| (denial.retry_after.is_none(), denial.retry_after);
+        rank(self) > rank(other)
+    }
+
+    fn worse(self, other: Option<Self>) -> Self {
+        match other {
+            Some(other) if !self.outranks(&other) => other,
+            _ => self,
         }
-        let max = self.plan.max_in_flight;
-        Refusal {
-            dimension: Dimension::Concurrency,
-            retry_after: (max > 0).then_some(CONCURRENCY_RETRY),
-            limit: max,
-            burst: max,
+    }
+
+    pub(super) fn refusal(self, scope: Scope, state: MeterState) -> Box<Refusal> {
+        let Self {
+            dimension,
+            period,
+            retry_after,
+            limit,
+            burst,
+        } = self;
+        Box::new(Refusal {
+            scope,
+            dimension,
+            period,
+            retry_after,
+            limit,
+            burst,
             state,
-        }
+        })
     }
 }
 
-/// One limit of a meter with its state.
-#[derive(Clone, Copy)]
-struct Bucket<'a> {
-    tat: &'a Tat,
-    quota: &'a Quota,
+/// One meter's part in an admission: looked at first, then taken.
+pub(super) struct Pending<'a> {
+    meter: &'a Meter,
+    now: Now,
+    nano: u64,
+    rates: [Option<Asked<'a>>; 3],
 }
 
-/// One bucket's part in an admission.
+/// One bucket's part.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
-    bucket: Bucket<'a>,
+    tat: Tat<'a>,
+    quota: &'a Quota,
     clock: u64,
     cost: u64,
     quote: Quote,
@@ -372,60 +545,206 @@ struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     #[inline]
-    fn new(bucket: Option<Bucket<'a>>, now: Nanos, cost: u64) -> Option<Self> {
-        let bucket = bucket?;
-        let clock = bucket.quota.ticks(now);
+    fn new(quota: Option<&'a Quota>, word: &'a AtomicU64, now: Nanos, cost: u64) -> Option<Self> {
+        let quota = quota?;
+        let (tat, clock) = (Tat(word), quota.ticks(now));
         Some(Self {
-            bucket,
+            tat,
+            quota,
             clock,
             cost,
-            quote: bucket.tat.quote(bucket.quota, clock, cost),
+            quote: tat.quote(quota, clock, cost),
         })
     }
 
     #[inline]
-    fn take(self) -> Self {
-        let Bucket { tat, quota } = self.bucket;
-        Self {
-            quote: tat.take(quota, self.clock, self.quote, self.cost),
-            ..self
-        }
-    }
-
-    #[inline]
-    fn state(self, now: Nanos) -> State {
-        let Bucket { tat, quota } = self.bucket;
+    fn state(&self, now: Nanos) -> State {
         match self.quote {
-            Quote::Pass(_, new) => quota.state(new, self.clock, now),
-            Quote::Wait(_) | Quote::Never => tat.peek(quota, now),
+            Quote::Pass(_, new) => self.quota.state(new, self.clock, now),
+            Quote::Wait(_) | Quote::Never => self.tat.peek(self.quota, now),
         }
+    }
+
+    fn denial(&self, at: usize, now: Nanos) -> Option<Denial> {
+        let retry_after = match self.quote {
+            Quote::Pass(..) => return None,
+            Quote::Wait(until) => Some(self.quota.wait(until, now)),
+            Quote::Never => None,
+        };
+        let (dimension, period) = match at {
+            0 => (Dimension::Requests, "second"),
+            1 => (Dimension::Requests, "minute"),
+            _ => (Dimension::Tokens, "minute"),
+        };
+        Some(Denial {
+            dimension,
+            period,
+            retry_after,
+            limit: self.quota.limit(),
+            burst: self.quota.burst(),
+        })
     }
 }
 
-#[inline]
-fn passes(asked: Option<Asked>) -> bool {
-    asked.is_none_or(|asked| matches!(asked.quote, Quote::Pass(..)))
-}
-
-/// Moves the difference onto the bucket, or onto `late` where the bucket is retired.
-fn apply(bucket: Option<Bucket>, late: Option<&AtomicI64>, reserved: u64, used: u64) {
-    if reserved == used {
-        return;
-    }
-    if let Some(late) = late {
-        let size = i64::try_from(used.abs_diff(reserved)).unwrap_or(i64::MAX);
-        let owed = if used > reserved { size } else { -size };
-        let mut seen = late.load(Relaxed);
-        while let Err(now) =
-            late.compare_exchange_weak(seen, seen.saturating_add(owed), Relaxed, Relaxed)
-        {
-            seen = now;
+impl<'a> Pending<'a> {
+    #[inline]
+    pub(super) fn new(meter: &'a Meter, now: Now, ask: Ask) -> Self {
+        let plan = &*meter.plan;
+        let rates = match &meter.rows {
+            None => [None; 3],
+            Some(rows) => {
+                let asked = |quota: &'a Option<Quota>, cell, cost| {
+                    Asked::new(quota.as_ref(), rows.rates.cell(cell), now.mono, cost)
+                };
+                [
+                    asked(&plan.per_second, Cell::PerSecond, 1),
+                    asked(&plan.per_minute, Cell::PerMinute, 1),
+                    asked(&plan.tokens, Cell::Tokens, ask.tokens),
+                ]
+            }
+        };
+        Self {
+            meter,
+            now,
+            nano: ask.nano,
+            rates,
         }
-    } else if let Some(Bucket { tat, quota }) = bucket {
-        if used > reserved {
-            tat.charge(quota, used - reserved);
-        } else {
-            tat.refund(quota, reserved - used);
+    }
+
+    /// The worst that stands against it, if anything does.
+    #[inline]
+    pub(super) fn denial(&self) -> Option<Denial> {
+        let rows = self.meter.rows.as_ref()?;
+        let passes = self
+            .rates
+            .iter()
+            .flatten()
+            .all(|asked| matches!(asked.quote, Quote::Pass(..)))
+            && rows.own.permits().sum() < self.meter.plan.max_in_flight
+            && self.meter.plan.budget.is_none();
+        if passes { None } else { self.worst() }
+    }
+
+    #[inline(never)]
+    fn worst(&self) -> Option<Denial> {
+        let rows = self.meter.rows.as_ref()?;
+        let mut worst = None;
+        for (at, asked) in self.rates.iter().enumerate() {
+            if let Some(denial) = asked.and_then(|asked| asked.denial(at, self.now.mono)) {
+                worst = Some(denial.worse(worst));
+            }
+        }
+        if rows.own.permits().sum() >= self.meter.plan.max_in_flight {
+            worst = Some(self.full_house().worse(worst));
+        }
+        if let Some(denial) = self.over_budget() {
+            worst = Some(denial.worse(worst));
+        }
+        worst
+    }
+
+    fn full_house(&self) -> Denial {
+        let max = self.meter.plan.max_in_flight;
+        Denial {
+            dimension: Dimension::Concurrency,
+            period: "",
+            retry_after: (max > 0).then_some(CONCURRENCY_RETRY),
+            limit: max,
+            burst: max,
+        }
+    }
+
+    fn over_budget(&self) -> Option<Denial> {
+        let (budget, spent) = self.meter.money()?;
+        let rows = self.meter.rows.as_ref()?;
+        spent.roll(self.now.unix_s);
+        let known = spent.get(self.now.unix_s).saturating_add(self.nano);
+        let fits = |taken: u64| taken <= budget.nano && budget.nano > 0;
+        if fits(known.saturating_add(rows.own.reserved().sum())) {
+            return None;
+        }
+        Some(Denial {
+            dimension: Dimension::Budget,
+            period: budget.period.as_str(),
+            // What is only reserved may come back.
+            retry_after: fits(known).then_some(CONCURRENCY_RETRY),
+            limit: budget.nano,
+            burst: budget.nano,
+        })
+    }
+
+    /// Takes all of it, or nothing.
+    #[inline]
+    pub(super) fn take(&mut self) -> Result<(), Denial> {
+        let Some(rows) = &self.meter.rows else {
+            return Ok(());
+        };
+        let max = self.meter.plan.max_in_flight;
+        if !rows.own.permits().take(1, || max) {
+            return Err(self.full_house());
+        }
+        let mut failed = None;
+        for (at, asked) in self.rates.iter_mut().enumerate() {
+            let Some(asked) = asked else { continue };
+            asked.quote = asked
+                .tat
+                .take(asked.quota, asked.clock, asked.quote, asked.cost);
+            if let Some(denial) = asked.denial(at, self.now.mono) {
+                failed = Some((at, denial));
+                break;
+            }
+        }
+        if let Some((at, denial)) = failed {
+            self.undo(at);
+            return Err(denial);
+        }
+        if let Some((budget, spent)) = self.meter.money() {
+            let left = || budget.nano.saturating_sub(spent.get(self.now.unix_s));
+            if !rows.own.reserved().take(self.nano, left) {
+                let denial = self.over_budget();
+                self.undo(self.rates.len());
+                // Gone again already: then it was a race, and a moment is enough.
+                return Err(denial.unwrap_or(Denial {
+                    dimension: Dimension::Budget,
+                    period: budget.period.as_str(),
+                    retry_after: Some(CONCURRENCY_RETRY),
+                    limit: budget.nano,
+                    burst: budget.nano,
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back the permit and the first `rates` of what was taken.
+    #[cold]
+    fn undo(&self, rates: usize) {
+        for asked in self.rates.iter().take(rates).flatten() {
+            asked.tat.refund(asked.quota, asked.cost);
+        }
+        self.meter.release();
+    }
+
+    /// Takes everything back: another meter said no.
+    #[cold]
+    pub(super) fn give_back(&self) {
+        self.undo(self.rates.len());
+        self.meter.spend(self.now.unix_s, self.nano, 0);
+    }
+
+    /// The fill that is left.
+    #[inline]
+    pub(super) fn state(&self) -> MeterState {
+        let Some(rows) = &self.meter.rows else {
+            return MeterState::default();
+        };
+        let state = |asked: &Option<Asked>| asked.as_ref().map(|asked| asked.state(self.now.mono));
+        let [per_second, per_minute, tokens] = &self.rates;
+        MeterState {
+            requests: tighter(state(per_second), state(per_minute)),
+            tokens: state(tokens),
+            in_flight: rows.own.permits().sum(),
+            max_in_flight: u32::try_from(self.meter.plan.max_in_flight).ok(),
         }
     }
 }

@@ -1,23 +1,32 @@
-//! Rate limits that decide without a lock, a clock or a background task.
+//! Limits that decide without a lock, a clock or a background task.
 //!
-//! A [`Bucket`] is one limit: weighted GCRA (ITU-T I.371) whose whole state is one atomic word. A
-//! [`Meter`] joins the limits of one key (requests, tokens, concurrency) into one all-or-nothing
-//! admission, a [`Reservation`] settles an admission exactly once, and a [`Table`] finds the meter
-//! of a key among millions.
+//! A [`Bucket`] is one rate limit: weighted GCRA (ITU-T I.371) whose whole state is one atomic word.
+//! A [`Meter`] joins the limits of one subject (requests, tokens, concurrency, money), a
+//! [`Reservation`] takes from all meters that apply to a request or from none, and settles exactly
+//! once. A [`Region`] is the memory that their state lies in, shared by the workers of one machine;
+//! a [`Table`] finds the meter of a key among millions.
 //!
-//! Time is an argument: [`Nanos`] of any monotonic clock, the same for every call on one bucket.
+//! Time is an argument: [`Nanos`] of a monotonic clock, the same for every call on one region, and
+//! unix seconds where the calendar matters.
 
+mod budget;
 mod gcra;
 mod meter;
 mod permits;
 mod plan;
+mod region;
 mod reservation;
 mod table;
 
+pub use budget::{Budget, MAX_BUDGET, Period};
 pub use gcra::{BadQuota, Bucket, Decision, MAX_NOW, Quota, State};
-pub use meter::{Admitted, CONCURRENCY_RETRY, Dimension, Limits, Meter, MeterState, Refusal};
+pub use meter::{
+    Admitted, Ask, CONCURRENCY_RETRY, Dimension, Limits, Meter, MeterState, Now, OnStoreLoss,
+    Refusal, Standing,
+};
 pub use permits::Permits;
-pub use reservation::{PROGRESS_STEP, Reservation};
+pub use region::{MAX_WORKERS, Region, subject_id};
+pub use reservation::{Meters, PROGRESS_STEP, Reservation, Scope};
 pub use table::Table;
 
 /// Nanoseconds of a monotonic clock, or a span of them.

@@ -1,59 +1,28 @@
 //! Concurrency: how many holders there are at once.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::Arc;
 
-/// A count of holders. It publishes no other memory, so every access is relaxed.
-#[derive(Debug, Default)]
-pub(super) struct Holders(AtomicU32);
+use super::region::{Region, Row, subject_id};
 
-impl Holders {
-    #[inline]
-    pub(super) fn count(&self) -> u64 {
-        u64::from(self.0.load(Relaxed))
-    }
-
-    /// Adds a holder unless there are `max`.
-    #[inline]
-    pub(super) fn try_acquire(&self, max: u64) -> bool {
-        let mut held = self.0.load(Relaxed);
-        while u64::from(held) < max {
-            let Some(more) = held.checked_add(1) else {
-                return false;
-            };
-            match self.0.compare_exchange_weak(held, more, Relaxed, Relaxed) {
-                Ok(_) => return true,
-                Err(seen) => held = seen,
-            }
-        }
-        false
-    }
-
-    /// Takes a holder away; without one it does nothing.
-    #[inline]
-    pub(super) fn release(&self) {
-        let mut held = self.0.load(Relaxed);
-        while let Some(fewer) = held.checked_sub(1) {
-            match self.0.compare_exchange_weak(held, fewer, Relaxed, Relaxed) {
-                Ok(_) => return,
-                Err(seen) => held = seen,
-            }
-        }
-    }
-}
-
-/// A bound on how many holders there are at once, counted without a lock.
+/// A bound on how many holders there are at once, counted without a lock, by all workers that share
+/// the region.
 #[derive(Debug)]
 pub struct Permits {
     max: u64,
-    holders: Holders,
+    row: Row,
 }
 
 impl Permits {
-    /// Up to `max` holders; `None` only counts them.
+    /// Up to `max` holders in this process; `None` only counts them.
     pub fn new(max: Option<u32>) -> Self {
+        Self::of(&Arc::new(Region::small(1, 1, 0)), "permits", max)
+    }
+
+    /// Up to `max` holders of `subject` in all workers of `region`; `None` only counts them.
+    pub fn of(region: &Arc<Region>, subject: &str, max: Option<u32>) -> Self {
         Self {
             max: max.map_or(u64::MAX, u64::from),
-            holders: Holders::default(),
+            row: Row::of(region, subject_id(subject)),
         }
     }
 
@@ -65,18 +34,18 @@ impl Permits {
     /// Holders now.
     #[inline]
     pub fn in_use(&self) -> u64 {
-        self.holders.count()
+        self.row.permits().sum()
     }
 
     /// Takes a permit if one is free.
     #[inline]
     pub fn try_acquire(&self) -> bool {
-        self.holders.try_acquire(self.max)
+        self.row.permits().take(1, || self.max)
     }
 
     /// Returns a permit that [`Self::try_acquire`] gave; without one it does nothing.
     #[inline]
     pub fn release(&self) {
-        self.holders.release();
+        self.row.permits().give(1);
     }
 }

@@ -21,10 +21,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use forebay_core::gateway::{Endpoint, Gateway, Request};
 use forebay_core::keys::KeySpec;
+use forebay_core::limit::Region;
 use forebay_core::listener::{Bounds, Listener};
+use forebay_core::price::Price;
 use forebay_core::record::UsageEvent;
 use forebay_core::slot::Slot;
 use forebay_core::snapshot::{ModelSpec, SnapshotSpec, TargetSpec, UpstreamSpec};
+use forebay_core::subjects::LimitsSpec;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
@@ -62,11 +65,12 @@ pub fn key_spec(id: &str) -> KeySpec {
         previous_digest: None,
         previous_expires_at: None,
         models: None,
-        rpm: None,
-        rpm_burst: None,
-        tpm: None,
-        tpm_burst: None,
-        concurrency: Some(1000),
+        limits: LimitsSpec {
+            concurrency: Some(1000),
+            ..LimitsSpec::default()
+        },
+        per_model: rustc_hash::FxHashMap::default(),
+        priority: None,
         expires_at: None,
         revoked: false,
     }
@@ -88,6 +92,7 @@ pub struct Setup {
     pub body_read: Duration,
     pub write_stall: Duration,
     pub keys: Vec<KeySpec>,
+    pub price: Option<Price>,
 }
 
 impl Default for Setup {
@@ -105,6 +110,7 @@ impl Default for Setup {
             body_read: Duration::from_secs(5),
             write_stall: Duration::from_secs(5),
             keys: vec![key_spec(KEY)],
+            price: None,
         }
     }
 }
@@ -127,7 +133,10 @@ impl Drop for Rig {
 impl Rig {
     /// Engines by address, named `a`, `b` … in the order in which they are tried.
     pub fn new(setup: Setup, engines: &[&Engine]) -> Self {
-        let gateway = Arc::new(Gateway::new(tokio::runtime::Handle::current()));
+        let gateway = Arc::new(Gateway::new(
+            tokio::runtime::Handle::current(),
+            Arc::new(Region::small(64, 1, 0)),
+        ));
         let names = ["a", "b", "c"];
         let upstreams = engines
             .iter()
@@ -155,6 +164,7 @@ impl Rig {
                     name: "m".to_owned(),
                     aliases: vec!["alias".to_owned()],
                     targets: targets.collect(),
+                    price: setup.price,
                     first_byte_s: setup.first_byte,
                     idle_s: setup.idle,
                     total_s: setup.total,
@@ -216,7 +226,7 @@ impl Rig {
             .keys
             .authenticate(key_text(KEY).as_bytes(), 0.0);
         if let Ok(key) = key {
-            assert_eq!(key.meter.state(self.gateway.now()).in_flight, 0);
+            assert_eq!(key.meter().state(self.gateway.now().mono).in_flight, 0);
         }
         let events = self.gateway.events.take(usize::MAX);
         assert_eq!(events.len(), count);
