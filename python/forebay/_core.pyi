@@ -165,7 +165,10 @@ class Exchange:
 
 @final
 class Limiter:
-    """Limits of many keys, all alike, by number. Times are monotonic nanoseconds."""
+    """Limits of many keys, all alike, by number. Times are monotonic nanoseconds.
+
+    limits_fd, worker: as of `Core`.
+    """
 
     def __new__(
         cls,
@@ -175,6 +178,8 @@ class Limiter:
         tpm: int | None = None,
         tpm_burst: int | None = None,
         concurrency: int | None = None,
+        limits_fd: int | None = None,
+        worker: int = 0,
     ) -> Limiter: ...
     def admit(self, key: int, tokens: int, now: int) -> int:
         """0 if allowed, else the wait in nanoseconds, or -1 if no wait cures it."""

@@ -30,13 +30,19 @@ impl Limiter {
 #[pymethods]
 impl Limiter {
     #[new]
-    #[pyo3(signature = (*, rpm=None, rpm_burst=None, tpm=None, tpm_burst=None, concurrency=None))]
+    #[pyo3(signature = (
+        *, rpm=None, rpm_burst=None, tpm=None, tpm_burst=None, concurrency=None, limits_fd=None,
+        worker=0
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
     fn new(
         rpm: Option<u64>,
         rpm_burst: Option<u64>,
         tpm: Option<u64>,
         tpm_burst: Option<u64>,
         concurrency: Option<u32>,
+        limits_fd: Option<i32>,
+        worker: usize,
     ) -> PyResult<Self> {
         Ok(Self {
             limits: Limits {
@@ -47,7 +53,7 @@ impl Limiter {
                 concurrency,
                 ..Limits::default()
             },
-            region: region(None, 0)?,
+            region: region(limits_fd, worker)?,
             table: Table::new(64),
         })
     }
