@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Per folder of the package, what of the package it may import besides itself."""
 
-TOP = {"cli", "serve.py", "dev.py", "__init__.py"}
+TOP = {"cli", "workers", "start.py", "serve.py", "dev.py", "ready.py", "__init__.py"}
 """These wire all the others together and may import anything. Nothing may import them."""
 
 

@@ -40,10 +40,12 @@ class Core:
         header_bytes: int,
         header_read_s: float,
         body_read_s: float,
+        reuse_port: bool = False,
     ) -> tuple[str, int]:
         """Listen on an IP address; port 0 takes a free one. Returns the address.
 
         Inference is served by the core itself, all else by the application's Unix socket `app`.
+        reuse_port: other processes of this user may listen there too, if they say so as well.
         Bounds are in bytes and seconds. Raises: OSError, ValueError.
         """
 

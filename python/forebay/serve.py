@@ -6,21 +6,23 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-import orjson
 import structlog
 
-from forebay.config import Config, ConfigError, load, parse_address
+from forebay.config import Config, parse_address
 from forebay.gateway import Gateway
-from forebay.http import create_app
-from forebay.http.server import create_server, local_url, remove_ready_file, write_ready_file
+from forebay.http.address import local_url
+from forebay.http.app import create_app
+from forebay.http.server import create_server
 from forebay.metering.writer import UsageWriter
+from forebay.ready import remove_ready_file, write_ready_file
 from forebay.store import Database, KeyWatcher, encode_records
 from forebay.store.errors import StoreError
 from forebay.store.keys import KeyRecord
-from forebay.telemetry.logs import setup_logging
+
+if TYPE_CHECKING:
+    from forebay.workers.seat import Seat
 
 log = structlog.get_logger("forebay")
 
@@ -113,41 +115,6 @@ class Store:
             await self._database.close()
 
 
-def settings(config: Path | None, http: str | None, grpc: str | None) -> Config:
-    """The configuration, with the command's addresses before everything else.
-
-    Raises: ConfigError, also when something that serving needs is missing.
-    """
-    loaded = load(config, os.environ)
-    listen = loaded.listen
-    if http is not None:
-        listen = msgspec.structs.replace(listen, http=http)
-    if grpc is not None:
-        listen = msgspec.structs.replace(listen, grpc=grpc)
-    if not loaded.upstreams:
-        raise ConfigError(
-            "name at least one upstream, or set INFERENCE_URL",
-            source=str(config or "environment"),
-            field="upstreams",
-        )
-    if loaded.database_url is None:
-        raise ConfigError(
-            "set it, or DATABASE_URL: keys and usage live there (forebay dev brings its own)",
-            source=str(config or "environment"),
-            field="database_url",
-        )
-    return msgspec.structs.replace(loaded, listen=listen)
-
-
-def run(
-    *, config: Path | None, http: str | None, grpc: str | None, ready_file: Path | None
-) -> None:
-    """`forebay serve`: until SIGTERM or SIGINT. Raises: ConfigError, OSError."""
-    loaded = settings(config, http, grpc)
-    setup_logging(loaded.log.level, loaded.log.format)
-    run_on_loop(loaded, serve(loaded, ready_file=ready_file))
-
-
 def run_on_loop(config: Config, main: Coroutine[Any, Any, None]) -> None:
     """Run `main` on uvloop where Python serves every request, else on asyncio's own loop.
 
@@ -167,11 +134,12 @@ async def serve(
     ready_file: Path | None = None,
     ready: dict[str, Any] | None = None,
     on_ready: Callable[[dict[str, Any]], None] | None = None,
+    seat: "Seat | None" = None,
 ) -> None:
     """Serve until a signal says stop, then drain.
 
     ready: more members for the ready file. on_ready: called with its content once requests are
-        taken.
+        taken. seat: the place among the workers of a supervisor; None for a process of its own.
     """
     assert config.database_url is not None
     stop = asyncio.Event()
@@ -179,19 +147,27 @@ async def serve(
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
-        (now if stop.is_set() else stop).set()
+        # A worker may get the signal twice, from the terminal or the service manager and then from
+        # its supervisor: that alone says when to hurry.
+        (now if stop.is_set() and seat is None else stop).set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
 
-    gateway = Gateway(config)
-    server = create_server(create_app(gateway), gateway.core, config)
+    if seat is None:
+        gateway = Gateway(config)
+        app = create_app(gateway)
+    else:
+        gateway = Gateway(config, limits_fd=seat.limits_fd, worker=seat.index)
+        app = create_app(gateway, seat.figures)
+        seat.take(drain=stop.set, hurry=now.set, figures=gateway.core.metrics)
+    server = create_server(app, gateway.core, config, shared=None if seat is None else seat.folder)
     grpc_server = None
     if config.listen.grpc is not None:
         from forebay.grpc import GrpcServer
 
         address = parse_address(config.listen.grpc)
-        grpc_server = GrpcServer(address, lambda: gateway.health().ready)
+        grpc_server = GrpcServer(address, lambda: gateway.health().ready, shared=seat is not None)
     store = Store(config.database_url, gateway)
     await gateway.start()
     await store.start()
@@ -208,7 +184,9 @@ async def serve(
     }
     log.info("serving", http=facts["http"], grpc=facts["grpc"])
     if ready_file is not None:
-        write_ready_file(ready_file, orjson.dumps(facts).decode())
+        write_ready_file(ready_file, facts)
+    if seat is not None:
+        seat.ready(facts)
     if on_ready is not None:
         on_ready(facts)
     await stop.wait()

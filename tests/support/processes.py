@@ -45,6 +45,7 @@ class Process:
         self._env = {k: v for k, v in os.environ.items() if not k.startswith(kept)} | env
         self.popen: subprocess.Popen[bytes] | None = None
         self.facts: dict[str, Any] = {}
+        self.started_in_s = 0.0
 
     @property
     def pid(self) -> int:
@@ -57,9 +58,11 @@ class Process:
         return self._log.read_text(errors="replace")
 
     def start(self) -> None:
-        """Start, and wait until it is ready."""
+        """Start, and wait until it is ready, `started_in_s`."""
+        began = time.monotonic()
         self.launch()
         self.wait_ready()
+        self.started_in_s = time.monotonic() - began
 
     def launch(self) -> None:
         """Start without waiting."""
@@ -125,8 +128,11 @@ class Gateway(Process):
         database_url: str,
         *,
         env: dict[str, str] | None = None,
+        workers: int = 1,
     ) -> None:
         arguments = [sys.executable, "-m", "forebay.cli", "serve", "--http", "127.0.0.1:0"]
+        if workers > 1:
+            arguments += ["--workers", str(workers)]
         if config is not None:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "gateway.yaml"
@@ -139,6 +145,12 @@ class Gateway(Process):
     def url(self) -> str:
         """Its address."""
         return str(self.facts["http"])
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids of the workers that take requests now."""
+        pids: list[int] = json.loads(self.ready_file.read_text())["workers"]
+        return pids
 
     @property
     def port(self) -> int:

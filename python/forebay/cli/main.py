@@ -71,6 +71,12 @@ def serve(
     config: ConfigOption = None,
     http: HttpOption = None,
     grpc: GrpcOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=1, max=256, help="Processes that serve; default: the file's, or 1."
+        ),
+    ] = None,
     ready_file: ReadyFileOption = None,
 ) -> None:
     """Run the gateway.
@@ -80,9 +86,11 @@ def serve(
     """
     check_address("--http", http)
     check_address("--grpc", grpc)
-    from forebay import serve as server
+    from forebay import start
 
-    server.run(config=config_path(config), http=http, grpc=grpc, ready_file=ready_file)
+    start.run(
+        config=config_path(config), http=http, grpc=grpc, workers=workers, ready_file=ready_file
+    )
 
 
 @app.command()

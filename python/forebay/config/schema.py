@@ -124,6 +124,7 @@ class Config(Section, frozen=True, kw_only=True):
 
     database_url: ``postgresql://…``; None runs without keys and usage records.
     drain_s: seconds that running requests get to finish after SIGTERM.
+    workers: processes that serve, on one address and with one table of limits.
     """
 
     listen: Listen = Listen()
@@ -132,6 +133,7 @@ class Config(Section, frozen=True, kw_only=True):
     models: dict[Name, Model] = {}
     limits: Limits = Limits()
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
     log: Log = Log()
 
 

@@ -48,11 +48,14 @@ class Gateway:
 
     checks: further parts of the process's health by name, each a function that gives ``ok``,
         ``degraded: …`` or ``down: …``.
+
+    limits_fd: the table of limits that this process shares with others, each of which is another
+        `worker` there; None for a table of its own.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, limits_fd: int | None = None, worker: int = 0) -> None:
         self.config = config
-        self.core = Core()
+        self.core = Core(limits_fd=limits_fd, worker=worker)
         self.checks: dict[str, Callable[[], str]] = {}
         self.draining = False
         self._discovered: dict[str, list[str]] = {}

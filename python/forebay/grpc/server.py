@@ -17,16 +17,27 @@ POLL_S = 0.25
 
 
 class GrpcServer:
-    """Serves `grpc.health.v1.Health` for the whole server (service name "")."""
+    """Serves `grpc.health.v1.Health` for the whole server (service name "").
 
-    def __init__(self, address: Address, ready: Callable[[], bool]) -> None:
+    shared: others of our processes serve the address too.
+    Raises: OSError when the address cannot be listened on.
+    """
+
+    def __init__(
+        self, address: Address, ready: Callable[[], bool], *, shared: bool = False
+    ) -> None:
         self._ready = ready
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=(("grpc.so_reuseport", int(shared)),))
         self._health = health.HealthServicer()
         from grpc_health.v1 import health_pb2_grpc
 
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        port = self._server.add_insecure_port(str(address))
+        try:
+            port = self._server.add_insecure_port(str(address))
+        except RuntimeError:
+            raise OSError(
+                f"cannot listen on {address} for gRPC: it is in use, or not ours"
+            ) from None
         self.address = Address(address.host, port)
         self._follow: asyncio.Task[None] | None = None
 

@@ -1,6 +1,6 @@
 """One Starlette application for every HTTP endpoint."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -48,8 +48,13 @@ def render(answer: Answer, headers: dict[str, str] | None = None) -> Response:
     return response
 
 
-def create_app(gateway: "Gateway") -> Starlette:
-    """The application that serves `gateway`."""
+def create_app(
+    gateway: "Gateway", figures: Callable[[], Awaitable[str]] | None = None
+) -> Starlette:
+    """The application that serves `gateway`.
+
+    figures: what `/metrics` answers; None takes the process's own. Raises: TimeoutError.
+    """
     watch = DisconnectWatch()
     hot: dict[str, ASGIApp] = {
         path: Inference(gateway, index, watch) for index, path in enumerate(ENDPOINTS)
@@ -95,4 +100,5 @@ def create_app(gateway: "Gateway") -> Starlette:
     )
     app.hot = hot
     app.state.gateway = gateway
+    app.state.figures = figures
     return app

@@ -24,8 +24,11 @@ async def readyz(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Every metric in the Prometheus text format 0.0.4."""
-    return Response(
-        request.app.state.gateway.core.metrics(),
-        media_type="text/plain; version=0.0.4; charset=utf-8",
-    )
+    """Every metric in the Prometheus text format 0.0.4, of all workers where there are several."""
+    state = request.app.state
+    try:
+        text = state.gateway.core.metrics() if state.figures is None else await state.figures()
+    except TimeoutError:
+        # Part of the sum would look like counters that went backwards.
+        return PlainTextResponse("the supervisor does not answer\n", status_code=503)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import tempfile
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from starlette.types import ASGIApp
 
 from forebay._core import Core
 from forebay.config import Address, Config, parse_address
+from forebay.http.address import AddressInUse, bound_to, reserve, resolve
 from forebay.http.body import READ_S
 
 HEADER_READ_S = 15.0
@@ -21,10 +21,6 @@ HEADER_READ_S = 15.0
 START_S = 10.0
 STOP_S = 5.0
 BACKLOG = 4096
-
-
-class AddressInUse(OSError):
-    """The address cannot be listened on; the message says which and why."""
 
 
 class HttpServer(Protocol):
@@ -39,28 +35,33 @@ class HttpServer(Protocol):
         """Close the listener and every connection; running requests get `STOP_S` seconds."""
 
 
-def create_server(app: ASGIApp, core: Core, config: Config) -> HttpServer:
-    """The server that the configuration names. Raises: AddressInUse."""
+def create_server(
+    app: ASGIApp, core: Core, config: Config, *, shared: Path | None = None
+) -> HttpServer:
+    """The server that the configuration names.
+
+    shared: others serve the address too and someone has reserved it; a folder where the
+        application's Unix socket may be.
+    Raises: AddressInUse.
+    """
     address = parse_address(config.listen.http)
     if config.listen.server == "granian":
-        return GranianServer(app, address, header_bytes=config.limits.header_bytes)
-    return CoreServer(app, core, address, config)
-
-
-def local_url(address: Address) -> str:
-    """Where a client on this machine reaches the address."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
-    return f"http://{Address(host, address.port)}"
+        header_bytes = config.limits.header_bytes
+        return GranianServer(app, address, header_bytes=header_bytes, shared=shared is not None)
+    return CoreServer(app, core, address, config, shared)
 
 
 class CoreServer:
     """The Rust listener, and the application on a Unix socket that only this user can reach."""
 
-    def __init__(self, app: ASGIApp, core: Core, address: Address, config: Config) -> None:
+    def __init__(
+        self, app: ASGIApp, core: Core, address: Address, config: Config, shared: Path | None
+    ) -> None:
         self._core = core
         self._config = config
         self._wanted = resolve(address)
-        self._folder = tempfile.TemporaryDirectory(prefix="forebay-")
+        self._shared = shared is not None
+        self._folder = tempfile.TemporaryDirectory(prefix="forebay-", dir=shared)
         self._socket = Path(self._folder.name) / "app.sock"
         self._app = _Granian(app, uds=self._socket)
         self.address = self._wanted
@@ -78,6 +79,7 @@ class CoreServer:
                 header_bytes=limits.header_bytes,
                 header_read_s=HEADER_READ_S,
                 body_read_s=READ_S,
+                reuse_port=self._shared,
             )
         except OSError as error:
             raise AddressInUse(
@@ -96,12 +98,15 @@ class GranianServer:
     """Granian on the public address; the application serves everything.
 
     header_bytes: largest request head, bytes; also the largest piece in which a body arrives.
+    shared: others serve the address too, and someone has reserved it.
     """
 
-    def __init__(self, app: ASGIApp, address: Address, *, header_bytes: int) -> None:
-        self._reserved = reserve(resolve(address))
-        host, port = self._reserved.getsockname()[:2]
-        self.address = Address(host, port)
+    def __init__(self, app: ASGIApp, address: Address, *, header_bytes: int, shared: bool) -> None:
+        address = resolve(address)
+        # Granian shares its port (SO_REUSEPORT) in any case.
+        self._reserved = None if shared else reserve(address)
+        self.address = address if self._reserved is None else bound_to(self._reserved)
+        host, port = self.address
         self._app = _Granian(
             app,
             address=host,
@@ -120,7 +125,8 @@ class GranianServer:
         """See `HttpServer`."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.address.host, self.address.host)
         await self._app.start(lambda: asyncio.open_connection(host, self.address.port))
-        self._reserved.close()
+        if self._reserved is not None:
+            self._reserved.close()
 
     async def stop(self) -> None:
         """See `HttpServer`."""
@@ -166,52 +172,3 @@ class _Granian:
         # On a timeout wait_for has cancelled it, and the process is about to end.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._serving, STOP_S)
-
-
-def resolve(address: Address) -> Address:
-    """The address with its host as an IP address. Raises: AddressInUse."""
-    try:
-        found = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except OSError as error:
-        raise AddressInUse(f"cannot listen on {address}: {error.strerror or error}") from None
-    host, port = found[0][4][:2]
-    return Address(str(host), int(port))
-
-
-def reserve(address: Address) -> socket.socket:
-    """A bound socket that holds the address until Granian listens on it.
-
-    Granian shares ports between workers (SO_REUSEPORT), so that a second gateway would silently
-    get half of the connections: the exclusive bind here tells.
-
-    Raises: AddressInUse.
-    """
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            name = probe.getsockname()
-        held = socket.socket(family, socket.SOCK_STREAM)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind(name)
-    except OSError as error:
-        raise AddressInUse(f"cannot listen on {address}: {error.strerror or error}") from None
-    return held
-
-
-def write_ready_file(path: Path, text: str) -> None:
-    """Write the file whole: whoever waits for it never reads half of it. Readable by us alone."""
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    part.touch(mode=0o600)
-    part.write_text(text)
-    part.replace(path)
-
-
-def remove_ready_file(path: Path) -> None:
-    """The gateway takes no more requests."""
-    path.unlink(missing_ok=True)

@@ -96,6 +96,10 @@ impl Counters {
                 first_token: first_token.get_or_create(&[endpoint.name()]),
             })
             .collect();
+        // Each process says 1, so that their sum is how many there are.
+        registry
+            .gauge("forebay_workers", "Worker processes that answered.")
+            .set(1);
         Self {
             in_flight: registry.gauge(
                 "forebay_requests_in_flight",

@@ -70,10 +70,12 @@ pub struct Listener {
 impl Listener {
     /// Listens on `address` and serves until [`Listener::stop`]. Runs on the current runtime.
     ///
-    /// `app` is the application's Unix socket.
+    /// `shared`: other processes of this user may listen on the address too (`SO_REUSEPORT`), and
+    /// the system spreads connections over them. `app` is the application's Unix socket.
     pub fn start(
         gateway: Arc<Gateway>,
         address: SocketAddr,
+        shared: bool,
         app: PathBuf,
         bounds: Bounds,
     ) -> io::Result<Self> {
@@ -83,6 +85,7 @@ impl Listener {
             TcpSocket::new_v6()?
         };
         socket.set_reuseaddr(true)?;
+        socket.set_reuseport(shared)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;

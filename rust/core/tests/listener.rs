@@ -294,3 +294,20 @@ async fn a_half_closed_client_has_gone() {
     client.stream.shutdown().await.unwrap();
     assert_eq!(rig.event().await.outcome, "client_closed");
 }
+
+#[tokio::test]
+async fn an_address_is_shared_only_by_those_that_say_so() {
+    let engine = ready().await;
+    let rig = Rig::new(Setup::default(), &[&engine]);
+    let first = rig.listen_on("127.0.0.1:0".parse().unwrap(), true).unwrap();
+    let second = rig.listen_on(first.address(), true).unwrap();
+    assert_eq!(first.address(), second.address());
+    assert!(rig.listen_on(first.address(), false).is_err());
+    assert!(first.stop(Duration::from_secs(5)).await);
+    let mut client = Client::connect(second.address()).await;
+    let reply = client.post(CHAT, &chat(false)).await.unwrap();
+    assert_eq!(reply.status, 200);
+    rig.events(1).await;
+    let alone = rig.listen();
+    assert!(rig.listen_on(alone.address(), true).is_err());
+}

@@ -196,9 +196,10 @@ impl Core {
     }
 
     /// Listens on `host:port` and serves the inference API from there, all else from the
-    /// application's Unix socket. Returns the address with the port that the system chose.
+    /// application's Unix socket. Returns the address with the port that the system chose. With
+    /// `reuse_port` other processes may listen there too.
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
-    #[pyo3(signature = (host, port, *, app, body_bytes, header_bytes, header_read_s, body_read_s))]
+    #[pyo3(signature = (host, port, *, app, body_bytes, header_bytes, header_read_s, body_read_s, reuse_port=false))]
     fn listen(
         &self,
         host: &str,
@@ -208,6 +209,7 @@ impl Core {
         header_bytes: usize,
         header_read_s: f64,
         body_read_s: f64,
+        reuse_port: bool,
     ) -> PyResult<(String, u16)> {
         let ip = host
             .parse()
@@ -225,6 +227,7 @@ impl Core {
         let listener = Listener::start(
             Arc::clone(&self.gateway),
             SocketAddr::new(ip, port),
+            reuse_port,
             app,
             bounds,
         )?;

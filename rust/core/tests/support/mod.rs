@@ -13,6 +13,8 @@ pub mod client;
 pub mod engine;
 
 use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -235,10 +237,16 @@ impl Rig {
 
     /// A listener before the gateway and a fake application behind it.
     pub fn listen(&self) -> Listener {
+        self.listen_on("127.0.0.1:0".parse().unwrap(), false)
+            .unwrap()
+    }
+
+    /// The same on an address that others may share.
+    pub fn listen_on(&self, address: SocketAddr, shared: bool) -> io::Result<Listener> {
         let app = fake_app();
         self.sockets.lock().push(app.clone());
-        let address = "127.0.0.1:0".parse().unwrap();
-        Listener::start(Arc::clone(&self.gateway), address, app, self.bounds.clone()).unwrap()
+        let gateway = Arc::clone(&self.gateway);
+        Listener::start(gateway, address, shared, app, self.bounds.clone())
     }
 }
 

@@ -1,0 +1,59 @@
+"""`forebay serve`: read the settings, then serve in this process or in several."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from forebay.config import Config, ConfigError, load
+from forebay.telemetry.logs import setup_logging
+
+
+def settings(
+    config: Path | None, http: str | None, grpc: str | None, workers: int | None
+) -> Config:
+    """The configuration, with the command's options before everything else.
+
+    Raises: ConfigError, also when something that serving needs is missing.
+    """
+    loaded = load(config, os.environ)
+    listen = loaded.listen
+    if http is not None:
+        listen = msgspec.structs.replace(listen, http=http)
+    if grpc is not None:
+        listen = msgspec.structs.replace(listen, grpc=grpc)
+    if not loaded.upstreams:
+        raise ConfigError(
+            "name at least one upstream, or set INFERENCE_URL",
+            source=str(config or "environment"),
+            field="upstreams",
+        )
+    if loaded.database_url is None:
+        raise ConfigError(
+            "set it, or DATABASE_URL: keys and usage live there (forebay dev brings its own)",
+            source=str(config or "environment"),
+            field="database_url",
+        )
+    return msgspec.structs.replace(loaded, listen=listen, workers=workers or loaded.workers)
+
+
+def run(
+    *,
+    config: Path | None,
+    http: str | None,
+    grpc: str | None,
+    workers: int | None,
+    ready_file: Path | None,
+) -> None:
+    """Serve until SIGTERM or SIGINT. Raises: ConfigError, OSError."""
+    loaded = settings(config, http, grpc, workers)
+    setup_logging(loaded.log.level, loaded.log.format)
+    # The supervisor stays small: it never imports what only a worker needs.
+    if loaded.workers > 1:
+        from forebay.workers.supervisor import supervise
+
+        supervise(loaded, ready_file)
+    else:
+        from forebay.serve import run_on_loop, serve
+
+        run_on_loop(loaded, serve(loaded, ready_file=ready_file))
