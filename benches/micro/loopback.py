@@ -17,8 +17,7 @@ import uvloop
 from forebay._core import Core
 from forebay.config import Config, Model, Target, Upstream
 from forebay.gateway import snapshot
-from forebay.store import encode_records
-from forebay.store.keys import KeyRecord, generate
+from forebay.store import KeyRecord, encode_records, generate
 
 ANSWER = orjson.dumps(
     {

@@ -104,6 +104,9 @@ class Core:
     def authenticate(self, headers: _Headers) -> _Answer | None:
         """None if the request's key is good, else the refusal."""
 
+    def authenticate_admin(self, headers: _Headers) -> _Answer | None:
+        """None if the request's key is a good admin key, else the refusal."""
+
     def models(self, headers: _Headers) -> list[str] | _Answer:
         """The models that the request's key may use, or the refusal."""
 

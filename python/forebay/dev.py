@@ -20,7 +20,7 @@ from forebay.config import load
 from forebay.serve import run_on_loop, serve
 from forebay.store import Database, EmbeddedPostgres, KeyStore
 from forebay.store.errors import KeyNotFound, StoreError
-from forebay.store.keys import KeyKind, parse
+from forebay.store.key_format import KeyKind, parse
 from forebay.telemetry.logs import setup_logging
 
 STATE = DEV_STATE.parent
@@ -168,7 +168,8 @@ def _announce(facts: dict[str, Any], database_url: str) -> None:
         f"  HTTP    {facts['http']}\n"
         + (f"  gRPC    {facts['grpc']} (health checks)\n" if facts["grpc"] else "")
         + f"  engine  {facts['engine']}\n"
-        f"  key     {facts['key']}\n\n"
+        f"  key     {facts['key']}\n"
+        f"  admin   {facts['admin_key']}\n\n"
         f"Try it:\n"
         f"  curl -N {facts['http']}/v1/chat/completions \\\n"
         f"    -H 'Authorization: Bearer {facts['key']}' \\\n"

@@ -17,9 +17,17 @@ from forebay.http.app import create_app
 from forebay.http.server import create_server
 from forebay.metering.writer import UsageWriter
 from forebay.ready import remove_ready_file, write_ready_file
-from forebay.store import Database, KeyWatcher, encode_records
-from forebay.store.errors import StoreError
-from forebay.store.keys import KeyRecord
+from forebay.store import (
+    Database,
+    KeyRecord,
+    KeyWatcher,
+    Spent,
+    StoreError,
+    SubjectLimits,
+    encode_limits,
+    encode_records,
+    encode_spent,
+)
 
 if TYPE_CHECKING:
     from forebay.workers.seat import Seat
@@ -35,7 +43,7 @@ FLUSH_S = 10.0
 
 
 class Store:
-    """The database behind the gateway: keys come from it, usage goes to it.
+    """The database behind the gateway: keys and limits come from it, usage goes to it.
 
     It may be away, at the start and later: known keys go on working, and usage waits.
     """
@@ -49,6 +57,11 @@ class Store:
         self._opening: asyncio.Task[None] | None = None
         gateway.checks["database"] = self._state
         gateway.checks["usage"] = self._usage_state
+
+    @property
+    def database(self) -> Database | None:
+        """The database; None while it has never been reached."""
+        return self._database
 
     async def start(self) -> None:
         """Open the database; if it is away, keep trying in the background."""
@@ -79,11 +92,23 @@ class Store:
         self._database = database
         self._writer = UsageWriter(database, self._gateway.core.take_usage)
         self._writer.start()
-        self._watcher = KeyWatcher(database, self._load, self._gateway.core.keys_current)
+        self._watcher = KeyWatcher(
+            database,
+            self._load,
+            self._gateway.core.keys_current,
+            on_limits=self._load_limits,
+            on_spent=self._set_spent,
+        )
         await self._watcher.start(FIRST_LOAD_S)
 
     def _load(self, records: list[KeyRecord]) -> None:
         self._gateway.core.load_keys(encode_records(records), False)
+
+    def _load_limits(self, subjects: list[SubjectLimits]) -> None:
+        self._gateway.core.load_limits(encode_limits(subjects))
+
+    def _set_spent(self, spent: list[Spent]) -> None:
+        self._gateway.core.set_spent(encode_spent(spent))
 
     def _state(self) -> str:
         if self._watcher is None or not self._watcher.loaded:
@@ -154,12 +179,14 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
 
-    if seat is None:
-        gateway = Gateway(config)
-        app = create_app(gateway)
-    else:
-        gateway = Gateway(config, limits_fd=seat.limits_fd, worker=seat.index)
-        app = create_app(gateway, seat.figures)
+    gateway = (
+        Gateway(config)
+        if seat is None
+        else Gateway(config, limits_fd=seat.limits_fd, worker=seat.index)
+    )
+    store = Store(config.database_url, gateway)
+    app = create_app(gateway, lambda: store.database, None if seat is None else seat.figures)
+    if seat is not None:
         seat.take(drain=stop.set, hurry=now.set, figures=gateway.core.metrics)
     server = create_server(app, gateway.core, config, shared=None if seat is None else seat.folder)
     grpc_server = None
@@ -168,7 +195,6 @@ async def serve(
 
         address = parse_address(config.listen.grpc)
         grpc_server = GrpcServer(address, lambda: gateway.health().ready, shared=seat is not None)
-    store = Store(config.database_url, gateway)
     await gateway.start()
     await store.start()
     await server.start()

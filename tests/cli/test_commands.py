@@ -73,7 +73,7 @@ def with_url(forebay: Forebay, database_url: str, monkeypatch: pytest.MonkeyPatc
 def test_version_and_help(forebay: Forebay) -> None:
     assert forebay("--version") == (0, f"forebay {__version__}\n", "")
     text = forebay("--help").out
-    for command in ("serve", "dev", "config", "keys", "usage", "doctor"):
+    for command in ("serve", "dev", "config", "keys", "limits", "accounts", "usage", "doctor"):
         assert re.search(rf"\b{command}\b", text)
 
 
@@ -132,7 +132,20 @@ MISUSE = [
     ("keys create", "--name"),
     ("keys create --name x --rpm 0", "--rpm"),
     ("keys create --name x --rpm-burst 5", "needs --rpm"),
+    ("keys create --name x --rps-burst 5", "needs --rps"),
     ("keys create --name x --expires soon", "no duration"),
+    ("keys create --name x --budget 25", "no budget"),
+    ("keys create --name x --budget 25/week", "no budget"),
+    ("keys create --name x --budget 1e3/day", "no budget"),
+    ("keys create --name x --priority vip", "--priority"),
+    ("keys create --name x --on-store-loss panic", "--on-store-loss"),
+    ("keys set x", "at least one change"),
+    ("limits set key:x", "at least one limit"),
+    ("limits set x --rpm 5", "no key:ID"),
+    ("limits set user:x --rpm 5", "no key:ID"),
+    ("limits set account:x --model m --rpm 5", "goes with key:ID"),
+    ("limits clear model:x colour", "no limit"),
+    ("accounts set x", "at least one change"),
     ("keys create --name x --kind root", "--kind"),
     ("usage --by colour", "--by"),
     ("usage --since 0d", "no duration"),

@@ -1,5 +1,6 @@
 """Reading a configuration: what is accepted, and what each mistake is answered with."""
 
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,8 @@ from forebay.config import (
     parse_address,
     to_public,
 )
+from forebay.config.document import Document
+from forebay.gateway.snapshot import build
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -268,3 +271,87 @@ def test_an_address_is_read_or_refused(text: str) -> None:
     except ValueError:
         return
     assert parse_address(str(address)) == address
+
+
+PRICED = """\
+upstreams: {e: {kind: sglang, url: "http://127.0.0.1:1"}}
+models:
+  a:
+    targets: [{upstream: e}]
+    timeouts: {connect: 1.5}
+    price: {input: %s, output: "0.60"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "pico"),
+    [
+        ("0.15", 150_000),
+        ('"0.15"', 150_000),
+        ("${PRICE}", 75_000),
+        ("2", 2_000_000),
+        ("0", 0),
+        ("0.000001", 1),
+        ("0.1500000", 150_000),
+        ("999999.999999", 999_999_999_999),
+        ("1000000", 1_000_000_000_000),
+    ],
+)
+def test_prices_are_exact(write, text: str, pico: int) -> None:
+    config = load(write(PRICED % text), {"PRICE": "0.075"})
+    assert config.models["a"].timeouts.connect == 1.5
+    (model,) = msgspec.json.decode(build(config, {}))["models"]
+    assert model["price"] == {"input": pico, "cached": pico, "output": 600_000}
+
+
+@given(st.integers(0, 10**12))
+def test_every_price_is_exact(micro: int) -> None:
+    text = f"{micro // 10**6}.{micro % 10**6:06d}"
+    document = Document(f"p: {text}", source="x", env={}, exact=lambda _: True)
+    assert msgspec.convert(document.data["p"], Decimal) * 10**6 == micro
+    assert Document(f"p: {text}", source="x", env={}).data["p"] == float(text)
+
+
+def test_cached_input_has_its_own_price(write) -> None:
+    config = load(write(PRICED % "2, cached: 0.5"), {})
+    (model,) = msgspec.json.decode(build(config, {}))["models"]
+    assert model["price"]["cached"] == 500_000
+    assert to_public(config)["models"]["a"]["price"] == {
+        "input": "2",
+        "output": "0.60",
+        "cached": "0.5",
+    }
+
+
+def test_a_model_without_a_price(write) -> None:
+    config = load(write(PRICED.replace("price:", "# price:")), {})
+    (model,) = msgspec.json.decode(build(config, {}))["models"]
+    assert model["price"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("0.1234567", "6 decimal places"),
+        ("0.15000000000000001", "6 decimal places"),
+        ('"1e-7"', "6 decimal places"),
+        ('"1e-999999999"', "6 decimal places"),
+        ("-1", "0 to 1000000"),
+        ("1000000.1", "0 to 1000000"),
+        ('"1e999999999"', "0 to 1000000"),
+        ("nan", "0 to 1000000"),
+        (".inf", "decimal"),
+        ("free", "decimal"),
+        ("[1]", "expected"),
+    ],
+)
+def test_prices_that_are_refused(write, text: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(PRICED % text), {})
+    assert (caught.value.field, caught.value.line) == ("models.a.price.input", 6)
+    assert reason in caught.value.reason
+
+
+def test_the_schema_takes_prices_as_text_and_as_numbers() -> None:
+    price = json_schema()["$defs"]["Price"]["properties"]
+    assert price["input"]["type"] == price["cached"]["anyOf"][0]["type"] == ["string", "number"]

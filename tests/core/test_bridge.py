@@ -14,8 +14,7 @@ import uvloop
 from forebay._core import Core, Exchange
 from forebay.config import Config, Model, Target, Upstream
 from forebay.gateway import snapshot
-from forebay.store import encode_records
-from forebay.store.keys import KeyRecord, generate
+from forebay.store import KeyRecord, encode_records, generate
 
 from tests.support.upstream import Connection, Received, ScriptedUpstream, delta, finish
 from tests.support.wait import until

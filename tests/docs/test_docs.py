@@ -190,6 +190,9 @@ def schema_fields() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
 
     def section(node: dict[str, Any]) -> dict[str, Any] | None:
+        for variant in node.get("anyOf", []):
+            if "$ref" in variant:
+                return section(variant)
         if "$ref" in node:
             return dict(schema["$defs"][node["$ref"].rpartition("/")[2]])
         return node if node.get("type") == "object" and "properties" in node else None
@@ -200,7 +203,8 @@ def schema_fields() -> dict[str, dict[str, Any]]:
             inner = section(field)
             if inner is not None:
                 walk(inner, f"{path}.")
-                continue
+                if "anyOf" not in field:
+                    continue
             found[path] = {**field, "required": name in node.get("required", [])}
             for step, key in ((".*", "additionalProperties"), ("[]", "items")):
                 below = field.get(key)

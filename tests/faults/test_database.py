@@ -107,7 +107,7 @@ def test_an_unknown_key_may_be_a_new_one_while_the_database_is_away(
     tmp_path: Path, own_postgres: EmbeddedPostgres, upstream: ScriptedUpstream
 ) -> None:
     """It may have been made since the last look, so it is not called wrong."""
-    from forebay.store.keys import generate
+    from forebay.store import generate
 
     url = fresh(own_postgres, "unknown")
     process = Gateway(tmp_path / "gateway", settings(upstream), url)

@@ -62,7 +62,7 @@ def test_no_key_for_the_models(gateway: Gateway, path: str) -> None:
 
 def test_wrong_key(gateway: Gateway, key: Key) -> None:
     """Well formed, checksum and all, but nobody's."""
-    from forebay.store.keys import generate
+    from forebay.store import generate
 
     unknown = generate("inference").key
     same_id = generate("inference", key.id).key

@@ -43,6 +43,7 @@ def event(**changes: Any) -> tuple[Any, ...]:
         "duration_ms": 12.5,
         "ttft_ms": 3.25,
         "tokens_per_second": 40.0,
+        "cost": 1_250_000_001,
     }
     assert tuple(fields) == COLUMNS
     assert changes.keys() <= fields.keys()
@@ -102,6 +103,8 @@ async def test_every_column_arrives(database: Database, source: Source, writer: 
                 got = got.bytes
             elif name.endswith("_at") and got is not None:
                 got = round(got.timestamp() * 1e6)
+            elif name == "cost" and got is not None:
+                got = got.scaleb(9)
             assert got == value, name
 
 
@@ -199,6 +202,8 @@ BAD = {
     "missing": {"request_id": None},
     "time out of range": {"admitted_at": -(1 << 63)},
     "not a number": {"prompt_tokens": float("nan")},
+    "cost below zero": {"cost": -1},
+    "cost too large": {"cost": 1 << 63},
 }
 
 

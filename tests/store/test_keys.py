@@ -16,7 +16,7 @@ from forebay.store import (
     generate,
     parse,
 )
-from forebay.store.keys import ALPHABET, KEY_LENGTH
+from forebay.store.key_format import ALPHABET, KEY_LENGTH
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -189,6 +189,20 @@ async def test_a_live_key_cannot_be_deleted(database: Database) -> None:
     assert await store.list() == []
 
 
+NO_LIMITS = {
+    "rps": None,
+    "rps_burst": None,
+    "rpm": None,
+    "rpm_burst": None,
+    "tpm": None,
+    "tpm_burst": None,
+    "concurrency": None,
+    "budget_nano": None,
+    "budget_period": None,
+    "on_store_loss": "share",
+}
+
+
 @pytest.mark.asyncio
 async def test_records_for_the_core(database: Database) -> None:
     store = KeyStore(database)
@@ -200,11 +214,11 @@ async def test_records_for_the_core(database: Database) -> None:
         "account": "default",
         "digest": record.digest,
         "models": None,
+        "priority": "interactive",
+        **NO_LIMITS,
         "rpm": 60,
         "rpm_burst": 10,
-        "tpm": None,
-        "tpm_burst": None,
-        "concurrency": None,
+        "per_model": {},
         "expires_at": int(record.expires_at),
         "revoked": False,
     }

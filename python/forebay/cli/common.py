@@ -131,6 +131,13 @@ def with_database(given: str | None, work: "Callable[[Database], Awaitable[T]]")
     return asyncio.run(run())
 
 
+def plain(value: Any) -> Any:
+    """Records as plain data, for JSON."""
+    import msgspec
+
+    return msgspec.to_builtins(value)
+
+
 def print_json(value: Any) -> None:
     """Print indented JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

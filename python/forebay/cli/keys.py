@@ -1,8 +1,8 @@
-"""`forebay keys`: create, list, show, rotate and revoke API keys."""
+"""`forebay keys`: create, list, show, change, rotate and revoke API keys."""
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,10 +10,27 @@ from forebay.cli.common import (
     DatabaseOption,
     JsonOption,
     duration,
+    plain,
     print_json,
     print_table,
     with_database,
 )
+from forebay.cli.limit_options import (
+    BudgetOption,
+    ConcurrencyOption,
+    PriorityOption,
+    RpmBurstOption,
+    RpmOption,
+    RpsBurstOption,
+    RpsOption,
+    StoreLossOption,
+    TpmBurstOption,
+    TpmOption,
+    described,
+    given_limits,
+    spelled_budget,
+)
+from forebay.cli.live import UrlOption, live_limits, print_live
 
 if TYPE_CHECKING:
     from forebay.store.database import Database
@@ -33,17 +50,16 @@ def create(
     kind: Annotated[
         Literal["inference", "admin"], typer.Option("--kind", help="What the key may do.")
     ] = "inference",
-    rpm: Annotated[int | None, typer.Option("--rpm", min=1, help="Requests a minute.")] = None,
-    rpm_burst: Annotated[
-        int | None, typer.Option("--rpm-burst", min=1, help="Requests at once; default RPM/6.")
-    ] = None,
-    tpm: Annotated[int | None, typer.Option("--tpm", min=1, help="Tokens a minute.")] = None,
-    tpm_burst: Annotated[
-        int | None, typer.Option("--tpm-burst", min=1, help="Tokens at once; default TPM.")
-    ] = None,
-    concurrency: Annotated[
-        int | None, typer.Option("--concurrency", min=1, help="Requests in flight.")
-    ] = None,
+    rps: RpsOption = None,
+    rps_burst: RpsBurstOption = None,
+    rpm: RpmOption = None,
+    rpm_burst: RpmBurstOption = None,
+    tpm: TpmOption = None,
+    tpm_burst: TpmBurstOption = None,
+    concurrency: ConcurrencyOption = None,
+    budget: BudgetOption = None,
+    on_store_loss: StoreLossOption = None,
+    priority: PriorityOption = None,
     models: Annotated[
         str | None, typer.Option("--models", metavar="A,B", help="Models it may use; default all.")
     ] = None,
@@ -54,12 +70,28 @@ def create(
     json: JsonOption = False,
 ) -> None:
     """Make a key. It is shown this once and cannot be read back."""
-    if rpm_burst is not None and rpm is None:
-        raise typer.BadParameter("needs --rpm", param_hint="--rpm-burst")
-    if tpm_burst is not None and tpm is None:
-        raise typer.BadParameter("needs --tpm", param_hint="--tpm-burst")
+    for option, burst, rate in (
+        ("rps", rps_burst, rps),
+        ("rpm", rpm_burst, rpm),
+        ("tpm", tpm_burst, tpm),
+    ):
+        if burst is not None and rate is None:
+            raise typer.BadParameter(f"needs --{option}", param_hint=f"--{option}-burst")
+    settings = given_limits(
+        rps=rps,
+        rps_burst=rps_burst,
+        rpm=rpm,
+        rpm_burst=rpm_burst,
+        tpm=tpm,
+        tpm_burst=tpm_burst,
+        concurrency=concurrency,
+        budget_text=budget,
+        on_store_loss=on_store_loss,
+    )
+    if priority is not None:
+        settings["priority"] = priority
     expires_in_s = None if expires is None else duration(expires)
-    allowed = None if models is None else [m.strip() for m in models.split(",") if m.strip()]
+    allowed = None if models is None else _names(models)
 
     async def work(database: "Database") -> "tuple[KeyRecord, str]":
         from forebay.store.keys import KeyStore
@@ -69,16 +101,16 @@ def create(
             account=account,
             kind=kind,
             models=allowed,
-            rpm=rpm,
-            rpm_burst=rpm_burst,
-            tpm=tpm,
-            tpm_burst=tpm_burst,
-            concurrency=concurrency,
             expires_in_s=expires_in_s,
+            **settings,
         )
 
     record, key = with_database(database_url, work)
     _print_secret(record, key, json)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _print_secret(record: "KeyRecord", key: str, json: bool) -> None:
@@ -106,13 +138,16 @@ def list_keys(
 
     records = with_database(database_url, work)
     if json:
-        print_json([record.to_public() for record in records])
+        print_json([plain(record.to_public()) for record in records])
         return
-    columns = ("ID", "NAME", "ACCOUNT", "KIND", "LAST 4", "RPM", "TPM", "IN FLIGHT", "STATE")
+    columns = ("ID", "NAME", "ACCOUNT", "KIND", "LAST 4", "RPM", "TPM", "IN FLIGHT", "BUDGET")
     print_table(
-        columns,
+        (*columns, "STATE"),
         [
-            (r.id, r.name, r.account, r.kind, r.last4, r.rpm, r.tpm, r.concurrency, _state(r))
+            (
+                *(r.id, r.name, r.account, r.kind, r.last4, r.rpm, r.tpm, r.concurrency),
+                *(spelled_budget(r), _state(r)),
+            )
             for r in records
         ],
         numeric={"RPM", "TPM", "IN FLIGHT"},
@@ -134,8 +169,17 @@ def _moment(seconds: float) -> str:
 
 
 @app.command()
-def show(key_id: IdArgument, database_url: DatabaseOption = None, json: JsonOption = False) -> None:
-    """Show one key's settings; never its secret."""
+def show(
+    key_id: IdArgument,
+    url: UrlOption = None,
+    database_url: DatabaseOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one key's settings, never its secret.
+
+    With --url, or FOREBAY_URL, also what remains of its limits in that running gateway, which
+    FOREBAY_ADMIN_KEY opens.
+    """
 
     async def work(database: "Database") -> "KeyRecord":
         from forebay.store.keys import KeyStore
@@ -143,9 +187,18 @@ def show(key_id: IdArgument, database_url: DatabaseOption = None, json: JsonOpti
         return await KeyStore(database).get(key_id)
 
     record = with_database(database_url, work)
+    live = None if url is None else live_limits(url, key_id)
     if json:
-        print_json(record.to_public())
+        shown = plain(record.to_public())
+        print_json(shown if live is None else {**shown, "live": live})
         return
+    _print_key(record)
+    if live is not None:
+        typer.echo()
+        print_live(live)
+
+
+def _print_key(record: "KeyRecord") -> None:
     lines: list[tuple[str, object]] = [
         ("id", record.id),
         ("name", record.name),
@@ -155,18 +208,52 @@ def show(key_id: IdArgument, database_url: DatabaseOption = None, json: JsonOpti
         ("state", _state(record)),
         ("created", _moment(record.created_at)),
         ("models", "all" if record.models is None else ", ".join(record.models)),
-        ("requests", _rate(record.rpm, record.rpm_burst)),
-        ("tokens", _rate(record.tpm, record.tpm_burst)),
-        ("in flight", record.concurrency or "no limit"),
+        ("priority", record.priority),
+        *described(record),
     ]
+    for model, limits in sorted(record.per_model.items()):
+        lines += [("on model", model), *((f"  {label}", v) for label, v in described(limits))]
     if record.previous_expires_at is not None and record.previous_expires_at > time.time():
         lines.append(("old secret", f"good until {_moment(record.previous_expires_at)}"))
     for label, value in lines:
-        typer.echo(f"{label:<11}{value}")
+        typer.echo(f"{label:<13}{value}")
 
 
-def _rate(rate: int | None, burst: int | None) -> str:
-    return "no limit" if rate is None else f"{rate} a minute, {burst} at once"
+@app.command(name="set")
+def set_key(
+    key_id: IdArgument,
+    name: Annotated[str | None, typer.Option("--name", help="What the key is for.")] = None,
+    models: Annotated[
+        str | None, typer.Option("--models", metavar="A,B", help="Models it may use; or: all.")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option("--expires", metavar="90d", help="From now; or: never.")
+    ] = None,
+    priority: PriorityOption = None,
+    database_url: DatabaseOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Change a key's name, models, expiry or priority; its limits: forebay limits set key:ID."""
+    changes: dict[str, Any] = {"name": name, "priority": priority}
+    changes = {field: value for field, value in changes.items() if value is not None}
+    if models is not None:
+        changes["models"] = None if models == "all" else tuple(_names(models))
+    if expires is not None:
+        never = expires == "never"
+        changes["expires_at"] = None if never else time.time() + duration(expires)
+    if not changes:
+        raise typer.BadParameter("give at least one change")
+
+    async def work(database: "Database") -> "KeyRecord":
+        from forebay.store.keys import KeyChanges, KeyStore
+
+        return await KeyStore(database).update(key_id, KeyChanges(**changes))
+
+    record = with_database(database_url, work)
+    if json:
+        print_json(plain(record.to_public()))
+    else:
+        _print_key(record)
 
 
 @app.command()

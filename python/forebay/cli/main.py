@@ -13,8 +13,10 @@ from typing import Annotated
 import typer
 
 from forebay import __version__
+from forebay.cli import accounts as account_commands
 from forebay.cli import config as config_commands
 from forebay.cli import keys as key_commands
+from forebay.cli import limits as limit_commands
 from forebay.cli.common import ConfigOption, check_address, config_path, fail
 from forebay.cli.doctor import doctor
 from forebay.cli.usage import usage
@@ -30,6 +32,8 @@ app = typer.Typer(
 )
 app.add_typer(config_commands.app, name="config")
 app.add_typer(key_commands.app, name="keys")
+app.add_typer(limit_commands.app, name="limits")
+app.add_typer(account_commands.app, name="accounts")
 app.command()(usage)
 app.command()(doctor)
 

@@ -9,6 +9,7 @@ from forebay.cli.common import (
     DatabaseOption,
     JsonOption,
     duration,
+    plain,
     print_json,
     print_table,
     with_database,
@@ -32,7 +33,7 @@ def usage(
     database_url: DatabaseOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Sum up requests and tokens."""
+    """Sum up requests, tokens and cost."""
     since_s = duration(since)
 
     async def work(database: "Database") -> "list[UsageRow]":
@@ -42,9 +43,7 @@ def usage(
 
     rows = with_database(database_url, work)
     if json or format == "json":
-        import msgspec
-
-        print_json(msgspec.to_builtins(rows))
+        print_json(plain(rows))
         return
     if format == "csv":
         import csv
@@ -57,17 +56,17 @@ def usage(
         writer.writerows([getattr(row, field) for field in fields] for row in rows)
         return
     first = by.upper()
-    numeric = {"REQUESTS", "FAILED", "PROMPT", "CACHED", "COMPLETION", "REASONING", "TTFT P50 MS"}
-    columns = [first, *(["NAME"] if by == "key" else [])]
-    columns += [
+    sums = [
         "REQUESTS",
         "FAILED",
         "PROMPT",
         "CACHED",
         "COMPLETION",
         "REASONING",
+        "COST USD",
         "TTFT P50 MS",
     ]
+    columns = [first, *(["NAME"] if by == "key" else []), *sums]
     print_table(
         columns,
         [
@@ -80,9 +79,10 @@ def usage(
                 row.cached_tokens,
                 row.completion_tokens,
                 row.reasoning_tokens,
+                row.cost,
                 None if row.ttft_ms_p50 is None else f"{row.ttft_ms_p50:.1f}",
             )
             for row in rows
         ],
-        numeric,
+        set(sums),
     )

@@ -1,7 +1,7 @@
 """YAML text to plain data, with the line of every field and ``${VAR}`` filled in."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
@@ -13,7 +13,23 @@ _MAX_DEPTH = 32
 _MAX_NODES = 200_000
 _VARIABLE = re.compile(r"\$\$|\$\{(?P<body>[^}]*)\}|(?P<open>\$\{)")
 _BODY = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Number(float):
+    """A number with a fraction, and the text that it was read from."""
+
+    text: str
+
+
+class _Loader(_BaseLoader):  # type: ignore[misc]
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> _Number:
+        number = _Number(super().construct_yaml_float(node))
+        number.text = node.value
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 
 def dotted(path: Path) -> str:
@@ -33,14 +49,25 @@ class Document:
     data: plain data with variables filled in; {} for an empty file.
     """
 
-    def __init__(self, text: str, *, source: str, env: Mapping[str, str]):
+    def __init__(
+        self,
+        text: str,
+        *,
+        source: str,
+        env: Mapping[str, str],
+        exact: Callable[[Path], bool] = lambda _: False,
+    ):
         """Parse.
+
+        exact: says of a path whether its number is wanted as the text that stands in the file,
+            where a float would not be exact.
 
         Raises: ConfigError on YAML that does not parse, a repeated key, a key that is no
         string, nesting deeper than 32, or a variable that is not set.
         """
         self.source = source
         self._env = env
+        self._exact = exact
         self._lines: dict[Path, int] = {}
         self._nodes = 0
         try:
@@ -118,6 +145,8 @@ class Document:
             return [self._fill(item, (*path, index)) for index, item in enumerate(value)]
         if isinstance(value, str) and "$" in value:
             return self._interpolate(value, path)
+        if isinstance(value, _Number):
+            return value.text if self._exact(path) else float(value)
         return value
 
     def _interpolate(self, text: str, path: Path) -> str:

@@ -21,6 +21,7 @@ from forebay.config.schema import (
     Upstream,
     UpstreamKind,
     check_database_url,
+    check_price,
     normal_url,
     parse_address,
 )
@@ -66,10 +67,14 @@ def load(path: Path | None, env: Mapping[str, str]) -> Config:
     """
     if path is None and env.get("FOREBAY_CONFIG"):
         path = Path(env["FOREBAY_CONFIG"])
-    document = Document(_read(path), source=str(path or "environment"), env=env)
+    document = Document(_read(path), source=str(path or "environment"), env=env, exact=_is_price)
     config = _from_environment(_to_config(document), document, env)
     _check_references(config, document)
     return config
+
+
+def _is_price(path: FieldPath) -> bool:
+    return len(path) == 4 and path[0] == "models" and path[2] == "price"
 
 
 def _read(path: Path | None) -> str:
@@ -98,7 +103,7 @@ def _to_config(document: Document) -> Config:
         for name, value, path in _entries(document, "upstreams")
     }
     models = {
-        name: _convert(document, value, Model, path)
+        name: _checked_model(document, path, _convert(document, value, Model, path))
         for name, value, path in _entries(document, "models")
     }
     database_url = config.database_url or None
@@ -141,6 +146,17 @@ def _checked_upstream(document: Document, name: str, upstream: Upstream) -> Upst
             ("upstreams", name, "api_key"), "must be printable ASCII without spaces"
         )
     return msgspec.structs.replace(upstream, url=url, api_key=api_key)
+
+
+def _checked_model(document: Document, path: FieldPath, model: Model) -> Model:
+    for field in model.price.__struct_fields__ if model.price is not None else ():
+        price = getattr(model.price, field)
+        try:
+            if price is not None:
+                check_price(price)
+        except ValueError as error:
+            raise document.error((*path, "price", field), str(error)) from None
+    return model
 
 
 def _convert(document: Document, value: Any, kind: type[_T], path: FieldPath) -> _T:

@@ -1,6 +1,7 @@
 """The schema: every field, its type, unit, range and default, and nothing else."""
 
 import re
+from decimal import Context, Decimal, InvalidOperation
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
@@ -18,6 +19,10 @@ LogFormat = Literal["json", "console"]
 Name = Annotated[
     str,
     Meta(min_length=1, max_length=200, description="A name without spaces."),
+]
+UsdPerMillion = Annotated[
+    Decimal,
+    Meta(description="US dollars for a million tokens, at most 1000000 and 6 decimal places."),
 ]
 Seconds = Annotated[float, Meta(gt=0, le=86_400, description="Seconds.")]
 
@@ -91,13 +96,28 @@ class Timeouts(Section, frozen=True, kw_only=True):
     total: Seconds = 600.0
 
 
+class Price(Section, frozen=True, kw_only=True):
+    """What a model's tokens cost, in US dollars for a million.
+
+    cached: of the input tokens that the engine had in its cache; None takes input's.
+    """
+
+    input: UsdPerMillion
+    output: UsdPerMillion
+    cached: UsdPerMillion | None = None
+
+
 class Model(Section, frozen=True, kw_only=True):
-    """A model as clients name it."""
+    """A model as clients name it.
+
+    price: None has none, and then no budget opens the model.
+    """
 
     targets: Annotated[tuple[Target, ...], Meta(min_length=1)]
     aliases: tuple[Name, ...] = ()
     policy: Policy = "round_robin"
     timeouts: Timeouts = Timeouts()
+    price: Price | None = None
 
 
 class Limits(Section, frozen=True, kw_only=True):
@@ -140,6 +160,11 @@ class Config(Section, frozen=True, kw_only=True):
 def json_schema() -> dict[str, Any]:
     """The schema as a JSON Schema (2020-12) document, for editors and checks."""
     schema = msgspec.json.schema(Config)
+    for field in schema["$defs"]["Price"]["properties"].values():
+        for variant in field.get("anyOf", [field]):
+            # msgspec has them as strings, which is how JSON carries them; YAML may have numbers.
+            if variant.get("format") == "decimal":
+                variant["type"] = ["string", "number"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -210,6 +235,25 @@ def normal_url(text: str) -> str:
         raise ValueError("URL must not have a query or fragment")
     path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+_MICRO = Decimal("0.000001")
+_MAX_PRICE = Decimal(1_000_000)
+
+
+def check_price(price: Decimal) -> None:
+    """Accept 0 to 1,000,000 with at most six decimal places.
+
+    Raises: ValueError, with a reason fit for the user.
+    """
+    if not (price.is_finite() and 0 <= price <= _MAX_PRICE):
+        raise ValueError("must be 0 to 1000000 dollars for a million tokens")
+    try:
+        exact = price.quantize(_MICRO, context=Context(prec=20)) == price
+    except InvalidOperation:
+        exact = False
+    if not exact:
+        raise ValueError("must not have more than 6 decimal places")
 
 
 def check_database_url(text: str) -> None:

@@ -11,6 +11,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from forebay.gateway.answer import Answer
+from forebay.http.admin import DatabaseSource, admin_routes
 from forebay.http.disconnect import DisconnectWatch
 from forebay.http.inference import ENDPOINTS, Inference
 from forebay.http.models import get_model, list_models
@@ -49,9 +50,11 @@ def render(answer: Answer, headers: dict[str, str] | None = None) -> Response:
 
 
 def create_app(
-    gateway: "Gateway", figures: Callable[[], Awaitable[str]] | None = None
+    gateway: "Gateway",
+    database: DatabaseSource,
+    figures: Callable[[], Awaitable[str]] | None = None,
 ) -> Starlette:
-    """The application that serves `gateway`.
+    """The application that serves `gateway` and administers `database`.
 
     figures: what `/metrics` answers; None takes the process's own. Raises: TimeoutError.
     """
@@ -95,6 +98,7 @@ def create_app(
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
+            *admin_routes(gateway, database),
         ],
         exception_handlers={404: not_found, 405: wrong_method, 500: failed},
     )

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from forebay.store.money import from_numeric, text
+
 if TYPE_CHECKING:
     from forebay.store.database import Database
 
@@ -22,8 +24,8 @@ class UsageRow(msgspec.Struct, frozen=True):
     """Sums over one group.
 
     group: key id, model as served, account, or day (UTC, YYYY-MM-DD). label: a key's name, else
-    the group itself. failed: requests whose outcome is not ok. ttft_ms_p50: median time to the
-    first byte of the requests that got one, milliseconds; None without any.
+    the group itself. failed: requests whose outcome is not ok. cost: US dollars. ttft_ms_p50:
+    median time to the first byte of the requests that got one, milliseconds; None without any.
     """
 
     group: str
@@ -34,6 +36,7 @@ class UsageRow(msgspec.Struct, frozen=True):
     cached_tokens: int
     completion_tokens: int
     reasoning_tokens: int
+    cost: str
     ttft_ms_p50: float | None
 
 
@@ -50,6 +53,7 @@ async def usage(database: "Database", *, by: Group, since_s: float) -> list[Usag
                 coalesce(sum(cached_tokens), 0)::bigint AS cached_tokens,
                 coalesce(sum(completion_tokens), 0)::bigint AS completion_tokens,
                 coalesce(sum(reasoning_tokens), 0)::bigint AS reasoning_tokens,
+                coalesce(sum(cost), 0) AS cost,
                 percentile_cont(0.5) WITHIN GROUP (ORDER BY ttft_ms) AS ttft_ms_p50
             FROM usage_events
             WHERE admitted_at >= now() - make_interval(secs => $1)
@@ -70,6 +74,7 @@ async def usage(database: "Database", *, by: Group, since_s: float) -> list[Usag
             row["cached_tokens"],
             row["completion_tokens"],
             row["reasoning_tokens"],
+            text(from_numeric(row["cost"])),
             row["ttft_ms_p50"],
         )
         for row in rows

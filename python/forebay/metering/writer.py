@@ -1,4 +1,4 @@
-"""Writes usage events to PostgreSQL in batches, off the request's path."""
+"""Writes usage events and what they cost to PostgreSQL in batches, off the request's path."""
 
 import asyncio
 import contextlib
@@ -49,6 +49,7 @@ _STAGED: dict[str, str] = {
     "duration_ms": "double precision",
     "ttft_ms": "double precision",
     "tokens_per_second": "double precision",
+    "cost": "bigint",
 }
 
 COLUMNS: tuple[str, ...] = tuple(_STAGED)
@@ -56,8 +57,8 @@ COLUMNS: tuple[str, ...] = tuple(_STAGED)
 
 event_id: 16 bytes, a UUIDv7. admitted_at, first_byte_at, ended_at: int, Unix microseconds.
 stream: bool. status, attempts and the four ``*_tokens``: int. duration_ms, ttft_ms: float,
-milliseconds. tokens_per_second: float. All else: str. event_id, request_id, account, key_id,
-admitted_at, stream and outcome are required, the others may be None.
+milliseconds. tokens_per_second: float. cost: int, nano-dollars. All else: str. event_id,
+request_id, account, key_id, admitted_at, stream and outcome are required, the others may be None.
 """
 
 _TIMES = ("admitted_at", "first_byte_at", "ended_at")
@@ -73,13 +74,23 @@ def _converted(name: str) -> str:
         return "encode(event_id, 'hex')::uuid"
     if name in _TIMES:
         return f"'epoch'::timestamptz + {name} * interval '1 microsecond'"
+    if name == "cost":
+        return "cost * 0.000000001"
     return name
 
 
+# Rows that are there already are not returned, so no cost is added twice. Both orders are those
+# in which writers take their locks: two of them never wait for each other.
 _MERGE = (
-    f"INSERT INTO usage_events ({', '.join(COLUMNS)})"
+    f"WITH inserted AS (INSERT INTO usage_events ({', '.join(COLUMNS)})"
     f" SELECT {', '.join(map(_converted, COLUMNS))} FROM usage_staging"
-    " ORDER BY event_id ON CONFLICT (event_id) DO NOTHING"
+    " ORDER BY event_id ON CONFLICT (event_id) DO NOTHING RETURNING *),"
+    " spent AS (INSERT INTO spend AS s (day, account, key_id, model, cost)"
+    " SELECT (admitted_at AT TIME ZONE 'UTC')::date, account, key_id,"
+    " coalesce(model_served, model_asked, ''), sum(cost)"
+    " FROM inserted WHERE cost > 0 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
+    " ON CONFLICT (day, account, key_id, model) DO UPDATE SET cost = s.cost + EXCLUDED.cost)"
+    " SELECT count(*) FROM inserted"
 )
 _REJECT = (
     "INSERT INTO usage_rejected (fingerprint, event, reason) VALUES ($1, $2, $3)"
@@ -101,6 +112,9 @@ _log = structlog.stdlib.get_logger(__name__)
 
 class UsageWriter:
     """Takes finished events from `drain` and writes each exactly once.
+
+    What an event cost is added to the table ``spend``, by day (UTC, of admission), account, key
+    and model, in the transaction that inserts the event.
 
     drain: called with the most it may return; gives up to that many event tuples in the order
         of `COLUMNS`, and forgets them. It must not block. This is the whole seam to whatever
@@ -271,8 +285,8 @@ class UsageWriter:
                 columns=COLUMNS,
                 timeout=_STATEMENT_TIMEOUT_S,
             )
-            tag = await connection.execute(_MERGE, timeout=_STATEMENT_TIMEOUT_S)
-        return int(tag.rpartition(" ")[2])
+            inserted: int = await connection.fetchval(_MERGE, timeout=_STATEMENT_TIMEOUT_S)
+        return inserted
 
     async def _split_or_reject(
         self,

@@ -1,4 +1,4 @@
-"""PostgreSQL: connections, migrations, API keys and the watch for their changes.
+"""PostgreSQL: connections, migrations, accounts, API keys, limits, and the watch over them.
 
 Imports are lazy, so that reading a key's format does not load the database driver.
 """
@@ -6,57 +6,95 @@ Imports are lazy, so that reading a key's format does not load the database driv
 from typing import TYPE_CHECKING, Any
 
 from forebay.store.errors import (
+    AccountExists,
+    AccountNotFound,
+    BadValue,
     KeyNotFound,
     KeyRevoked,
     MigrationChanged,
+    NotFound,
     StoreError,
     StoreUnavailable,
 )
 
 if TYPE_CHECKING:
+    from forebay.store.accounts import Account, AccountChanges, AccountStore
     from forebay.store.database import Database
     from forebay.store.embedded import EmbeddedPostgres
-    from forebay.store.keys import (
-        KeyRecord,
-        KeyStore,
-        MalformedKey,
-        NewKey,
-        ParsedKey,
-        encode_records,
-        generate,
-        parse,
+    from forebay.store.key_format import KeyKind, MalformedKey, NewKey, ParsedKey, generate, parse
+    from forebay.store.keys import KeyChanges, KeyRecord, KeyStore, PublicKey, encode_records
+    from forebay.store.limits import (
+        LimitChanges,
+        Limits,
+        LimitStore,
+        Subject,
+        SubjectLimits,
+        encode_limits,
     )
+    from forebay.store.spend import Spent, encode_spent
     from forebay.store.watch import KeyWatcher
 
 _HOMES = {
+    "Account": "accounts",
+    "AccountChanges": "accounts",
+    "AccountStore": "accounts",
     "Database": "database",
     "EmbeddedPostgres": "embedded",
+    "KeyChanges": "keys",
+    "KeyKind": "key_format",
     "KeyRecord": "keys",
     "KeyStore": "keys",
     "KeyWatcher": "watch",
-    "MalformedKey": "keys",
-    "NewKey": "keys",
-    "ParsedKey": "keys",
+    "LimitChanges": "limits",
+    "LimitStore": "limits",
+    "Limits": "limits",
+    "MalformedKey": "key_format",
+    "NewKey": "key_format",
+    "ParsedKey": "key_format",
+    "PublicKey": "keys",
+    "Spent": "spend",
+    "Subject": "limits",
+    "SubjectLimits": "limits",
+    "encode_limits": "limits",
     "encode_records": "keys",
-    "generate": "keys",
-    "parse": "keys",
+    "encode_spent": "spend",
+    "generate": "key_format",
+    "parse": "key_format",
 }
 
 __all__ = [
+    "Account",
+    "AccountChanges",
+    "AccountExists",
+    "AccountNotFound",
+    "AccountStore",
+    "BadValue",
     "Database",
     "EmbeddedPostgres",
+    "KeyChanges",
+    "KeyKind",
     "KeyNotFound",
     "KeyRecord",
     "KeyRevoked",
     "KeyStore",
     "KeyWatcher",
+    "LimitChanges",
+    "LimitStore",
+    "Limits",
     "MalformedKey",
     "MigrationChanged",
     "NewKey",
+    "NotFound",
     "ParsedKey",
+    "PublicKey",
+    "Spent",
     "StoreError",
     "StoreUnavailable",
+    "Subject",
+    "SubjectLimits",
+    "encode_limits",
     "encode_records",
+    "encode_spent",
     "generate",
     "parse",
 ]

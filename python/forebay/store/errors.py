@@ -13,8 +13,32 @@ class MigrationChanged(StoreError):
     """An applied migration differs from the one shipped: the schema's history is not ours."""
 
 
-class KeyNotFound(StoreError):
+class BadValue(StoreError):
+    """A value that cannot be stored.
+
+    field: its name. reason: what is wrong with it, without the name.
+    """
+
+    def __init__(self, field: str, reason: str):
+        self.field = field
+        self.reason = reason
+        super().__init__(f"{field} {reason}")
+
+
+class NotFound(StoreError):
+    """There is nothing of that name."""
+
+
+class KeyNotFound(NotFound):
     """No API key has this id."""
+
+
+class AccountNotFound(NotFound):
+    """No account has this id."""
+
+
+class AccountExists(StoreError):
+    """An account has this id already."""
 
 
 class KeyRevoked(StoreError):

@@ -1,206 +1,156 @@
-"""API keys: their format, their records, and the table that holds them.
+"""API keys: their records, and the table that holds them. Their format: `key_format`."""
 
-A key is ``fb-`` + kind (1) + id (12) + secret (32) + check (6), all base62: 54 characters. The
-check is the CRC-32 of everything before it, so noise is refused without a look-up. Only the id,
-the SHA-256 of the whole key and its last four characters are stored; a fast hash suits a secret
-of 190 random bits.
-"""
-
-import hashlib
-import secrets
-import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from forebay.store.errors import KeyNotFound, KeyRevoked, StoreError
+from forebay.store.accounts import check_account_id
+from forebay.store.errors import BadValue, KeyNotFound, KeyRevoked
+from forebay.store.key_format import KEY_ID, KeyKind, generate
+from forebay.store.limits import (
+    FIELDS,
+    LimitChanges,
+    Limits,
+    OnStoreLoss,
+    Period,
+    arguments,
+    changed,
+    check_name,
+    column_values,
+    completed,
+    core_limits,
+    is_name,
+    limits_from,
+    limits_of,
+)
+from forebay.store.money import Usd
 
 if TYPE_CHECKING:
     import asyncpg
 
     from forebay.store.database import Database
 
-KeyKind = Literal["inference", "admin"]
+Priority = Literal["interactive", "batch"]
 
-ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-PREFIX = "fb-"
-ID_LENGTH = 12
-SECRET_LENGTH = 32
-CHECK_LENGTH = 6
-KEY_LENGTH = len(PREFIX) + 1 + ID_LENGTH + SECRET_LENGTH + CHECK_LENGTH
-_LETTERS: dict[str, str] = {"inference": "k", "admin": "a"}
-_KINDS: dict[str, KeyKind] = {"k": "inference", "a": "admin"}
-_ALPHABET_SET = frozenset(ALPHABET)
+MAX_MODELS = 1000
+"""Models that a key may be held to."""
+_FAR_S = 100 * 366 * 86_400
+_OVERLAP_S = 90 * 86_400
 
 
-class MalformedKey(ValueError):
-    """Text that cannot be a key of ours. The message does not repeat it."""
+class PublicKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key as listings show it: all but its digests, which even hashed are nobody's business.
 
-
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """A key just made; `key` is shown once and never stored.
-
-    digest: SHA-256 of the key, 32 bytes. last4: its last four characters, to recognise it by.
-    """
-
-    id: str
-    key: str = field(repr=False)
-    digest: bytes = field(repr=False)
-    last4: str
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedKey:
-    """A well-formed key, without its secret. digest: SHA-256 of the whole key, 32 bytes."""
-
-    kind: KeyKind
-    id: str
-    digest: bytes = field(repr=False)
-
-
-def _check(text: str) -> str:
-    value = zlib.crc32(text.encode("ascii"))
-    digits = ""
-    for _ in range(CHECK_LENGTH):
-        value, digit = divmod(value, 62)
-        digits = ALPHABET[digit] + digits
-    return digits
-
-
-def _random(length: int) -> str:
-    return "".join(secrets.choice(ALPHABET) for _ in range(length))
-
-
-def generate(kind: KeyKind, key_id: str | None = None) -> NewKey:
-    """Make a key from the system's random source.
-
-    key_id: keep this id (a rotation); None makes a new one.
-    """
-    key_id = _random(ID_LENGTH) if key_id is None else key_id
-    body = f"{PREFIX}{_LETTERS[kind]}{key_id}{_random(SECRET_LENGTH)}"
-    key = body + _check(body)
-    return NewKey(key_id, key, hashlib.sha256(key.encode()).digest(), key[-4:])
-
-
-def parse(text: str) -> ParsedKey:
-    """Read a key as a client sent it. A change of any one character is noticed.
-
-    Raises: MalformedKey.
-    """
-    if len(text) != KEY_LENGTH or not text.startswith(PREFIX):
-        raise MalformedKey(f"an API key starts with {PREFIX} and has {KEY_LENGTH} characters")
-    if not _ALPHABET_SET.issuperset(text[len(PREFIX) :]):
-        raise MalformedKey("an API key has letters and digits only")
-    body, check = text[:-CHECK_LENGTH], text[-CHECK_LENGTH:]
-    kind = _KINDS.get(text[len(PREFIX)])
-    if kind is None or _check(body) != check:
-        raise MalformedKey("the API key's check characters do not fit: it was mistyped or cut")
-    start = len(PREFIX) + 1
-    digest = hashlib.sha256(text.encode()).digest()
-    return ParsedKey(kind, text[start : start + ID_LENGTH], digest)
-
-
-class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored key, as watchers and listings see it.
-
-    digest, previous_digest: SHA-256, hex. Times: Unix seconds. models: None for every model.
-    rpm, tpm: units a minute; bursts and concurrency: units; None is no limit.
-    version: grows with every change of any key.
+    Times: Unix seconds. previous_expires_at: until when the secret before the last rotation is
+    good; null without one. models: null for every model. priority: who goes first where requests
+    have to wait. The limits are those of `Limits`; per_model: further ones on single models.
     """
 
     id: str
     kind: KeyKind
     account: str
     name: str
-    digest: str
     last4: str
-    version: int
     created_at: float
-    previous_digest: str | None = None
+    expires_at: float | None = None
+    revoked: bool = False
     previous_expires_at: float | None = None
     models: tuple[str, ...] | None = None
+    priority: Priority = "interactive"
+    rps: int | None = None
+    rps_burst: int | None = None
     rpm: int | None = None
     rpm_burst: int | None = None
     tpm: int | None = None
     tpm_burst: int | None = None
     concurrency: int | None = None
-    expires_at: float | None = None
-    revoked: bool = False
-
-    def to_public(self) -> dict[str, Any]:
-        """Everything but the digests, which even hashed are nobody's business."""
-        public: dict[str, Any] = msgspec.to_builtins(self)
-        for name in ("digest", "previous_digest", "version"):
-            del public[name]
-        return public
+    budget: Usd | None = None
+    budget_period: Period | None = None
+    on_store_loss: OnStoreLoss = "share"
+    per_model: dict[str, Limits] = {}
 
 
-class _CoreRecord(msgspec.Struct, omit_defaults=True):
-    # Fields without a default are always written, null included.
-    id: str
-    kind: str
-    account: str
+class KeyRecord(PublicKey, frozen=True, kw_only=True):
+    """A stored key, as watchers see it.
+
+    digest, previous_digest: SHA-256, hex. version: grows with every change of any key.
+    """
+
     digest: str
-    models: tuple[str, ...] | None
-    rpm: int | None
-    rpm_burst: int | None
-    tpm: int | None
-    tpm_burst: int | None
-    concurrency: int | None
-    expires_at: int | None
-    revoked: bool
+    version: int
     previous_digest: str | None = None
-    previous_expires_at: int | None = None
+
+    def to_public(self) -> PublicKey:
+        """The same without digests and version."""
+        return PublicKey(**{name: getattr(self, name) for name in PublicKey.__struct_fields__})
 
 
-def _core_record(record: KeyRecord) -> _CoreRecord:
-    return _CoreRecord(
-        id=record.id,
-        kind=record.kind,
-        account=record.account,
-        digest=record.digest,
-        models=record.models,
-        rpm=record.rpm,
-        rpm_burst=record.rpm_burst,
-        tpm=record.tpm,
-        tpm_burst=record.tpm_burst,
-        concurrency=record.concurrency,
-        expires_at=_whole(record.expires_at),
-        revoked=record.revoked,
-        previous_digest=record.previous_digest,
-        previous_expires_at=_whole(record.previous_expires_at),
-    )
+class KeyChanges(LimitChanges, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to change of a key; a field that is not given stays.
+
+    models: null for every model. expires_at: Unix seconds; null for never.
+    """
+
+    name: str | UnsetType = UNSET
+    models: tuple[str, ...] | UnsetType | None = UNSET
+    priority: Priority | UnsetType = UNSET
+    expires_at: float | UnsetType | None = UNSET
+
+
+def encode_records(records: Iterable[KeyRecord]) -> bytes:
+    """Encode records for the core: a JSON list of objects.
+
+    Each has id, kind, account, digest (hex), models (null: every model), priority, the limits
+    (null: none; the budget in nano-dollars), per_model with the same limits by model's name,
+    expires_at (whole Unix seconds, rounded down, or null), revoked, and, after a rotation only,
+    previous_digest and previous_expires_at.
+    """
+    return msgspec.json.encode([_core_record(record) for record in records])
+
+
+def _core_record(record: KeyRecord) -> dict[str, Any]:
+    encoded = {
+        "id": record.id,
+        "kind": record.kind,
+        "account": record.account,
+        "digest": record.digest,
+        "models": record.models,
+        "priority": record.priority,
+        **core_limits(limits_of(record)),
+        "per_model": {model: core_limits(limits) for model, limits in record.per_model.items()},
+        "expires_at": _whole(record.expires_at),
+        "revoked": record.revoked,
+    }
+    if record.previous_digest is not None:
+        encoded["previous_digest"] = record.previous_digest
+        encoded["previous_expires_at"] = _whole(record.previous_expires_at)
+    return encoded
 
 
 def _whole(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds)
 
 
-def encode_records(records: Iterable[KeyRecord]) -> bytes:
-    """Encode records for the core: a JSON list of objects.
-
-    Each has id, kind, account, digest (hex), models (null: every model), rpm, rpm_burst, tpm,
-    tpm_burst, concurrency (null: no limit), expires_at (whole Unix seconds, rounded down, or
-    null), revoked, and, after a rotation only, previous_digest and previous_expires_at.
-    """
-    return msgspec.json.encode([_core_record(record) for record in records])
-
-
-_SELECT = (
-    "SELECT id, kind, account, name, digest, last4, version, created_at, previous_digest,"
-    " previous_expires_at, models, rpm, rpm_burst, tpm, tpm_burst, concurrency, expires_at,"
-    " revoked_at FROM api_keys"
+_PER_MODEL = (
+    "(SELECT json_object_agg(l.model, json_build_object("
+    + ", ".join(f"'{name}', l.{name}" + ("::text" * (name == "budget")) for name in FIELDS)
+    + ")) FROM limits l WHERE l.key_id = api_keys.id) AS per_model"
 )
+_COLUMNS = (
+    "id, kind, account, name, digest, last4, version, created_at, previous_digest,"
+    f" previous_expires_at, models, priority, expires_at, revoked_at, {', '.join(FIELDS)},"
+    f" {_PER_MODEL}"
+)
+_SELECT = f"SELECT {_COLUMNS} FROM api_keys"
 CHANGED_SINCE = f"{_SELECT} WHERE version > $1 ORDER BY version"
 
 
 def to_record(row: "asyncpg.Record") -> KeyRecord:
     """One row of `CHANGED_SINCE` or of this module's other queries."""
-    models, previous = row["models"], row["previous_digest"]
+    models, previous, per_model = row["models"], row["previous_digest"], row["per_model"]
     return KeyRecord(
         id=row["id"],
         kind=row["kind"],
@@ -213,13 +163,13 @@ def to_record(row: "asyncpg.Record") -> KeyRecord:
         previous_digest=None if previous is None else previous.hex(),
         previous_expires_at=_unix(row["previous_expires_at"]),
         models=None if models is None else tuple(models),
-        rpm=row["rpm"],
-        rpm_burst=row["rpm_burst"],
-        tpm=row["tpm"],
-        tpm_burst=row["tpm_burst"],
-        concurrency=row["concurrency"],
+        priority=row["priority"],
         expires_at=_unix(row["expires_at"]),
         revoked=row["revoked_at"] is not None,
+        per_model={}
+        if per_model is None
+        else {model: limits_from(v) for model, v in msgspec.json.decode(per_model).items()},
+        **column_values(row),
     )
 
 
@@ -227,9 +177,23 @@ def _unix(moment: datetime | None) -> float | None:
     return None if moment is None else moment.timestamp()
 
 
-def _require(ok: bool, reason: str) -> None:
-    if not ok:
-        raise StoreError(reason)
+def _expiry(seconds: float | None) -> datetime | None:
+    if seconds is None:
+        return None
+    now = datetime.now(UTC)
+    if not 0 < seconds - now.timestamp() <= _FAR_S:
+        raise BadValue("expires_at", "must lie in the next 100 years")
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _checked_models(models: Sequence[str] | None) -> list[str] | None:
+    if models is None:
+        return None
+    if not (0 < len(models) <= MAX_MODELS and all(map(is_name, models))):
+        raise BadValue(
+            "models", f"must be 1 to {MAX_MODELS} names of 1 to 200 printable characters"
+        )
+    return list(models)
 
 
 Records = list[KeyRecord]
@@ -249,78 +213,93 @@ class KeyStore:
         account: str = "default",
         kind: KeyKind = "inference",
         models: Sequence[str] | None = None,
+        priority: Priority = "interactive",
+        rps: int | None = None,
+        rps_burst: int | None = None,
         rpm: int | None = None,
         rpm_burst: int | None = None,
         tpm: int | None = None,
         tpm_burst: int | None = None,
         concurrency: int | None = None,
+        budget: str | None = None,
+        budget_period: Period | None = None,
+        on_store_loss: OnStoreLoss = "share",
         expires_in_s: float | None = None,
+        expires_at: float | None = None,
     ) -> tuple[KeyRecord, str]:
         """Make a key, and its account where that is new; return record and secret.
 
-        rpm: requests a minute, with a burst of rpm/6 (at least 1) unless rpm_burst.
-        tpm: tokens a minute, with a burst of tpm unless tpm_burst.
+        The limits are those of `Limits`. expires_at: Unix seconds; expires_in_s: the same from
+        now, seconds.
 
-        Raises: StoreError on a value out of range.
+        Raises: BadValue.
         """
-        for what, text in (("name", name), ("account", account)):
-            _require(
-                0 < len(text) <= 200 and text.isprintable(),
-                f"{what} must have 1 to 200 printable characters",
+        check_name("name", name)
+        check_account_id("account", account)
+        limits = completed(
+            Limits(
+                rps=rps,
+                rps_burst=rps_burst,
+                rpm=rpm,
+                rpm_burst=rpm_burst,
+                tpm=tpm,
+                tpm_burst=tpm_burst,
+                concurrency=concurrency,
+                budget=budget,
+                budget_period=budget_period,
+                on_store_loss=on_store_loss,
             )
-        numbers = {
-            "rpm": rpm,
-            "rpm_burst": rpm_burst,
-            "tpm": tpm,
-            "tpm_burst": tpm_burst,
-            "concurrency": concurrency,
-        }
-        for what, number in numbers.items():
-            _require(number is None or 0 < number < 1 << 40, f"{what} must be 1 to 2^40 - 1")
-        _require(rpm_burst is None or rpm is not None, "rpm_burst needs rpm")
-        _require(tpm_burst is None or tpm is not None, "tpm_burst needs tpm")
-        _require(models is None or (len(models) > 0 and all(models)), "models must not be empty")
-        _require(
-            expires_in_s is None or 0 < expires_in_s <= 100 * 366 * 86_400,
-            "expiry must be within 100 years",
         )
-        if rpm is not None and rpm_burst is None:
-            rpm_burst = max(1, rpm // 6)
-        if tpm is not None and tpm_burst is None:
-            tpm_burst = tpm
-        expires_at = None
+        allowed = _checked_models(models)
+        expires = _expiry(expires_at)
         if expires_in_s is not None:
-            expires_at = datetime.now(UTC) + timedelta(seconds=expires_in_s)
+            if not 0 < expires_in_s <= _FAR_S:
+                raise BadValue("expiry", "must be within 100 years")
+            expires = datetime.now(UTC) + timedelta(seconds=expires_in_s)
         new = generate(kind)
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(
                 "INSERT INTO accounts (id, name) VALUES ($1, $1) ON CONFLICT DO NOTHING", account
             )
             row = await connection.fetchrow(
-                "INSERT INTO api_keys (id, kind, account, name, digest, last4, models, rpm,"
-                " rpm_burst, tpm, tpm_burst, concurrency, expires_at)"
-                " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING *",
+                "INSERT INTO api_keys (id, kind, account, name, digest, last4, models, priority,"
+                f" expires_at, {', '.join(FIELDS)})"
+                f" VALUES ({', '.join(f'${i + 1}' for i in range(9 + len(FIELDS)))})"
+                f" RETURNING {_COLUMNS}",
                 new.id,
                 kind,
                 account,
                 name,
                 new.digest,
                 new.last4,
-                None if models is None else list(models),
-                rpm,
-                rpm_burst,
-                tpm,
-                tpm_burst,
-                concurrency,
-                expires_at,
+                allowed,
+                priority,
+                expires,
+                *arguments(limits),
             )
         assert row is not None
         return to_record(row), new.key
 
     async def list(self, *, account: str | None = None) -> Records:
-        """Every key, revoked ones too, oldest first; of one account if given."""
+        """All keys, revoked ones too, oldest first."""
         rows = await self._pool.fetch(
             f"{_SELECT} WHERE $1::text IS NULL OR account = $1 ORDER BY created_at, id", account
+        )
+        return [to_record(row) for row in rows]
+
+    async def page(self, *, account: str | None, after: str | None, limit: int) -> Records:
+        """Up to `limit` keys, revoked ones too, oldest first, from the one after key `after`.
+
+        Raises: KeyNotFound, of `after`.
+        """
+        start = None if after is None else await self.get(after)
+        rows = await self._pool.fetch(
+            f"{_SELECT} WHERE ($1::text IS NULL OR account = $1) AND ($2::text IS NULL"
+            " OR (created_at, id) > (SELECT created_at, id FROM api_keys WHERE id = $2))"
+            " ORDER BY created_at, id LIMIT $3",
+            account,
+            None if start is None else start.id,
+            limit,
         )
         return [to_record(row) for row in rows]
 
@@ -329,10 +308,49 @@ class KeyStore:
 
         Raises: KeyNotFound.
         """
-        row = await self._pool.fetchrow(f"{_SELECT} WHERE id = $1", key_id)
+        row = None
+        if KEY_ID.fullmatch(key_id):
+            row = await self._pool.fetchrow(f"{_SELECT} WHERE id = $1", key_id)
         if row is None:
             raise KeyNotFound(f"no API key has the id {key_id!r}")
         return to_record(row)
+
+    async def update(self, key_id: str, changes: KeyChanges) -> KeyRecord:
+        """Change a key; running gateways follow within a second, and what was used stays used.
+
+        Raises: KeyNotFound, KeyRevoked; BadValue.
+        """
+        async with self._pool.acquire() as connection, connection.transaction():
+            old = to_record(await self._locked(connection, key_id))
+            limits = changed(limits_of(old), changes)
+            name = old.name if changes.name is UNSET else changes.name
+            check_name("name", name)
+            expires_at = changes.expires_at
+            row = await connection.fetchrow(
+                "UPDATE api_keys SET name = $2, models = $3, priority = $4,"
+                " expires_at = CASE WHEN $5 THEN $6 ELSE expires_at END,"
+                f" {', '.join(f'{field} = ${i + 7}' for i, field in enumerate(FIELDS))}"
+                f" WHERE id = $1 RETURNING {_COLUMNS}",
+                key_id,
+                name,
+                _checked_models(old.models if changes.models is UNSET else changes.models),
+                old.priority if changes.priority is UNSET else changes.priority,
+                expires_at is not UNSET,
+                None if expires_at is UNSET else _expiry(expires_at),
+                *arguments(limits),
+            )
+        assert row is not None
+        return to_record(row)
+
+    async def _locked(self, connection: Any, key_id: str) -> "asyncpg.Record":
+        row: asyncpg.Record | None = None
+        if KEY_ID.fullmatch(key_id):
+            row = await connection.fetchrow(f"{_SELECT} WHERE id = $1 FOR UPDATE", key_id)
+        if row is None:
+            raise KeyNotFound(f"no API key has the id {key_id!r}")
+        if row["revoked_at"] is not None:
+            raise KeyRevoked(f"API key {key_id} is revoked")
+        return row
 
     async def rotate(self, key_id: str, *, overlap_s: float = 0.0) -> tuple[KeyRecord, str]:
         """Give a key a new secret under the same id; return record and secret.
@@ -340,22 +358,19 @@ class KeyStore:
         overlap_s: seconds, 0 to 90 days, for which the secret until now stays good. An even
         older one, still in its own overlap, ends at once.
 
-        Raises: KeyNotFound, KeyRevoked; StoreError on an overlap out of range.
+        Raises: KeyNotFound, KeyRevoked; BadValue on an overlap out of range.
         """
-        _require(0 <= overlap_s <= 90 * 86_400, "overlap must be 0 to 90 days")
+        if not 0 <= overlap_s <= _OVERLAP_S:
+            raise BadValue("overlap_s", "must be 0 to 90 days")
         async with self._pool.acquire() as connection, connection.transaction():
-            old = await connection.fetchrow(f"{_SELECT} WHERE id = $1 FOR UPDATE", key_id)
-            if old is None:
-                raise KeyNotFound(f"no API key has the id {key_id!r}")
-            if old["revoked_at"] is not None:
-                raise KeyRevoked(f"API key {key_id} is revoked")
+            old = await self._locked(connection, key_id)
             new = generate(old["kind"], old["id"])
             row = await connection.fetchrow(
                 "UPDATE api_keys SET digest = $2, last4 = $3, rotated_at = now(),"
                 " previous_digest = CASE WHEN $4 > 0 THEN digest END,"
                 " previous_expires_at = CASE WHEN $4 > 0"
                 " THEN now() + make_interval(secs => $4) END"
-                " WHERE id = $1 RETURNING *",
+                f" WHERE id = $1 RETURNING {_COLUMNS}",
                 key_id,
                 new.digest,
                 new.last4,
@@ -369,12 +384,14 @@ class KeyStore:
 
         Raises: KeyNotFound.
         """
-        row = await self._pool.fetchrow(
-            "UPDATE api_keys SET revoked_at = now(), previous_digest = NULL,"
-            " previous_expires_at = NULL"
-            " WHERE id = $1 AND revoked_at IS NULL RETURNING *",
-            key_id,
-        )
+        row = None
+        if KEY_ID.fullmatch(key_id):
+            row = await self._pool.fetchrow(
+                "UPDATE api_keys SET revoked_at = now(), previous_digest = NULL,"
+                " previous_expires_at = NULL"
+                f" WHERE id = $1 AND revoked_at IS NULL RETURNING {_COLUMNS}",
+                key_id,
+            )
         return await self.get(key_id) if row is None else to_record(row)
 
     async def all_active(self) -> Records:

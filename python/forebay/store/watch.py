@@ -1,4 +1,4 @@
-"""Follow the table of API keys, so that a change reaches the gateway within a second."""
+"""Follow keys, limits and spend, so that a change reaches the gateway within a second."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,8 @@ import structlog
 from forebay.store.database import UNREACHABLE, open_connection
 from forebay.store.errors import StoreUnavailable
 from forebay.store.keys import CHANGED_SINCE, KeyRecord, to_record
+from forebay.store.limits import ALL_SUBJECTS, SubjectLimits, to_subject
+from forebay.store.spend import SPENT, Spent, to_spent
 
 if TYPE_CHECKING:
     import asyncpg
@@ -20,25 +22,32 @@ if TYPE_CHECKING:
 
 CHANNEL = "forebay_keys"
 _POLL_S = 0.5
+_SPENT_S = 5.0
 _QUERY_TIMEOUT_S = 2.0
 _LOAD_TIMEOUT_S = 60.0
 _BACKOFF_S = (0.05, 2.0)
+
+_LIMITS_VERSION = "SELECT version FROM limits_version"
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
 class KeyWatcher:
-    """Feeds key changes to a callback, on a connection of its own.
+    """Feeds changes of keys and limits to callbacks, on a connection of its own.
 
-    on_change: called on the event loop with records to insert or replace by id. The first call
-        has every active key; later calls have what changed, with ``revoked`` set where a key
-        ended. After a lost connection every active key comes again, and keys that are gone come
-        as revoked. It must not block.
+    on_change: called with key records to insert or replace by id. The first call has every
+        active key; later calls have what changed, with ``revoked`` set where a key ended. After
+        a lost connection every active key comes again, and keys that are gone come as revoked.
+    on_limits: called with the limits of all accounts and models, the complete list each time.
+    on_spent: called with what every subject with a budget has spent in its current period: at
+        the start, when a budget has changed, and every 5 s; never with an empty list.
+    on_health: called when `healthy` changes.
 
-    While the database is away nothing is called, so what the callback keeps stays the last
+    All are called on the event loop and must not block. Of one change limits come first, then
+    keys, then spend, with nothing in between.
+
+    While the database is away nothing is called, so what the callbacks keep stays the last
     snapshot. A lost notification is made good by polling every 0.5 s.
-
-    on_health: called on the event loop when `healthy` changes.
 
     last_sync: Unix seconds of the last moment the snapshot was known to be current; 0 before.
     """
@@ -48,12 +57,19 @@ class KeyWatcher:
         database: "Database",
         on_change: Callable[[list[KeyRecord]], None],
         on_health: Callable[[bool], None] | None = None,
+        *,
+        on_limits: Callable[[list[SubjectLimits]], None] | None = None,
+        on_spent: Callable[[list[Spent]], None] | None = None,
     ):
         self._url = database.url
         self._on_change = on_change
         self._on_health = on_health
+        self._on_limits = on_limits
+        self._on_spent = on_spent
         self._known: dict[str, str] = {}
         self._version = 0
+        self._limits_version = 0
+        self._spent_at = 0.0
         self._loaded = asyncio.Event()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -132,11 +148,7 @@ class KeyWatcher:
                     async with asyncio.timeout(_POLL_S):
                         await self._wake.wait()
                 self._wake.clear()
-                rows = await connection.fetch(
-                    CHANGED_SINCE, self._version, timeout=_QUERY_TIMEOUT_S
-                )
-                if rows:
-                    self._hand_on([to_record(row) for row in rows], rows[-1]["version"])
+                await self._follow(connection)
         finally:
             # Not a polite close: the peer may be gone, and nothing is lost.
             connection.terminate()
@@ -148,12 +160,39 @@ class KeyWatcher:
                 "SELECT coalesce(max(version), 0) FROM api_keys", timeout=_LOAD_TIMEOUT_S
             )
             rows = await connection.fetch(CHANGED_SINCE, 0, timeout=_LOAD_TIMEOUT_S)
+            limits_version = await connection.fetchval(_LIMITS_VERSION, timeout=_QUERY_TIMEOUT_S)
+            limits = await connection.fetch(ALL_SUBJECTS, False, timeout=_LOAD_TIMEOUT_S)
+            spent = await connection.fetch(SPENT, timeout=_LOAD_TIMEOUT_S)
         records = [record for record in map(to_record, rows) if not record.revoked]
         alive = {record.id for record in records}
         gone = [
             _ended(key_id, digest) for key_id, digest in self._known.items() if key_id not in alive
         ]
+        self._hand_on_limits(limits, limits_version)
         self._hand_on(records + gone, version)
+        self._hand_on_spent(spent)
+
+    async def _follow(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        """Hand on what has changed since the last time."""
+        limits_version = await connection.fetchval(_LIMITS_VERSION, timeout=_QUERY_TIMEOUT_S)
+        limits = None
+        if limits_version != self._limits_version:
+            limits = await connection.fetch(ALL_SUBJECTS, False, timeout=_LOAD_TIMEOUT_S)
+        rows = await connection.fetch(CHANGED_SINCE, self._version, timeout=_QUERY_TIMEOUT_S)
+        records = [to_record(row) for row in rows]
+        spent = None
+        if (
+            limits is not None
+            or any(map(_has_budget, records))
+            or time.monotonic() - self._spent_at >= _SPENT_S
+        ):
+            spent = await connection.fetch(SPENT, timeout=_LOAD_TIMEOUT_S)
+        if limits is not None:
+            self._hand_on_limits(limits, limits_version)
+        if records:
+            self._hand_on(records, records[-1].version)
+        if spent is not None:
+            self._hand_on_spent(spent)
 
     def _hand_on(self, records: list[KeyRecord], version: int) -> None:
         self._on_change(records)
@@ -164,8 +203,24 @@ class KeyWatcher:
             else:
                 self._known[record.id] = record.digest
 
+    def _hand_on_limits(self, rows: "list[asyncpg.Record]", version: int) -> None:
+        if self._on_limits is not None:
+            self._on_limits([to_subject(row) for row in rows])
+        self._limits_version = version
+
+    def _hand_on_spent(self, rows: "list[asyncpg.Record]") -> None:
+        if rows and self._on_spent is not None:
+            self._on_spent([to_spent(row) for row in rows])
+        self._spent_at = time.monotonic()
+
     def _on_event(self, *_: Any) -> None:
         self._wake.set()
+
+
+def _has_budget(record: KeyRecord) -> bool:
+    return record.budget is not None or any(
+        limits.budget is not None for limits in record.per_model.values()
+    )
 
 
 def _ended(key_id: str, digest: str) -> KeyRecord:

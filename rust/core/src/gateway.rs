@@ -340,6 +340,18 @@ impl Gateway {
         Err(Error::new(Kind::Unauthenticated, message).code(code))
     }
 
+    /// The admin key of a request; any other key is refused.
+    pub fn authenticate_admin(&self, authorization: Option<&[u8]>) -> Result<Arc<Key>, Error> {
+        let key = self.authenticate(authorization)?;
+        if !key.admin {
+            return Err(Error::new(
+                Kind::Forbidden,
+                "This API key does not open the admin API.",
+            ));
+        }
+        Ok(key)
+    }
+
     /// Decides a request and starts it. A refusal is an exchange too, answered already.
     pub fn admit(
         self: &Arc<Self>,

@@ -343,6 +343,22 @@ impl Core {
         }
     }
 
+    /// `None` if the request's key is a good admin key, else the refusal, answered already.
+    fn authenticate_admin<'py>(
+        &self,
+        py: Python<'py>,
+        headers: &Bound<'py, PyList>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let headers = Headers::read(headers)?;
+        match self
+            .gateway
+            .authenticate_admin(headers.request().authorization)
+        {
+            Ok(_) => Ok(None),
+            Err(error) => self.answer(py, &error, Some(&headers)).map(Some),
+        }
+    }
+
     /// The names of the models that the request's key may use, or the refusal.
     fn models<'py>(
         &self,

@@ -1,0 +1,274 @@
+"""One operation of the admin API, and the way of a request through it.
+
+An operation says which types it takes and gives. Requests are read by them, and the OpenAPI
+document is made of them, so the two cannot disagree.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from forebay.gateway.answer import Answer
+from forebay.http.body import Incomplete, TooLarge, TooSlow, content_length, drain, read_rest
+from forebay.store.database import UNREACHABLE, Database
+from forebay.store.errors import (
+    AccountExists,
+    AccountNotFound,
+    BadValue,
+    KeyNotFound,
+    KeyRevoked,
+    StoreUnavailable,
+)
+
+if TYPE_CHECKING:
+    from forebay._core import Core
+
+log = structlog.get_logger("forebay.http.admin")
+
+PREFIX = "/admin/v1"
+WORK_S = 10.0
+"""Seconds that the database has for one operation."""
+
+T = TypeVar("T")
+Run = Callable[["Call"], Awaitable[Any]]
+DatabaseSource = Callable[[], Database | None]
+"""Gives the database to administer, None while it has never been reached."""
+
+
+class Refused(Exception):
+    """The request cannot be served; what the client is told."""
+
+    def __init__(
+        self, kind: str, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path.
+
+    path: below `PREFIX`, with ``{names}``. summary: one line, for the document. run: does the
+    work; what it returns is the answer's body. query, body: the types read; None takes none.
+    answer: the type of the body given; None gives none. bare: an absent body counts as ``{}``.
+    """
+
+    method: str
+    path: str
+    summary: str
+    run: Run
+    query: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | None = None
+    answer: Any = None
+    status: int = 200
+    bare: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that was read. query, body: of the operation's types."""
+
+    core: "Core"
+    path: dict[str, str]
+    query: Any
+    body: Any
+    _database: Database | None
+
+    @property
+    def database(self) -> Database:
+        """Raises: StoreUnavailable while it has never been reached."""
+        if self._database is None:
+            raise StoreUnavailable("the database has not been reached yet")
+        return self._database
+
+
+class Endpoint:
+    """All operations of one path."""
+
+    def __init__(
+        self,
+        operations: list[Operation],
+        core: "Core",
+        database: DatabaseSource,
+        body_bytes: int,
+    ) -> None:
+        self._operations = {operation.method: operation for operation in operations}
+        self._core = core
+        self._database = database
+        self._body_bytes = body_bytes
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that the path takes."""
+        return list(self._operations)
+
+    async def serve(self, request: Request) -> Response:
+        """Answer one request."""
+        from forebay.http.app import render
+
+        headers = request.scope["headers"]
+        refusal = self._core.authenticate_admin(headers)
+        if refusal is not None:
+            await drain(request.receive, content_length(headers) or 0)
+            return render(refusal, {"connection": "close"})
+        operation = self._operations["GET" if request.method == "HEAD" else request.method]
+        try:
+            async with asyncio.timeout(None) as limit:
+                body = await self._read(request, operation)
+                limit.reschedule(asyncio.get_running_loop().time() + WORK_S)
+                call = Call(
+                    self._core,
+                    request.path_params,
+                    _query(request, operation),
+                    body,
+                    self._database(),
+                )
+                answer = await operation.run(call)
+        except (StoreUnavailable, *UNREACHABLE) as error:
+            return render(
+                self._core.error(
+                    "unavailable",
+                    "The database cannot be reached now. Please try again.",
+                    headers=headers,
+                    cause=str(error) or type(error).__name__,
+                )
+            )
+        except Exception as error:
+            refused = _refused(error)
+            if refused is None:
+                raise
+            return render(self._error(headers, refused))
+        if operation.method != "GET":
+            log.info("administered", operation=f"{operation.method} {operation.path}")
+        if answer is None:
+            return Response(status_code=operation.status)
+        content = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
+        return Response(
+            content,
+            operation.status,
+            # Some answers hold secrets.
+            headers={"cache-control": "no-store"},
+            media_type="application/json",
+        )
+
+    def _error(self, headers: list[tuple[bytes, bytes]], refused: Refused) -> Answer:
+        return self._core.error(
+            refused.kind, refused.message, headers=headers, param=refused.param, code=refused.code
+        )
+
+    async def _read(self, request: Request, operation: Operation) -> Any:
+        if operation.body is None:
+            return None
+        media = request.headers.get("content-type", "application/json").partition(";")[0].strip()
+        if media.lower() != "application/json":
+            raise Refused(
+                "invalid_request",
+                "The content type must be application/json.",
+                param="content-type",
+                code="unsupported_content_type",
+            )
+        length = content_length(request.scope["headers"])
+        try:
+            data = await read_rest(request.receive, b"", length, self._body_bytes)
+        except TooLarge:
+            raise Refused(
+                "payload_too_large",
+                f"The request body is over the limit of {self._body_bytes} bytes.",
+            ) from None
+        except TooSlow:
+            raise Refused(
+                "invalid_request", "The request body did not arrive in time.", code="slow_body"
+            ) from None
+        except Incomplete:
+            raise Refused(
+                "invalid_request",
+                "The request body is incomplete or malformed.",
+                code="bad_body",
+            ) from None
+        return _read_as(operation.body, b"{}" if operation.bare and not data else data)
+
+
+def _query(request: Request, operation: Operation) -> Any:
+    pairs = request.query_params.multi_items()
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise Refused("invalid_request", "A query parameter was given twice.", code="invalid_value")
+    try:
+        return msgspec.convert(values, operation.query or _NoQuery, strict=False)
+    except msgspec.ValidationError as error:
+        raise _explained(error) from None
+
+
+class _NoQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Takes no parameter."""
+
+
+def _read_as(kind: type[T], data: bytes) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise _explained(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(
+            "invalid_request", f"We could not read the request: {error}.", code="invalid_json"
+        ) from None
+
+
+_AT = re.compile(r"(?P<reason>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<name>.*)`", re.DOTALL)
+
+
+def _explained(error: msgspec.ValidationError) -> Refused:
+    match = _AT.fullmatch(str(error))
+    reason = match["reason"] if match else str(error)
+    # An error in a list's item is the list's: that is the parameter's name.
+    path = re.sub(r"\[[^]]*\]", "", (match["path"] if match else None) or "")
+    for pattern, told, code in (
+        (_UNKNOWN, "Unknown parameter", "unknown_parameter"),
+        (_MISSING, "Missing required parameter", "missing_required_parameter"),
+    ):
+        if found := pattern.fullmatch(reason):
+            param = f"{path}.{found['name']}" if path else found["name"]
+            return Refused("invalid_request", f"{told}: '{param}'.", param=param, code=code)
+    wrong_type = re.search(r", got `", reason) is not None
+    return Refused(
+        "invalid_request",
+        f"Invalid value for '{path}': {reason}." if path else f"Invalid request: {reason}.",
+        param=path or None,
+        code="invalid_type" if wrong_type else "invalid_value",
+    )
+
+
+def _refused(error: Exception) -> Refused | None:
+    """What the client is told of an error; None for a fault of ours."""
+    if isinstance(error, Refused):
+        return error
+    text = f"{str(error)[:1].upper()}{str(error)[1:]}."
+    if isinstance(error, BadValue):
+        return Refused(
+            "invalid_request",
+            f"Invalid value for '{error.field}': {error.field} {error.reason}.",
+            param=error.field,
+            code="invalid_value",
+        )
+    if isinstance(error, KeyNotFound):
+        return Refused("not_found", text, code="key_not_found")
+    if isinstance(error, AccountNotFound):
+        return Refused("not_found", text, code="account_not_found")
+    if isinstance(error, AccountExists):
+        return Refused("invalid_request", text, param="id", code="account_exists")
+    if isinstance(error, KeyRevoked):
+        return Refused("invalid_request", text, code="key_revoked")
+    return None

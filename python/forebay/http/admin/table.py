@@ -1,0 +1,137 @@
+"""The table of all operations: the routes and the OpenAPI document are made of it."""
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.routing import Route
+
+from forebay.http.admin import accounts, keys, limits, openapi, usage
+from forebay.http.admin.operation import PREFIX, Call, DatabaseSource, Endpoint, Operation
+from forebay.store.accounts import Account, AccountChanges
+from forebay.store.keys import KeyChanges, PublicKey
+from forebay.store.limits import Limits
+
+if TYPE_CHECKING:
+    from forebay.gateway import Gateway
+
+
+def _limits_of(path: str, whom: str) -> list[Operation]:
+    return [
+        Operation("GET", path, f"Limits of {whom}", limits.get_limits, answer=Limits),
+        Operation(
+            "PUT", path, f"Set the limits of {whom}", limits.put_limits, body=Limits, answer=Limits
+        ),
+        Operation(
+            "DELETE", path, f"Take away the limits of {whom}", limits.delete_limits, status=204
+        ),
+    ]
+
+
+async def _document(_: Call) -> dict[str, Any]:
+    return document()
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        "GET",
+        "/keys",
+        "List keys",
+        keys.list_keys,
+        query=keys.KeyQuery,
+        answer=keys.KeyPage,
+    ),
+    Operation(
+        "POST",
+        "/keys",
+        "Make a key",
+        keys.create_key,
+        body=keys.KeyCreation,
+        answer=keys.SecretKey,
+        status=201,
+    ),
+    Operation("GET", "/keys/{key_id}", "One key", keys.get_key, answer=PublicKey),
+    Operation(
+        "PATCH",
+        "/keys/{key_id}",
+        "Change a key",
+        keys.change_key,
+        body=KeyChanges,
+        answer=PublicKey,
+    ),
+    Operation(
+        "POST",
+        "/keys/{key_id}/rotate",
+        "Give a key a new secret",
+        keys.rotate_key,
+        body=keys.Rotation,
+        answer=keys.SecretKey,
+        bare=True,
+    ),
+    Operation(
+        "POST", "/keys/{key_id}/revoke", "End a key for good", keys.revoke_key, answer=PublicKey
+    ),
+    Operation(
+        "GET",
+        "/keys/{key_id}/limits",
+        "What remains of a key's limits",
+        keys.live_limits,
+        answer=keys.LiveLimits,
+    ),
+    *_limits_of("/keys/{key_id}/models/{model}/limits", "a key on one model"),
+    Operation(
+        "GET",
+        "/accounts",
+        "List accounts",
+        accounts.list_accounts,
+        query=accounts.AccountQuery,
+        answer=accounts.AccountPage,
+    ),
+    Operation(
+        "POST",
+        "/accounts",
+        "Make an account",
+        accounts.create_account,
+        body=accounts.AccountCreation,
+        answer=Account,
+        status=201,
+    ),
+    Operation("GET", "/accounts/{account}", "One account", accounts.get_account, answer=Account),
+    Operation(
+        "PATCH",
+        "/accounts/{account}",
+        "Change an account",
+        accounts.change_account,
+        body=AccountChanges,
+        answer=Account,
+    ),
+    *_limits_of("/accounts/{account}/limits", "an account"),
+    *_limits_of("/models/{model}/limits", "a model, for all clients together"),
+    Operation(
+        "GET",
+        "/usage",
+        "What was used",
+        usage.get_usage,
+        query=usage.UsageQuery,
+        answer=usage.UsageReport,
+    ),
+    Operation("GET", "/openapi.json", "This document", _document, answer=dict[str, Any]),
+)
+"""Every operation, in the order of the document."""
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document of all operations."""
+    return openapi.document(OPERATIONS)
+
+
+def admin_routes(gateway: "Gateway", database: DatabaseSource) -> list[Route]:
+    """The routes of the admin API."""
+    by_path: dict[str, list[Operation]] = {}
+    for operation in OPERATIONS:
+        by_path.setdefault(operation.path, []).append(operation)
+    routes = []
+    for path, operations in by_path.items():
+        endpoint = Endpoint(operations, gateway.core, database, gateway.config.limits.body_bytes)
+        # Names of models may have slashes in them.
+        pattern = PREFIX + path.replace("{model}", "{model:path}")
+        routes.append(Route(pattern, endpoint.serve, methods=endpoint.methods))
+    return routes

@@ -1,0 +1,28 @@
+"""The usage report."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from forebay.http.admin.operation import Call
+from forebay.metering.report import Group, UsageRow, usage
+
+
+class UsageQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to sum up. since_s: how far back, seconds; at most a year."""
+
+    by: Group = "key"
+    since_s: Annotated[float, Meta(gt=0, le=366 * 86_400)] = 7 * 86_400.0
+
+
+class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums, the largest first; days in order."""
+
+    data: list[UsageRow]
+
+
+async def get_usage(call: Call) -> UsageReport:
+    """Requests, tokens and cost, by key, model, account or day."""
+    query: UsageQuery = call.query
+    return UsageReport(data=await usage(call.database, by=query.by, since_s=query.since_s))
