@@ -17,17 +17,23 @@ use crate::error::{Error, Kind};
 use crate::exchange::{self, Job, drive};
 use crate::headers::{bearer, rate_headers, request_id_header, upstream_headers};
 use crate::keys::{Denied, Key, KeySpec, Keys};
-use crate::limit::{Ask, Meter, Meters, Nanos, Now, Region, Reservation};
+use crate::limit::lease::{LeaseCounters, Leases};
+use crate::limit::{
+    Ask, Declined, Meter, Meters, Nanos, Now, Refusal, Region, Reservation, Wanting,
+};
 use crate::peek::{Peek, peek};
 use crate::record::{Opening, Record, UsageEvent};
 use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
 use crate::relay::Shape;
 use crate::slot::{Answering, Head, Headers, Slot, error_headers};
 use crate::snapshot::{Model, Snapshot, SnapshotSpec};
-use crate::subjects::{SubjectSpec, Subjects};
+use crate::subjects::{Ground, SubjectSpec, Subjects};
 
 /// Events waiting for the database beyond this are dropped, and counted.
 const MAX_EVENTS: usize = 500_000;
+
+/// How long a request waits for the store that machines share; then this process's share counts.
+const GRANT_WAIT: Duration = Duration::from_millis(60);
 
 /// Which inference API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +143,8 @@ pub struct Gateway {
     pub events: Events,
     /// Counters and histograms.
     pub metrics: Counters,
+    /// Limits shared with other machines; in use once activated.
+    pub leases: Arc<Leases>,
     snapshot: ArcSwap<Snapshot>,
     subjects: ArcSwap<Subjects>,
     region: Arc<Region>,
@@ -152,10 +160,12 @@ impl Gateway {
     /// A gateway without keys and models, whose exchanges run on `runtime` and whose limits live in
     /// `region`.
     pub fn new(runtime: Handle, region: Arc<Region>) -> Self {
+        let metrics = Counters::new();
         Self {
+            leases: Arc::new(Leases::new(LeaseCounters::registered(&metrics.registry))),
             keys: Keys::default(),
             events: Events::default(),
-            metrics: Counters::new(),
+            metrics,
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             subjects: ArcSwap::default(),
             region,
@@ -213,7 +223,7 @@ impl Gateway {
     pub fn load_keys(&self, specs: Vec<KeySpec>, replace: bool) -> Result<usize, String> {
         let count = self
             .keys
-            .load(specs, replace, &self.region, self.now().mono)?;
+            .load(specs, replace, &self.ground(), self.now().mono)?;
         self.keys_current(true);
         self.metrics
             .keys
@@ -226,7 +236,7 @@ impl Gateway {
         let next = self
             .subjects
             .load()
-            .next(specs, &self.region, self.now().mono)?;
+            .next(specs, &self.ground(), self.now().mono)?;
         self.subjects.store(Arc::new(next));
         Ok(())
     }
@@ -234,6 +244,14 @@ impl Gateway {
     /// The accounts and models that have limits.
     pub(crate) fn subjects(&self) -> arc_swap::Guard<Arc<Subjects>> {
         self.subjects.load()
+    }
+
+    /// Where limits are kept.
+    fn ground(&self) -> Ground<'_> {
+        Ground {
+            region: &self.region,
+            leases: self.leases.is_active().then_some(&self.leases),
+        }
     }
 
     /// The memory of the limits.
@@ -362,10 +380,50 @@ impl Gateway {
         let id = uuid::Uuid::now_v7();
         let mut answer_headers = Vec::with_capacity(8);
         answer_headers.push(request_id_header(request.request_id, &id));
-        match self.decide(endpoint, request, body, &id, &mut answer_headers) {
-            Ok(slot) => slot,
-            Err(error) => Arc::new(self.refusal(&error, answer_headers)),
-        }
+        let slot = Arc::new(Slot::new());
+        let decided = self.decide(endpoint, request, &body, &id, &mut answer_headers, &slot);
+        let driver = match decided {
+            Ok((job, record)) => self.runtime.spawn(drive(*job, record)),
+            Err(No::Error(error)) => return Arc::new(self.refusal(&error, answer_headers)),
+            Err(No::Wanting(wanting)) => {
+                let request = Kept::of(&request);
+                let (gateway, slot) = (Arc::clone(self), Arc::clone(&slot));
+                self.runtime.spawn(async move {
+                    gateway
+                        .admit_granted(endpoint, request, body, id, slot, wanting)
+                        .await;
+                })
+            }
+        };
+        slot.driven_by(driver.abort_handle());
+        slot
+    }
+
+    /// The rest of an admission that asks the store that machines share: once, for a moment.
+    async fn admit_granted(
+        self: Arc<Self>,
+        endpoint: Endpoint,
+        request: Kept,
+        body: Bytes,
+        id: uuid::Uuid,
+        slot: Arc<Slot>,
+        wanting: Wanting,
+    ) {
+        let answer = Answering(Arc::clone(&slot));
+        wanting.answered(GRANT_WAIT, || self.now().mono).await;
+        let request = request.request();
+        let mut headers = vec![request_id_header(request.request_id, &id)];
+        let error = match self.decide(endpoint, request, &body, &id, &mut headers, &slot) {
+            Ok((job, record)) => {
+                drive(*job, record).await;
+                return;
+            }
+            Err(No::Error(error)) => error,
+            Err(No::Wanting(wanting)) => {
+                self.refused(&wanting.into_refusal(), 0, self.now(), &mut headers)
+            }
+        };
+        answer.0.start(self.refusal_head(&error, headers));
     }
 
     /// Asks an upstream for `path`: its models, or whether it is ready. Not admitted, not booked.
@@ -402,41 +460,48 @@ impl Gateway {
     }
 
     /// An answered exchange that holds an error.
-    pub fn refusal(&self, error: &Error, mut headers: Headers) -> Slot {
+    pub fn refusal(&self, error: &Error, headers: Headers) -> Slot {
+        Slot::answered(self.refusal_head(error, headers))
+    }
+
+    fn refusal_head(&self, error: &Error, mut headers: Headers) -> Head {
         self.note(error, &headers);
         headers.extend(error_headers(error));
-        Slot::answered(Head {
+        Head {
             status: error.kind.status(),
             headers,
             body: error.openai_body(),
             more: false,
-        })
+        }
     }
 
     fn decide(
         self: &Arc<Self>,
         endpoint: Endpoint,
         request: Request<'_>,
-        bytes: Bytes,
+        bytes: &Bytes,
         id: &uuid::Uuid,
         answer_headers: &mut Headers,
-    ) -> Result<Arc<Slot>, Error> {
+        slot: &Arc<Slot>,
+    ) -> Result<(Box<Job>, Record), No> {
         let key = self.authenticate(request.authorization)?;
         if key.admin {
             return Err(Error::new(
                 Kind::Forbidden,
                 "An admin key does not open the inference API.",
-            ));
+            )
+            .into());
         }
         if self.draining.load(Ordering::Acquire) {
             return Err(Error::new(
                 Kind::Unavailable,
                 "The gateway is shutting down. Please try again.",
             )
-            .retry_after(Duration::from_secs(1)));
+            .retry_after(Duration::from_secs(1))
+            .into());
         }
         json_content(request.content_type)?;
-        let body = peek(&bytes).map_err(|error| unreadable(&error))?;
+        let body = peek(bytes).map_err(|error| unreadable(&error))?;
         complete(endpoint, &body)?;
         let snapshot = self.snapshot.load();
         let (asked, model) = find_model(&snapshot, &body)?;
@@ -446,10 +511,10 @@ impl Gateway {
                 format!("This API key may not use the model '{asked}'."),
             )
             .param("model")
-            .code("model_not_allowed"));
+            .code("model_not_allowed")
+            .into());
         }
         let (reservation, cost) = self.reserve(&key, model, endpoint, &body, answer_headers)?;
-        let slot = Arc::new(Slot::new());
         let opening = Opening {
             event_id: *id.as_bytes(),
             request_id: answer_headers
@@ -469,7 +534,7 @@ impl Gateway {
                 body.prompt_bytes
             },
         };
-        let record = Record::open(self, &slot, model, reservation, opening);
+        let record = Record::open(self, slot, model, reservation, opening);
         let prompts = match endpoint {
             Endpoint::Completions => body.prompt_items.max(1),
             Endpoint::Chat | Endpoint::Embeddings => 1,
@@ -477,7 +542,7 @@ impl Gateway {
         let choices = body.n.unwrap_or(1).saturating_mul(prompts);
         let job = Job {
             gateway: Arc::clone(self),
-            slot: Arc::clone(&slot),
+            slot: Arc::clone(slot),
             model: Arc::clone(model),
             model_asked: asked,
             endpoint,
@@ -491,16 +556,14 @@ impl Gateway {
                 asked: exchange::asked(body.max_completion_tokens.is_some()),
             },
             edits: Edits::of(&body),
-            body: bytes,
+            body: bytes.clone(),
             headers: upstream_headers(&request, answer_headers),
             answer_headers: std::mem::take(answer_headers),
             single: choices == 1 && endpoint != Endpoint::Embeddings,
             rid: id.simple().to_string(),
             max_answer_bytes: snapshot.max_answer_bytes,
         };
-        let driver = self.runtime.spawn(drive(job, record));
-        slot.driven_by(driver.abort_handle());
-        Ok(slot)
+        Ok((Box::new(job), record))
     }
 
     /// Takes what the request may cost from every limit that applies, or says which one refuses.
@@ -512,7 +575,7 @@ impl Gateway {
         endpoint: Endpoint,
         body: &Peek<'_>,
         answer_headers: &mut Headers,
-    ) -> Result<(Reservation, Cost), Error> {
+    ) -> Result<(Reservation, Cost), No> {
         let meters = self.meters(key, model);
         let burst = meters
             .iter()
@@ -521,7 +584,7 @@ impl Gateway {
             .min();
         let cost = Cost::of(body, endpoint, model, burst);
         if model.price.is_none() && meters.iter().flatten().any(|meter| meter.has_budget()) {
-            return Err(unpriced(&model.name));
+            return Err(unpriced(&model.name).into());
         }
         let now = self.now();
         let ask = Ask {
@@ -533,11 +596,65 @@ impl Gateway {
                 rate_headers(&fill, answer_headers);
                 Ok((reservation, cost))
             }
-            Err(refusal) => {
-                self.metrics.refused(refusal.scope, refusal.dimension);
-                rate_headers(&refusal.state, answer_headers);
-                Err(limited(&refusal, cost.reserve, now.unix_s))
+            Err(Declined::Refused(refusal)) => {
+                let error = self.refused(&refusal, cost.reserve, now, answer_headers);
+                Err(error.into())
             }
+            Err(Declined::Wanting(wanting)) => Err(No::Wanting(wanting)),
+        }
+    }
+
+    /// A limit refuses a request of `tokens`.
+    fn refused(&self, refusal: &Refusal, tokens: u64, now: Now, headers: &mut Headers) -> Error {
+        self.metrics.refused(refusal.scope, refusal.dimension);
+        rate_headers(&refusal.state, headers);
+        limited(refusal, tokens, now.unix_s)
+    }
+}
+
+/// Why a request does not start at once.
+enum No {
+    /// It never will.
+    Error(Error),
+    /// A limit has to ask the store that machines share.
+    Wanting(Wanting),
+}
+
+impl From<Error> for No {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// A request that outlives its front end's call.
+struct Kept([Option<Vec<u8>>; 5]);
+
+impl Kept {
+    fn of(request: &Request<'_>) -> Self {
+        let fields = [
+            request.authorization,
+            request.content_type,
+            request.request_id,
+            request.traceparent,
+            request.tracestate,
+        ];
+        Self(fields.map(|field| field.map(<[u8]>::to_vec)))
+    }
+
+    fn request(&self) -> Request<'_> {
+        let [
+            authorization,
+            content_type,
+            request_id,
+            traceparent,
+            tracestate,
+        ] = self.0.each_ref().map(Option::as_deref);
+        Request {
+            authorization,
+            content_type,
+            request_id,
+            traceparent,
+            tracestate,
         }
     }
 }

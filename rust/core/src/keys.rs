@@ -7,8 +7,8 @@ use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::limit::{Meter, Nanos, Region};
-use crate::subjects::{LimitsSpec, Metered};
+use crate::limit::{Meter, Nanos};
+use crate::subjects::{Ground, LimitsSpec, Metered};
 
 /// `fb-`, kind, id, secret, check.
 const KEY_LEN: usize = 3 + 1 + ID_LEN + 32 + CHECK_LEN;
@@ -131,12 +131,12 @@ impl Keys {
         &self,
         specs: Vec<KeySpec>,
         replace: bool,
-        region: &Arc<Region>,
+        ground: &Ground<'_>,
         now: Nanos,
     ) -> Result<usize, String> {
         let mut loaded = Vec::with_capacity(specs.len());
         for spec in specs {
-            loaded.push(self.key(spec, region, now)?);
+            loaded.push(self.key(spec, ground, now)?);
         }
         let mut table = self.table.write();
         if replace {
@@ -148,7 +148,7 @@ impl Keys {
         Ok(table.len())
     }
 
-    fn key(&self, spec: KeySpec, region: &Arc<Region>, now: Nanos) -> Result<Key, String> {
+    fn key(&self, spec: KeySpec, ground: &Ground<'_>, now: Nanos) -> Result<Key, String> {
         let id =
             KeyId::parse(&spec.id).ok_or_else(|| format!("key id {:?} is malformed", spec.id))?;
         let bad = |what: &str| format!("key {}: {what}", spec.id);
@@ -165,9 +165,11 @@ impl Keys {
         };
         let old = self.table.read().get(&id).cloned();
         let subject = format!("key:{}", spec.id);
+        // With its account's, so that one call to the store asks for both.
+        let tag = format!("account:{}", spec.account);
         let metered = Metered::of(
-            region,
-            &subject,
+            ground,
+            (&subject, &tag),
             limits,
             old.as_ref().map(|key| &key.metered),
             now,
@@ -179,7 +181,7 @@ impl Keys {
                     .as_ref()
                     .and_then(|key| key.per_model.get(model.as_str()));
                 let subject = format!("{subject}/{model}");
-                let metered = Metered::of(region, &subject, limits, known, now);
+                let metered = Metered::of(ground, (&subject, &tag), limits, known, now);
                 (model.as_str().into(), metered)
             })
             .collect();

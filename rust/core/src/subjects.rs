@@ -4,6 +4,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use serde::Deserialize;
 
+use crate::limit::lease::Leases;
 use crate::limit::{Budget, Limits, MAX_BUDGET, Meter, Nanos, OnStoreLoss, Period, Region};
 
 /// The limit fields of a record; `null` or absent is no limit.
@@ -75,6 +76,24 @@ impl LimitsSpec {
     }
 }
 
+/// Where the state of limits is kept.
+#[derive(Clone, Copy)]
+pub struct Ground<'a> {
+    /// Memory of this machine.
+    pub region: &'a Arc<Region>,
+    /// Leases, where machines share limits.
+    pub leases: Option<&'a Arc<Leases>>,
+}
+
+impl Ground<'_> {
+    fn meter(&self, subject: &str, tag: &str, limits: &Limits) -> Meter {
+        match self.leases {
+            Some(leases) => Meter::leased(self.region, leases, subject, tag, limits),
+            None => Meter::of(self.region, subject, limits),
+        }
+    }
+}
+
 /// A meter with the limits that it was made of.
 #[derive(Clone, Debug)]
 pub struct Metered {
@@ -85,10 +104,11 @@ pub struct Metered {
 }
 
 impl Metered {
-    /// The meter of `subject`; with an `old` one its state goes on.
+    /// The meter of `subject`; with an `old` one its state goes on. Subjects of one `tag` are kept
+    /// together where machines share them.
     pub fn of(
-        region: &Arc<Region>,
-        subject: &str,
+        ground: &Ground<'_>,
+        (subject, tag): (&str, &str),
         limits: Limits,
         old: Option<&Self>,
         now: Nanos,
@@ -96,7 +116,7 @@ impl Metered {
         let meter = match old {
             Some(old) if old.limits == limits => Arc::clone(&old.meter),
             Some(old) => old.meter.reconfigured(&limits, now),
-            None => Arc::new(Meter::of(region, subject, &limits)),
+            None => Arc::new(ground.meter(subject, tag, &limits)),
         };
         Self { limits, meter }
     }
@@ -142,7 +162,7 @@ impl Subjects {
     pub fn next(
         &self,
         specs: Vec<SubjectSpec>,
-        region: &Arc<Region>,
+        ground: &Ground<'_>,
         now: Nanos,
     ) -> Result<Self, String> {
         let mut next = Self::default();
@@ -165,11 +185,11 @@ impl Subjects {
             let subject = format!("{}:{id}", spec.scope);
             if spec.scope == "account" {
                 let old = self.accounts.get(&id).map(|account| &account.metered);
-                let metered = Metered::of(region, &subject, limits, old, now);
+                let metered = Metered::of(ground, (&subject, &subject), limits, old, now);
                 next.accounts.insert(id, Account { metered, weight });
             } else {
                 let old = self.models.get(&id);
-                let metered = Metered::of(region, &subject, limits, old, now);
+                let metered = Metered::of(ground, (&subject, &subject), limits, old, now);
                 next.models.insert(id, metered);
             }
         }

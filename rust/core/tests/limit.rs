@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use forebay_core::limit::{
-    Ask, BadQuota, Bucket, CONCURRENCY_RETRY, Decision, Dimension, Limits, MAX_NOW, Meter, Now,
-    PROGRESS_STEP, Permits, Quota, Refusal, Reservation, Scope, State, Table,
+    Ask, BadQuota, Bucket, CONCURRENCY_RETRY, Decision, Declined, Dimension, Limits, MAX_NOW,
+    Meter, Now, PROGRESS_STEP, Permits, Quota, Refusal, Reservation, Scope, State, Table,
 };
 use proptest::prelude::*;
 
@@ -530,10 +530,11 @@ fn reserve(meter: &Arc<Meter>, tokens: u64) -> Result<Reservation, Box<Refusal>>
     let ask = Ask { tokens, nano: 0 };
     match Reservation::admit(meters, Now::default(), ask) {
         Ok((reservation, _)) => Ok(reservation),
-        Err(refusal) => {
+        Err(Declined::Refused(refusal)) => {
             assert_eq!(refusal.scope, Scope::Key);
             Err(refusal)
         }
+        Err(Declined::Wanting(_)) => unreachable!("no store"),
     }
 }
 

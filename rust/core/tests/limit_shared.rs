@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use forebay_core::limit::{
-    Ask, Budget, Dimension, Limits, Meter, Meters, Now, Period, Permits, Refusal, Region,
-    Reservation, Scope,
+    Ask, Budget, Declined, Dimension, Limits, Meter, MeterState, Meters, Now, Period, Permits,
+    Refusal, Region, Reservation, Scope,
 };
 use proptest::prelude::*;
 
@@ -37,8 +37,16 @@ fn only(meter: &Arc<Meter>) -> Meters {
     [None, Some(Arc::clone(meter)), None, None]
 }
 
+/// As [`Reservation::admit`], where no store is asked.
+fn admit(meters: Meters, now: Now, ask: Ask) -> Result<(Reservation, MeterState), Box<Refusal>> {
+    Reservation::admit(meters, now, ask).map_err(|declined| match declined {
+        Declined::Refused(refusal) => refusal,
+        Declined::Wanting(wanting) => wanting.into_refusal(),
+    })
+}
+
 fn reserve(meter: &Arc<Meter>, ask: Ask) -> Result<Reservation, Box<Refusal>> {
-    Reservation::admit(only(meter), Now::default(), ask).map(|(reservation, _)| reservation)
+    admit(only(meter), Now::default(), ask).map(|(reservation, _)| reservation)
 }
 
 /// Runs `f` in a thread for each worker's meter, and sums what comes of it.
@@ -271,13 +279,13 @@ fn a_budget_begins_again_with_its_period() {
         tokens: 0,
         nano: 60,
     };
-    let admit = |unix_s| Reservation::admit(only(&meter), at(unix_s), ask).map(|(r, _)| r);
-    let yesterdays = admit(DAY_S - 1).unwrap();
-    assert!(admit(DAY_S - 1).is_err());
+    let at_day = |unix_s| admit(only(&meter), at(unix_s), ask).map(|(r, _)| r);
+    let yesterdays = at_day(DAY_S - 1).unwrap();
+    assert!(at_day(DAY_S - 1).is_err());
     // Reserved yesterday, it still counts until it ends, and then not for today.
-    assert!(admit(DAY_S).is_err());
+    assert!(at_day(DAY_S).is_err());
     yesterdays.settle(0, 90);
-    admit(DAY_S).unwrap().settle(0, 55);
+    at_day(DAY_S).unwrap().settle(0, 55);
     // The database knows of more: another node spent too.
     meter.raise_spent(DAY_S, DAY_S, 70);
     let left = meter.standings(at(DAY_S));
@@ -383,7 +391,7 @@ proptest! {
                 Op::Wait(ns) => now.mono += ns,
                 Op::Admit { tokens, nano } => {
                     let before = all(now);
-                    match Reservation::admit(meters.clone(), now, Ask { tokens, nano }) {
+                    match admit(meters.clone(), now, Ask { tokens, nano }) {
                         Ok((reservation, fill)) => {
                             held.push(reservation);
                             let tightest = |of: fn(&forebay_core::limit::MeterState) -> Option<u64>| {
@@ -404,7 +412,7 @@ proptest! {
                             let index = Scope::ALL.iter().position(|s| *s == refusal.scope).unwrap();
                             let mut alone: Meters = Default::default();
                             alone[index].clone_from(&meters[index]);
-                            let again = Reservation::admit(alone, now, Ask { tokens, nano });
+                            let again = admit(alone, now, Ask { tokens, nano });
                             let same = again.err().unwrap();
                             prop_assert_eq!(same.dimension, refusal.dimension);
                             // Its wait suffices for all clocks.
@@ -412,7 +420,7 @@ proptest! {
                                 && matches!(refusal.dimension, Dimension::Requests | Dimension::Tokens)
                             {
                                 let later = Now { mono: now.mono + wait, ..now };
-                                match Reservation::admit(meters.clone(), later, Ask { tokens, nano }) {
+                                match admit(meters.clone(), later, Ask { tokens, nano }) {
                                     Ok((reservation, _)) => reservation.cancel(),
                                     Err(refusal) => prop_assert!(matches!(
                                         refusal.dimension,

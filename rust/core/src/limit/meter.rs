@@ -5,6 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::budget::Spent;
 use super::gcra::{Quote, Tat};
+use super::lease::{Lease, Leases, OnStoreLoss};
+use super::leased::{Leased, Limit, Lines, Stop};
 use super::plan::Plan;
 use super::region::{Cell, Region, Row, subject_id};
 use super::{Budget, Nanos, Quota, Scope, State};
@@ -29,16 +31,6 @@ pub struct Ask {
     pub tokens: u64,
     /// Nano-USD.
     pub nano: u64,
-}
-
-/// What a subject's limit does when the store that nodes share is lost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum OnStoreLoss {
-    /// Each node goes on with its share.
-    #[default]
-    Share,
-    /// Nothing is admitted.
-    Deny,
 }
 
 /// A subject's limits as configured; `None` is no limit and 0 refuses everything.
@@ -160,7 +152,7 @@ impl MeterState {
 
 /// The limit that a client meets first: less remaining, or as much for longer.
 #[inline]
-fn tighter(a: Option<State>, b: Option<State>) -> Option<State> {
+pub(super) fn tighter(a: Option<State>, b: Option<State>) -> Option<State> {
     match (a, b) {
         (Some(a), Some(b)) => {
             let rank = |state: &State| (state.remaining, std::cmp::Reverse(state.reset));
@@ -193,8 +185,10 @@ pub struct Standing {
 #[derive(Debug)]
 pub struct Meter {
     plan: Arc<Plan>,
-    /// Absent without limits.
+    /// Absent without limits, and where limits are leased.
     rows: Option<Rows>,
+    /// Present where limits are shared with other machines.
+    leased: Option<Box<Leased>>,
     region: Arc<Region>,
     id: u64,
     /// The meter with newer limits that has taken this one's place.
@@ -220,10 +214,27 @@ impl Meter {
         Self::with_id(region, subject_id(subject), limits)
     }
 
+    /// The limits of `subject`, shared with other machines: all are asked for with those of the
+    /// same `tag`.
+    pub fn leased(
+        region: &Arc<Region>,
+        leases: &Arc<Leases>,
+        subject: &str,
+        tag: &str,
+        limits: &Limits,
+    ) -> Self {
+        let leased = Leased::new(leases, subject, tag);
+        Self::made(region, subject_id(subject), limits, Some(leased))
+    }
+
     /// As [`Meter::of`], for a subject known by number.
     pub fn with_id(region: &Arc<Region>, id: u64, limits: &Limits) -> Self {
+        Self::made(region, id, limits, None)
+    }
+
+    fn made(region: &Arc<Region>, id: u64, limits: &Limits, leased: Option<Leased>) -> Self {
         let plan = Plan::of(limits);
-        let rows = (!plan.open).then(|| {
+        let rows = (!plan.open && leased.is_none()).then(|| {
             let own = Row::of(region, id);
             let rates = own.for_plan(id, plan.fingerprint);
             Rows { own, rates }
@@ -231,6 +242,7 @@ impl Meter {
         Self {
             plan,
             rows,
+            leased: leased.map(Box::new),
             region: Arc::clone(region),
             id,
             next: OnceLock::new(),
@@ -245,7 +257,8 @@ impl Meter {
     /// the state that they had.
     #[must_use]
     pub fn reconfigured(self: &Arc<Self>, limits: &Limits, now: Nanos) -> Arc<Self> {
-        let new = Arc::new(Self::with_id(&self.region, self.id, limits));
+        let leased = self.leased.as_ref().map(|leased| leased.renewed());
+        let new = Arc::new(Self::made(&self.region, self.id, limits, leased));
         if let (Some(old), Some(rows)) = (&self.rows, &new.rows)
             && self.plan.fingerprint != new.plan.fingerprint
         {
@@ -278,7 +291,7 @@ impl Meter {
 
     /// Whether there is no limit.
     pub fn is_open(&self) -> bool {
-        self.rows.is_none()
+        self.plan.open
     }
 
     /// Whether there is a limit on money.
@@ -286,7 +299,12 @@ impl Meter {
         self.plan.budget.is_some()
     }
 
-    /// Takes one request, `tokens` tokens and one permit, or nothing.
+    fn lease(&self, limit: Limit, unix_s: i64) -> Option<Arc<Lease>> {
+        self.leased.as_ref()?.lease(limit, &self.plan, unix_s)
+    }
+
+    /// Takes one request, `tokens` tokens and one permit, or nothing. For limits that are not
+    /// leased.
     ///
     /// # Errors
     /// [`Refusal`] names the limit and the wait.
@@ -295,7 +313,7 @@ impl Meter {
             mono: now,
             unix_s: 0,
         };
-        let mut pending = Pending::new(self, now, Ask { tokens, nano: 0 });
+        let mut pending = Here::new(self, now, Ask { tokens, nano: 0 });
         if let Some(denial) = pending.denial() {
             return Err(denial.refusal(Scope::Key, self.state(now.mono)));
         }
@@ -316,6 +334,9 @@ impl Meter {
 
     /// The fill of every limit; takes nothing.
     pub fn state(&self, now: Nanos) -> MeterState {
+        if let Some(leased) = &self.leased {
+            return leased.state(&self.plan, now);
+        }
         let Some(rows) = &self.rows else {
             return MeterState::default();
         };
@@ -337,6 +358,9 @@ impl Meter {
 
     /// Each limit as it stands.
     pub fn standings(&self, now: Now) -> Vec<Standing> {
+        if let Some(leased) = &self.leased {
+            return leased.standings(&self.plan, now);
+        }
         let Some(rows) = &self.rows else {
             return Vec::new();
         };
@@ -418,12 +442,17 @@ impl Meter {
     pub fn release(&self) {
         if let Some(rows) = &self.rows {
             rows.own.permits().give(1);
+        } else if let Some(lease) = self.lease(Limit::Permits, 0) {
+            lease.give_back(1);
         }
     }
 
     /// Moves money from reserved to spent: of `reserved`, held since `admitted_s`, `spent` are now
     /// known to be. What was reserved and is not spent is free again.
     pub(super) fn spend(&self, admitted_s: i64, reserved: u64, spent: u64) {
+        if let Some(lease) = self.lease(Limit::Money, admitted_s) {
+            lease.settle(reserved, spent);
+        }
         let (Some(rows), Some(_)) = (&self.rows, self.plan.budget) else {
             return;
         };
@@ -436,7 +465,8 @@ impl Meter {
         rows.own.reserved().give(reserved);
     }
 
-    /// Takes back what [`Meter::spend`] had put down as spent.
+    /// Takes back what [`Meter::spend`] had put down as spent. Not of a lease, which has told the
+    /// store.
     pub(super) fn unspend(&self, admitted_s: i64, nano: u64) {
         if self.plan.budget.is_some()
             && let Some((_, money)) = self.newest().money()
@@ -450,6 +480,11 @@ impl Meter {
     pub fn raise_spent(&self, now_s: i64, start: i64, nano: u64) {
         if let Some((_, money)) = self.money() {
             money.raise(now_s, start, nano);
+        } else if let Some(budget) = self.plan.budget
+            && budget.period.bounds(now_s).0 == start
+            && let Some(lease) = self.lease(Limit::Money, now_s)
+        {
+            lease.spent_at_least(nano);
         }
     }
 
@@ -464,6 +499,20 @@ impl Meter {
 
     /// Moves the difference of what was taken and what was used onto a bucket.
     fn correct(&self, cell: Cell, taken: u64, used: u64) {
+        if self.leased.is_some() {
+            let limit = match cell {
+                Cell::PerSecond => Limit::PerSecond,
+                Cell::PerMinute => Limit::PerMinute,
+                Cell::Tokens => Limit::Tokens,
+                Cell::Spent => return,
+            };
+            if taken != used
+                && let Some(lease) = self.lease(limit, 0)
+            {
+                lease.settle(taken, used);
+            }
+            return;
+        }
         let quota = match cell {
             Cell::PerSecond => &self.plan.per_second,
             Cell::PerMinute => &self.plan.per_minute,
@@ -484,11 +533,11 @@ impl Meter {
 /// Why a meter says no, without its fill.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Denial {
-    dimension: Dimension,
-    period: &'static str,
-    retry_after: Option<Nanos>,
-    limit: u64,
-    burst: u64,
+    pub(super) dimension: Dimension,
+    pub(super) period: &'static str,
+    pub(super) retry_after: Option<Nanos>,
+    pub(super) limit: u64,
+    pub(super) burst: u64,
 }
 
 impl Denial {
@@ -502,6 +551,17 @@ impl Denial {
         match other {
             Some(other) if !self.outranks(&other) => other,
             _ => self,
+        }
+    }
+
+    /// The store had not what a request asked it for: it will not be long.
+    pub(super) const fn unanswered() -> Self {
+        Self {
+            dimension: Dimension::Requests,
+            period: "",
+            retry_after: Some(CONCURRENCY_RETRY),
+            limit: 0,
+            burst: 0,
         }
     }
 
@@ -526,7 +586,67 @@ impl Denial {
 }
 
 /// One meter's part in an admission: looked at first, then taken.
-pub(super) struct Pending<'a> {
+pub(super) enum Pending<'a> {
+    Here(Here<'a>),
+    Leased(Lines),
+}
+
+impl<'a> Pending<'a> {
+    #[inline]
+    pub(super) fn new(meter: &'a Meter, now: Now, ask: Ask) -> Self {
+        match &meter.leased {
+            None => Self::Here(Here::new(meter, now, ask)),
+            Some(leased) => Self::Leased(Lines::new(leased, &meter.plan, now, ask)),
+        }
+    }
+
+    /// The worst that stands against it, if anything does.
+    #[inline]
+    pub(super) fn stop(&self) -> Option<Stop> {
+        match self {
+            Self::Here(here) => here.denial().map(Stop::Deny),
+            Self::Leased(lines) => lines.stop(),
+        }
+    }
+
+    /// Takes all of it, or nothing.
+    #[inline]
+    pub(super) fn take(&mut self) -> Result<(), Stop> {
+        match self {
+            Self::Here(here) => here.take().map_err(Stop::Deny),
+            Self::Leased(lines) => lines.take(),
+        }
+    }
+
+    /// Takes everything back: another meter said no.
+    #[cold]
+    pub(super) fn give_back(&self) {
+        match self {
+            Self::Here(here) => here.give_back(),
+            Self::Leased(lines) => lines.undo(),
+        }
+    }
+
+    /// The fill that is left.
+    #[inline]
+    pub(super) fn state(&self) -> MeterState {
+        match self {
+            Self::Here(here) => here.state(),
+            Self::Leased(lines) => lines.state(),
+        }
+    }
+
+    /// What the store may have and leases here have not.
+    pub(super) fn wants(&self) -> Vec<(Arc<Lease>, u64)> {
+        match self {
+            Self::Here(_) => Vec::new(),
+            Self::Leased(lines) => lines.wants().collect(),
+        }
+    }
+}
+
+/// The part of a meter whose limits are this machine's.
+pub(super) struct Here<'a> {
     meter: &'a Meter,
     now: Now,
     nano: u64,
@@ -586,9 +706,9 @@ impl<'a> Asked<'a> {
     }
 }
 
-impl<'a> Pending<'a> {
+impl<'a> Here<'a> {
     #[inline]
-    pub(super) fn new(meter: &'a Meter, now: Now, ask: Ask) -> Self {
+    fn new(meter: &'a Meter, now: Now, ask: Ask) -> Self {
         let plan = &*meter.plan;
         let rates = match &meter.rows {
             None => [None; 3],
@@ -613,7 +733,7 @@ impl<'a> Pending<'a> {
 
     /// The worst that stands against it, if anything does.
     #[inline]
-    pub(super) fn denial(&self) -> Option<Denial> {
+    fn denial(&self) -> Option<Denial> {
         let rows = self.meter.rows.as_ref()?;
         let passes = self
             .rates
@@ -675,7 +795,7 @@ impl<'a> Pending<'a> {
 
     /// Takes all of it, or nothing.
     #[inline]
-    pub(super) fn take(&mut self) -> Result<(), Denial> {
+    fn take(&mut self) -> Result<(), Denial> {
         let Some(rows) = &self.meter.rows else {
             return Ok(());
         };
@@ -727,14 +847,14 @@ impl<'a> Pending<'a> {
 
     /// Takes everything back: another meter said no.
     #[cold]
-    pub(super) fn give_back(&self) {
+    fn give_back(&self) {
         self.undo(self.rates.len());
         self.meter.spend(self.now.unix_s, self.nano, 0);
     }
 
     /// The fill that is left.
     #[inline]
-    pub(super) fn state(&self) -> MeterState {
+    fn state(&self) -> MeterState {
         let Some(rows) = &self.meter.rows else {
             return MeterState::default();
         };

@@ -11,6 +11,8 @@
 
 mod budget;
 mod gcra;
+pub mod lease;
+mod leased;
 mod meter;
 mod permits;
 mod plan;
@@ -20,13 +22,13 @@ mod table;
 
 pub use budget::{Budget, MAX_BUDGET, Period};
 pub use gcra::{BadQuota, Bucket, Decision, MAX_NOW, Quota, State};
+pub use lease::OnStoreLoss;
 pub use meter::{
-    Admitted, Ask, CONCURRENCY_RETRY, Dimension, Limits, Meter, MeterState, Now, OnStoreLoss,
-    Refusal, Standing,
+    Admitted, Ask, CONCURRENCY_RETRY, Dimension, Limits, Meter, MeterState, Now, Refusal, Standing,
 };
 pub use permits::Permits;
 pub use region::{MAX_WORKERS, Region, subject_id};
-pub use reservation::{Meters, PROGRESS_STEP, Reservation, Scope};
+pub use reservation::{Declined, Meters, PROGRESS_STEP, Reservation, Scope, Wanting};
 pub use table::Table;
 
 /// Nanoseconds of a monotonic clock, or a span of them.

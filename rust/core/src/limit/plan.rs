@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHasher};
 
+use super::lease::OnStoreLoss;
 use super::{Budget, Limits, Quota};
 
 const SECOND: u64 = 1_000_000_000;
@@ -20,6 +21,7 @@ pub(super) struct Plan {
     /// `u64::MAX` without a limit.
     pub(super) max_in_flight: u64,
     pub(super) budget: Option<Budget>,
+    pub(super) on_store_loss: OnStoreLoss,
     /// Tells quotas apart, never zero: arrival times are in units of their quota.
     pub(super) fingerprint: u64,
     /// No limit at all.
@@ -78,6 +80,7 @@ impl Plan {
             tokens,
             max_in_flight,
             budget: limits.budget,
+            on_store_loss: limits.on_store_loss,
             fingerprint: hasher.finish().max(1),
         }
     }

@@ -1,9 +1,12 @@
 //! One admission over every limit that applies, and the guard that settles it exactly once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::meter::{Ask, MeterState, Now, Pending};
-use super::{Meter, Refusal};
+use super::lease::Lease;
+use super::leased::Stop;
+use super::meter::{Ask, Denial, MeterState, Now, Pending};
+use super::{Meter, Nanos, Refusal};
 
 /// How many tokens beyond its reservation a stream may deliver before they are charged.
 pub const PROGRESS_STEP: u64 = 256;
@@ -67,8 +70,8 @@ impl Reservation {
     /// taken is given back.
     ///
     /// # Errors
-    /// [`Refusal`], at no cost: the limit to name among all, and whose it is.
-    pub fn admit(meters: Meters, now: Now, ask: Ask) -> Result<(Self, MeterState), Box<Refusal>> {
+    /// [`Declined`], at no cost.
+    pub fn admit(meters: Meters, now: Now, ask: Ask) -> Result<(Self, MeterState), Declined> {
         let state = take(&meters, now, ask)?;
         let holds_money = meters.iter().flatten().any(|meter| meter.has_budget());
         Ok((
@@ -170,49 +173,113 @@ impl Drop for Reservation {
     }
 }
 
-fn take(meters: &Meters, now: Now, ask: Ask) -> Result<MeterState, Box<Refusal>> {
+/// Why a request was not admitted, at no cost.
+#[derive(Debug)]
+pub enum Declined {
+    /// A limit refuses it: the one to name among all.
+    Refused(Box<Refusal>),
+    /// What is missing here may be had of the store that machines share: ask for it, then try once
+    /// more.
+    Wanting(Wanting),
+}
+
+/// What to ask the store for.
+#[derive(Debug)]
+pub struct Wanting {
+    leases: Vec<(Arc<Lease>, u64)>,
+    refusal: Box<Refusal>,
+}
+
+impl Wanting {
+    /// Waits until the store has answered for all of it, `within` at most; what it did not answer
+    /// for is spent from this process's share. `clock` is the clock of admissions.
+    pub async fn answered(&self, within: Duration, clock: impl Fn() -> Nanos) {
+        let now = clock();
+        let asked: Vec<_> = self
+            .leases
+            .iter()
+            .map(|(lease, cost)| (lease, lease.request(now, *cost)))
+            .collect();
+        let all = async {
+            for (lease, ticket) in &asked {
+                lease.answered(*ticket).await;
+            }
+        };
+        if tokio::time::timeout(within, all).await.is_err() {
+            for (lease, ticket) in asked {
+                if !lease.is_answered(ticket) {
+                    lease.unanswered(clock());
+                }
+            }
+        }
+    }
+
+    /// The refusal of a request that found nothing after asking either.
+    pub fn into_refusal(self) -> Box<Refusal> {
+        self.refusal
+    }
+}
+
+fn take(meters: &Meters, now: Now, ask: Ask) -> Result<MeterState, Declined> {
     let mut pending = meters
         .each_ref()
         .map(|meter| meter.as_ref().map(|meter| Pending::new(meter, now, ask)));
-    let fill = |pending: &[Option<Pending>; 4]| {
-        pending
-            .iter()
-            .flatten()
-            .map(Pending::state)
-            .reduce(MeterState::tighter)
-            .unwrap_or_default()
-    };
-    let mut worst = None;
-    for (scope, denial) in Scope::ALL
-        .into_iter()
-        .zip(&pending)
-        .filter_map(|(scope, pending)| Some((scope, pending.as_ref()?.denial()?)))
-    {
-        worst = match worst {
-            Some((known, other)) if !denial.outranks(&other) => Some((known, other)),
-            _ => Some((scope, denial)),
-        };
+    let mut worst: Option<(Scope, Denial)> = None;
+    let mut wanting = None;
+    for (scope, part) in Scope::ALL.into_iter().zip(&pending) {
+        match part.as_ref().and_then(Pending::stop) {
+            None => {}
+            Some(Stop::Want) => wanting = wanting.or(Some(scope)),
+            Some(Stop::Deny(denial)) => {
+                if worst.is_none_or(|(_, known)| denial.outranks(&known)) {
+                    worst = Some((scope, denial));
+                }
+            }
+        }
     }
     if let Some((scope, denial)) = worst {
-        return Err(denial.refusal(scope, fill(&pending)));
+        return Err(Declined::Refused(denial.refusal(scope, fill(&pending))));
+    }
+    if let Some(scope) = wanting {
+        return Err(want(scope, &pending));
     }
     for at in 0..pending.len() {
         let Some(Some(next)) = pending.get_mut(at) else {
             continue;
         };
-        if let Err(denial) = next.take() {
+        if let Err(stop) = next.take() {
             for taken in pending.iter().take(at).flatten() {
                 taken.give_back();
             }
             let scope = Scope::ALL.get(at).copied().unwrap_or(Scope::Key);
+            let Stop::Deny(denial) = stop else {
+                return Err(want(scope, &pending));
+            };
             let state = meters
                 .iter()
                 .flatten()
                 .map(|meter| meter.state(now.mono))
                 .reduce(MeterState::tighter)
                 .unwrap_or_default();
-            return Err(denial.refusal(scope, state));
+            return Err(Declined::Refused(denial.refusal(scope, state)));
         }
     }
     Ok(fill(&pending))
+}
+
+fn fill(pending: &[Option<Pending>; 4]) -> MeterState {
+    pending
+        .iter()
+        .flatten()
+        .map(Pending::state)
+        .reduce(MeterState::tighter)
+        .unwrap_or_default()
+}
+
+#[cold]
+fn want(scope: Scope, pending: &[Option<Pending>; 4]) -> Declined {
+    Declined::Wanting(Wanting {
+        leases: pending.iter().flatten().flat_map(Pending::wants).collect(),
+        refusal: Denial::unanswered().refusal(scope, fill(pending)),
+    })
 }
