@@ -21,6 +21,7 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 use crate::bridge::{Queue, Reactor, Token};
 use crate::convert::{self, Headers};
 use crate::exchange::{Exchange, Wait, Want};
+use crate::leases::Leases;
 use crate::limits;
 
 /// Failures that wait for the log beyond this are counted only.
@@ -292,6 +293,11 @@ impl Core {
         let json =
             serde_json::to_vec(&limits).map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
         Ok(Some(PyBytes::new(py, &json)))
+    }
+
+    /// Shares limits with other processes from now on: `expected` of them, until the store tells.
+    fn leases(&self, expected: u64) -> PyResult<Leases> {
+        Leases::new(Arc::clone(&self.gateway), expected)
     }
 
     /// Decides a request and starts it. Never raises for what a client sent.

@@ -3,6 +3,7 @@ mod bridge;
 mod convert;
 mod core;
 mod exchange;
+mod leases;
 mod limits;
 mod pure;
 
@@ -18,6 +19,8 @@ mod _core {
     use crate::core::Core;
     #[pymodule_export]
     use crate::exchange::Exchange;
+    #[pymodule_export]
+    use crate::leases::{Lease, Leases};
     #[pymodule_export]
     use crate::limits::SharedLimits;
     #[pymodule_export]

@@ -1,0 +1,65 @@
+"""The store of shared limits: one script on Redis or Valkey, a single node or a cluster."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit, urlunsplit
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+SCRIPT = (Path(__file__).parent / "lease.lua").read_text()
+SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+COMMAND_S = 0.05
+"""Seconds that a call may take. A store that needs longer is as good as away."""
+CONNECT_S = 0.25
+"""Seconds that a connection may take to come about."""
+
+FAILURES = (RedisError, OSError, TimeoutError)
+"""What `call` raises when the store is away, slow or broken."""
+
+
+class LimitStore:
+    """Runs the script. Connects when it is first called, and again after a failure.
+
+    url: ``redis://`` or ``rediss://`` (TLS); ``redis+cluster://`` or ``rediss+cluster://`` for a
+        Redis Cluster, of which it names one node.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        scheme, _, kind = parts.scheme.partition("+")
+        plain = urlunsplit(parts._replace(scheme=scheme))
+        options: dict[str, Any] = {
+            "socket_timeout": COMMAND_S,
+            "socket_connect_timeout": CONNECT_S,
+            "protocol": 2,
+        }
+        self._client: Redis | RedisCluster
+        if kind == "cluster":
+            options["cluster_error_retry_attempts"] = 1
+            self._client = RedisCluster.from_url(plain, **options)
+        else:
+            # No retries of its own: the breaker decides, and a call is not repeated blindly.
+            self._client = Redis.from_url(plain, retry=Retry(NoBackoff(), 0), **options)
+
+    async def call(self, keys: Sequence[str], args: Sequence[str], limit_s: float) -> list[int]:
+        """One call of the script, within `limit_s` seconds. Raises: one of `FAILURES`."""
+        async with asyncio.timeout(limit_s):
+            try:
+                reply = await self._run("EVALSHA", SHA, keys, args)
+            except NoScriptError:
+                reply = await self._run("EVAL", SCRIPT, keys, args)
+        return cast("list[int]", reply)
+
+    async def _run(self, name: str, script: str, keys: Sequence[str], args: Sequence[str]) -> Any:
+        return await self._client.execute_command(name, script, len(keys), *keys, *args)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
