@@ -159,6 +159,9 @@ class Client:
 
     def body(self, answer: Answer) -> Iterator[tuple[float, bytes]]:
         """The pieces of the body with the monotonic time of each; sets `complete` at the end."""
+        if answer.status == 204:
+            answer.complete = True
+            return
         if answer.header("transfer-encoding") == "chunked":
             while (line := self._line()) is not None:
                 size = int(line, 16)

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from forebay.config import Config, Limits, Upstream
 from forebay.gateway import Gateway
-from forebay.http import create_app
+from forebay.http.app import create_app
 from forebay.store import Database, KeyStore, encode_records
 from starlette.applications import Starlette
 

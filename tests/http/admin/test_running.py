@@ -1,0 +1,238 @@
+"""The admin API of a running gateway: what is set there is what requests meet."""
+
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+import pytest
+from forebay.store import EmbeddedPostgres
+
+from tests.conftest import _TEMPLATE, _execute, run_apart
+from tests.support.processes import Engine, Gateway, Key
+from tests.support.wait import until
+from tests.support.wire import CHAT, Answer, chat
+
+PRICE = {"input": "1.5", "cached": "0.5", "output": "4"}
+"""Dollars for 10^6 tokens: 1,500, 500 and 4,000 nano-dollars a token."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("core", 1), ("granian", 1), ("core", 2)],
+    ids=["core", "granian", "workers"],
+)
+def running(
+    request: pytest.FixtureRequest,
+    postgres: EmbeddedPostgres,
+    sim: Engine,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Gateway]:
+    """A gateway with a model that costs something and one that has no price."""
+    server, workers = request.param
+    name = f"admin_{server}_{workers}"
+    postgres.start()
+    run_apart(lambda: _execute(postgres.url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}"))
+    target = {"targets": [{"upstream": "sim", "model": "sim"}]}
+    config = {
+        "listen": {"server": server},
+        "upstreams": {"sim": {"kind": "sglang", "url": sim.url}},
+        "models": {"priced": {**target, "price": PRICE, "aliases": ["alias"]}, "free": target},
+    }
+    folder = tmp_path_factory.mktemp(name)
+    gateway = Gateway(folder, config, postgres.url_of(name), workers=workers)
+    gateway.start()
+    until(lambda: gateway.health()["checks"]["upstream:sim"] == "ok", "the engine")
+    yield gateway
+    assert gateway.stop() == 0, gateway.log()
+    assert "Traceback (most recent" not in gateway.log(), gateway.log()
+
+
+def everywhere(what: str, probe: Callable[[], bool]) -> None:
+    """Wait up to a second until `probe`, on connections of its own, holds in every worker."""
+    # Each connection goes to a worker by chance: 16 that agree leave out one of two once in 32,768.
+    until(lambda: all(probe() for _ in range(16)), what, timeout_s=1.0)
+
+
+class Admin:
+    """A client of the running gateway's admin API."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.key = gateway.new_key(kind="admin").secret
+        everywhere("the admin key", lambda: self.call("GET", "/keys").status == 200)
+
+    def call(self, method: str, path: str, body: Any = None) -> Answer:
+        return self.gateway.call(f"/admin/v1{path}", body, key=self.key, method=method)
+
+    def send(self, method: str, path: str, body: Any = None) -> Any:
+        answer = self.call(method, path, body)
+        assert answer.status in (200, 201, 204), answer.body
+        return answer.json() if answer.body else None
+
+    def make(self, **settings: Any) -> Key:
+        """A new key that the gateway knows."""
+        made = self.send("POST", "/keys", {"name": "test", **settings})
+        key = Key(made["id"], made["key"])
+        everywhere("the key", lambda: self.call("GET", f"/keys/{key.id}/limits").status == 200)
+        return key
+
+    def live(self, key: Key) -> dict[tuple[str, str], dict[str, Any]]:
+        """What remains now, by scope and dimension."""
+        found = self.send("GET", f"/keys/{key.id}/limits")["data"]
+        return {(entry["scope"], entry["dimension"]): entry for entry in found}
+
+    def ask(self, key: Key, model: str = "priced", **fields: Any) -> Answer:
+        """One inference request."""
+        body = chat(model, max_tokens=5, **fields)
+        return self.gateway.call(CHAT, body, key=key.secret)
+
+
+@pytest.fixture
+def admin(running: Gateway) -> Admin:
+    return Admin(running)
+
+
+def test_a_change_meets_the_next_requests(admin: Admin) -> None:
+    key = admin.make(rpm=6000)
+    limit = "x-ratelimit-limit-requests"
+    assert admin.ask(key).header(limit) == "6000"
+    admin.send("PATCH", f"/keys/{key.id}", {"rpm": 1200})
+    everywhere("the new limit", lambda: admin.ask(key).header(limit) == "1200")
+    admin.send("PUT", "/models/free/limits", {"rpm": 600})
+    everywhere("the model's", lambda: admin.ask(key, "free").header(limit) == "600")
+    admin.send("PUT", f"/keys/{key.id}/models/free/limits", {"rpm": 300})
+    everywhere("on the model", lambda: admin.ask(key, "free").header(limit) == "300")
+    assert admin.ask(key).header(limit) == "1200", "other models are as before"
+    admin.send("DELETE", "/models/free/limits")
+    admin.send("DELETE", f"/keys/{key.id}/models/free/limits")
+    everywhere("no more", lambda: admin.ask(key, "free").header(limit) == "1200")
+    admin.send("PUT", "/accounts/default/limits", {"rps": 1, "rps_burst": 1})
+    # One request gets through each second, wherever.
+    until(lambda: [admin.ask(key).status for _ in range(4)][1:] == [429] * 3, "the account's", 1.5)
+    admin.send("DELETE", "/accounts/default/limits")
+    everywhere("free again", lambda: admin.ask(key).status == 200)
+    admin.send("POST", f"/keys/{key.id}/revoke")
+    everywhere("the end", lambda: admin.ask(key).status == 401)
+
+
+def test_live_figures_follow_requests(admin: Admin) -> None:
+    limits = {"rpm": 60, "tpm": 60, "tpm_burst": 100_000, "concurrency": 4}
+    key = admin.make(**limits, budget="1.00", budget_period="month")
+    before = admin.live(key)
+    assert set(before) == {
+        ("key", dimension) for dimension in ("requests", "tokens", "concurrency", "budget")
+    }
+    assert before["key", "budget"]["remaining"] == "1.00"
+    answer = admin.ask(key, "alias")
+    usage = answer.json()["usage"]
+    cost_nano = usage["prompt_tokens"] * 1500 + usage["completion_tokens"] * 4000
+    after = until(
+        lambda: (live := admin.live(key))["key", "concurrency"]["remaining"] == 4 and live,
+        "the request's end",
+    )
+    assert after["key", "requests"]["remaining"] == 9
+    assert after["key", "requests"]["reset_s"] > 0
+    assert after["key", "tokens"]["remaining"] < 100_000
+    spent = Decimal(1) - Decimal(after["key", "budget"]["remaining"])
+    assert spent.scaleb(9) == cost_nano
+    row = admin.gateway.usage_of(answer)
+    assert row["cost"].scaleb(9) == cost_nano
+    assert row["model_served"] == "priced"
+    report = until(
+        lambda: [
+            r
+            for r in admin.send("GET", "/usage?by=key&since_s=3600")["data"]
+            if r["group"] == key.id
+        ],
+        "the report",
+    )
+    assert Decimal(report[0]["cost"]) == row["cost"]
+
+
+def spend_of(gateway: Gateway, key: Key) -> Decimal:
+    """What the table of spend has for a key."""
+
+    async def run() -> Decimal:
+        connection = await asyncpg.connect(gateway.database_url)
+        try:
+            query = "SELECT coalesce(sum(cost), 0) FROM spend WHERE key_id = $1"
+            cost: Decimal = await connection.fetchval(query, key.id)
+            return cost
+        finally:
+            await connection.close()
+
+    return run_apart(run)
+
+
+def test_a_budget_ends_and_is_raised(admin: Admin) -> None:
+    key = admin.make(budget="0.0001", budget_period="total")
+    statuses = []
+    for _ in range(50):
+        statuses.append(admin.ask(key).status)
+        if statuses[-1] != 200:
+            break
+    assert statuses[-1] == 429
+    refusal = admin.ask(key)
+    assert refusal.brief()[:2] == (429, "insufficient_quota")
+    admin.gateway.usage(len(statuses) - 1, key_id=key.id, outcome="ok")
+    most = max(row["cost"] for row in admin.gateway.usage(len(statuses) - 1, key_id=key.id))
+    # A request is reserved by an estimate of its input and settled by what it was.
+    assert 0 < spend_of(admin.gateway, key) < Decimal("0.0001") + most
+    admin.send("PATCH", f"/keys/{key.id}", {"budget": "1"})
+    everywhere("more money", lambda: admin.ask(key).status == 200)
+
+
+def test_what_others_spent_counts(admin: Admin) -> None:
+    key = admin.make(account="shared")
+
+    async def spend() -> None:
+        connection = await asyncpg.connect(admin.gateway.database_url)
+        await connection.execute(
+            "INSERT INTO spend VALUES ((now() AT TIME ZONE 'UTC')::date, 'shared', 'k', 'm', 5)"
+        )
+        await connection.close()
+
+    run_apart(spend)
+    limits = {"budget": "5.5", "budget_period": "day"}
+    admin.send("PUT", "/accounts/shared/limits", limits)
+    everywhere(
+        "what was spent",
+        lambda: admin.live(key).get(("account", "budget"), {}).get("remaining") == "0.50",
+    )
+
+
+def test_a_restart_remembers_what_was_spent(
+    postgres: EmbeddedPostgres, admin: Admin, tmp_path: Any
+) -> None:
+    key = admin.make(budget="1", budget_period="total")
+    answer = admin.ask(key)
+    cost = admin.gateway.usage_of(answer)["cost"]
+    config = {
+        "upstreams": {"sim": {"kind": "sglang", "url": "http://127.0.0.1:1"}},
+        "models": {"priced": {"targets": [{"upstream": "sim"}], "price": PRICE}},
+    }
+    second = Gateway(tmp_path / "second", config, admin.gateway.database_url)
+    second.start()
+    try:
+        path = f"/admin/v1/keys/{key.id}/limits"
+        (entry,) = second.call(path, key=admin.key).json()["data"]
+        assert Decimal(entry["remaining"]) == 1 - cost
+    finally:
+        assert second.stop() == 0
+
+
+def test_many_changes_at_once(admin: Admin) -> None:
+    keys = [admin.make() for _ in range(20)]
+    start = time.monotonic()
+    for number, key in enumerate(keys, 1):
+        admin.send("PATCH", f"/keys/{key.id}", {"rpm": 60 * number})
+    everywhere(
+        "all of them",
+        lambda: all(
+            admin.live(key).get(("key", "requests"), {}).get("limit") == 60 * number
+            for number, key in enumerate(keys, 1)
+        ),
+    )
+    assert time.monotonic() - start < 5
