@@ -6,8 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from forebay.config import (
+    Adaptive,
     Config,
     ConfigError,
+    Queue,
     Target,
     Timeouts,
     json_schema,
@@ -71,6 +73,15 @@ def test_a_full_file(write) -> None:
     assert config.limits.body_bytes == 2048
     assert config.limits.event_bytes == 1024 * 1024
     assert config.drain_s == 5
+
+
+def test_a_queue_and_an_adaptive_limit(write) -> None:
+    gpu = load(write(FULL), ENV).upstreams["gpu-a"]
+    assert (gpu.queue, gpu.adaptive) == (Queue(max_waiting=1000, timeout=30), None)
+    text = FULL.replace("max_concurrency: 256", "adaptive: {max: 64}, queue: {max_waiting: 0}")
+    gpu = load(write(text), ENV).upstreams["gpu-a"]
+    assert gpu.adaptive == Adaptive(min=4, max=64)
+    assert gpu.queue == Queue(max_waiting=0, timeout=30)
 
 
 def test_the_configuration_is_frozen(write) -> None:
@@ -140,6 +151,12 @@ MISTAKES = [
     ("    url: https", "    # url: https", 5, "upstreams.together.url", "required"),
     ("256", "many", 4, "upstreams.gpu-a.max_concurrency", "expected `int | null`"),
     ("256", "0", 4, "upstreams.gpu-a.max_concurrency", ">= 1"),
+    ("256", "256, adaptive: {max: 9}", 4, "upstreams.gpu-a.adaptive", "not beside max_concurrency"),
+    ("max_concurrency: 256", "adaptive: {min: 9, max: 8}", 4, "upstreams.gpu-a.adaptive", "8"),
+    ("max_concurrency: 256", "adaptive: {min: 9}", 4, "upstreams.gpu-a.adaptive.max", "required"),
+    ("max_concurrency: 256", "queue: {timeout: 1}", 4, "upstreams.gpu-a.queue", "without a bound"),
+    ("256", "256, queue: {max_waiting: -1}", 4, "upstreams.gpu-a.queue.max_waiting", ">= 0"),
+    ("256", "256, queue: {timeout: 0}", 4, "upstreams.gpu-a.queue.timeout", "> 0"),
     ("256", "1.5", 4, "upstreams.gpu-a.max_concurrency", "expected `int | null`"),
     ("connect: 1.5", "connect: -1", 16, "models.llama-3-8b.timeouts.connect", "> 0"),
     ("connect: 1.5", "connect: .nan", 16, "models.llama-3-8b.timeouts.connect", ""),

@@ -33,7 +33,12 @@ def routed(
     config = {
         "upstreams": {
             "a": {"kind": "sglang", "url": first.url, "discover": True, "api_key": "engine-key"},
-            "b": {"kind": "sglang", "url": second.url, "max_concurrency": 1},
+            "b": {
+                "kind": "sglang",
+                "url": second.url,
+                "max_concurrency": 1,
+                "queue": {"max_waiting": 0},
+            },
             "gone": {"kind": "sglang", "url": f"http://127.0.0.1:{closed_port()}"},
         },
         "models": {
@@ -140,7 +145,7 @@ def test_when_all_fail_the_last_error_is_told(
 def test_an_upstream_at_its_limit(
     routed: Gateway, engines: list[ScriptedUpstream], secret: str
 ) -> None:
-    """One request at a time: the second is refused at once, or served by the sibling."""
+    """One at a time, without a queue: the second is refused at once, or served by the sibling."""
     inner = []
 
     def script(connection: Connection, _: Received) -> None:
@@ -153,8 +158,7 @@ def test_an_upstream_at_its_limit(
     engines[1].script = script
     assert routed.call(CHAT, chat("narrow"), key=secret).status == 200
     narrow, *both = inner
-    brief = (503, "service_unavailable_error", "service_unavailable", None)
-    assert narrow.brief() == brief
+    assert narrow.brief() == (503, "service_unavailable_error", "queue_full", None)
     assert narrow.header("retry-after") == "1"
     assert [(b.status, b.header("x-forebay-upstream")) for b in both] == [(200, "a")] * 2
 

@@ -12,6 +12,7 @@ from forebay.config.errors import ConfigError
 if TYPE_CHECKING:
     from forebay.config.loader import load
     from forebay.config.schema import (
+        Adaptive,
         Address,
         Config,
         Limits,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         Log,
         Model,
         Price,
+        Queue,
         Target,
         Timeouts,
         Upstream,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Adaptive",
     "Address",
     "Config",
     "ConfigError",
@@ -37,6 +40,7 @@ __all__ = [
     "Log",
     "Model",
     "Price",
+    "Queue",
     "Target",
     "Timeouts",
     "Upstream",

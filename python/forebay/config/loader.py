@@ -17,6 +17,7 @@ from forebay.config.schema import (
     LogLevel,
     Model,
     Policy,
+    Queue,
     Server,
     Upstream,
     UpstreamKind,
@@ -145,6 +146,7 @@ def _checked_upstream(document: Document, name: str, upstream: Upstream) -> Upst
         raise document.error(
             ("upstreams", name, "api_key"), "must be printable ASCII without spaces"
         )
+    _check_concurrency(document, name, upstream)
     return msgspec.structs.replace(upstream, url=url, api_key=api_key)
 
 
@@ -157,6 +159,23 @@ def _checked_model(document: Document, path: FieldPath, model: Model) -> Model:
         except ValueError as error:
             raise document.error((*path, "price", field), str(error)) from None
     return model
+
+
+def _check_concurrency(document: Document, name: str, upstream: Upstream) -> None:
+    adaptive = upstream.adaptive
+    if adaptive is not None and upstream.max_concurrency is not None:
+        raise document.error(
+            ("upstreams", name, "adaptive"), "not beside max_concurrency: its max is the bound"
+        )
+    if adaptive is not None and adaptive.min > adaptive.max:
+        raise document.error(
+            ("upstreams", name, "adaptive", "min"), f"must be at most max, {adaptive.max}"
+        )
+    if upstream.queue != Queue() and adaptive is None and upstream.max_concurrency is None:
+        raise document.error(
+            ("upstreams", name, "queue"),
+            "nothing waits without a bound: set max_concurrency or adaptive",
+        )
 
 
 def _convert(document: Document, value: Any, kind: type[_T], path: FieldPath) -> _T:

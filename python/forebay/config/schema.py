@@ -24,6 +24,7 @@ UsdPerMillion = Annotated[
     Decimal,
     Meta(description="US dollars for a million tokens, at most 1000000 and 6 decimal places."),
 ]
+Concurrency = Annotated[int, Meta(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400, description="Seconds.")]
 
 
@@ -55,12 +56,37 @@ class Listen(Section, frozen=True, kw_only=True):
     grpc: str | None = None
 
 
+class Queue(Section, frozen=True, kw_only=True):
+    """Where requests wait while an upstream has as many as it may, fairly among accounts.
+
+    max_waiting: requests that wait at most; 0 refuses at once what cannot start at once.
+    timeout: longest wait, in seconds.
+    """
+
+    max_waiting: Annotated[int, Meta(ge=0, le=100_000)] = 1000
+    timeout: Seconds = 30.0
+
+
+class Adaptive(Section, frozen=True, kw_only=True):
+    """Bounds of a limit on requests in flight that follows the time to first token of streams.
+
+    min: requests that the upstream can always take at once: the time without a queue is measured
+        there. max: more are never tried.
+    """
+
+    min: Concurrency = 4
+    max: Concurrency
+
+
 class Upstream(Section, frozen=True, kw_only=True):
     """One place that answers requests.
 
     url: base address without ``/v1``; a trailing ``/v1`` is taken off when read.
     api_key: sent as a bearer token; None sends none.
     max_concurrency: requests in flight at most; None does not bound them.
+    adaptive: find out how many requests in flight the upstream can take, instead of
+        ``max_concurrency``.
+    queue: where requests wait once there are as many in flight.
     http2: speak HTTP/2 from the first byte (prior knowledge on ``http://``, ALPN on ``https://``).
     discover: serve every model this upstream lists, besides those under ``models``.
     """
@@ -68,7 +94,9 @@ class Upstream(Section, frozen=True, kw_only=True):
     kind: UpstreamKind
     url: str
     api_key: str | None = None
-    max_concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    max_concurrency: Concurrency | None = None
+    adaptive: Adaptive | None = None
+    queue: Queue = Queue()
     http2: bool = False
     discover: bool = False
 

@@ -53,6 +53,11 @@ def _upstream(config: Config, name: str, models: Mapping[str, Model]) -> dict[st
         "api_key": upstream.api_key,
         "http2": upstream.http2,
         "max_concurrency": upstream.max_concurrency,
+        "adaptive": None
+        if upstream.adaptive is None
+        else {"min": upstream.adaptive.min, "max": upstream.adaptive.max},
+        "max_waiting": upstream.queue.max_waiting,
+        "queue_timeout_s": upstream.queue.timeout,
         # A connection is shared by all models of its upstream: the most patient one decides.
         "connect_s": max(served, default=Timeouts().connect),
         "include_usage": kind.include_usage,

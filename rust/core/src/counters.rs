@@ -6,6 +6,7 @@ use crate::error::Kind;
 use crate::gateway::Endpoint;
 use crate::limit::{Dimension, Scope};
 use crate::metrics::{Bounds, Counter, Family, Gauge, Histogram, Registry};
+use crate::queue::Reason;
 use crate::record::{Outcome, UsageEvent};
 
 const OUTCOMES: [Outcome; 5] = [
@@ -31,6 +32,30 @@ pub struct OfModel {
     pub output: Arc<Counter>,
 }
 
+/// Handles of one upstream whose requests in flight are bounded.
+pub struct OfGate {
+    /// Requests that wait for it.
+    pub waiting: Arc<Gauge>,
+    /// How long those waited that started after all.
+    pub wait: Arc<Histogram>,
+    /// Requests that may be in flight now.
+    pub limit: Arc<Gauge>,
+    shed: [Arc<Counter>; Reason::ALL.len()],
+}
+
+impl OfGate {
+    /// Requests that were refused for this reason.
+    pub fn shed(&self, reason: Reason) -> &Counter {
+        let [full, displaced, late, timeout] = &self.shed;
+        match reason {
+            Reason::Full => full,
+            Reason::Displaced => displaced,
+            Reason::Late => late,
+            Reason::Timeout => timeout,
+        }
+    }
+}
+
 /// All metrics of the gateway.
 pub struct Counters {
     /// Renders them.
@@ -54,6 +79,10 @@ pub struct Counters {
     endpoints: Vec<OfEndpoint>,
     tokens: Arc<Family<Counter, 2>>,
     attempts: Arc<Family<Counter, 1>>,
+    waiting: Arc<Family<Gauge, 1>>,
+    queue_wait: Arc<Family<Histogram, 1>>,
+    limits: Arc<Family<Gauge, 1>>,
+    shed: Arc<Family<Counter, 2>>,
     errors: Arc<Family<Counter, 1>>,
     refusals: Arc<Family<Counter, 2>>,
 }
@@ -132,6 +161,27 @@ impl Counters {
                 "Requests sent, by upstream.",
                 ["upstream"],
             ),
+            waiting: registry.gauges(
+                "forebay_upstream_waiting",
+                "Requests that wait for a place at an upstream.",
+                ["upstream"],
+            ),
+            queue_wait: registry.histograms(
+                "forebay_queue_wait_seconds",
+                "How long those requests waited that did not start at once, by upstream.",
+                ["upstream"],
+                Bounds::SECONDS,
+            ),
+            limits: registry.gauges(
+                "forebay_upstream_concurrency_limit",
+                "Requests that may be in flight at an upstream now.",
+                ["upstream"],
+            ),
+            shed: registry.counters(
+                "forebay_queue_shed_total",
+                "Requests that an upstream's queue refused, by reason.",
+                ["upstream", "reason"],
+            ),
             errors: registry.counters(
                 "forebay_errors_total",
                 "Errors, by kind; refusals included.",
@@ -166,6 +216,16 @@ impl Counters {
     /// The attempts counter of an upstream.
     pub fn upstream(&self, name: &str) -> Arc<Counter> {
         self.attempts.get_or_create(&[name])
+    }
+
+    /// The handles of an upstream whose requests in flight are bounded.
+    pub fn gate(&self, name: &str) -> OfGate {
+        OfGate {
+            waiting: self.waiting.get_or_create(&[name]),
+            wait: self.queue_wait.get_or_create(&[name]),
+            limit: self.limits.get_or_create(&[name]),
+            shed: Reason::ALL.map(|reason| self.shed.get_or_create(&[name, reason.name()])),
+        }
     }
 
     /// An error was answered, or made the gateway try elsewhere.

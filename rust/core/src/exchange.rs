@@ -14,11 +14,15 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
+use crate::alarm::{Alarm, Elapsed};
+use crate::dispatch;
 use crate::edits::{Edits, Wanted};
 use crate::error::{Error, Kind, Retry};
+use crate::gate::Permit;
 use crate::gateway::{Endpoint, Gateway};
+use crate::queue::Ask;
 use crate::record::{Outcome, Progress, Record};
 use crate::relay::{self, Shape, StreamRelay};
 use crate::scrub::{self, Asked};
@@ -67,50 +71,8 @@ pub struct Job {
     pub rid: String,
     /// Largest unary answer, bytes.
     pub max_answer_bytes: usize,
-}
-
-/// One timer for a whole exchange. Deadlines that only move later cost no timer operation.
-struct Alarm {
-    sleep: Pin<Box<Sleep>>,
-}
-
-struct Elapsed;
-
-impl Alarm {
-    fn new(at: Instant) -> Self {
-        Self {
-            sleep: Box::pin(tokio::time::sleep_until(at)),
-        }
-    }
-
-    async fn within<F: Future>(&mut self, until: Instant, future: F) -> Result<F::Output, Elapsed> {
-        let mut future = pin!(future);
-        std::future::poll_fn(|cx| {
-            if let Poll::Ready(value) = future.as_mut().poll(cx) {
-                return Poll::Ready(Ok(value));
-            }
-            if self.sleep.deadline() > until {
-                self.sleep.as_mut().reset(until);
-            }
-            while self.sleep.as_mut().poll(cx).is_ready() {
-                if Instant::now() >= until {
-                    return Poll::Ready(Err(Elapsed));
-                }
-                self.sleep.as_mut().reset(until);
-            }
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-/// A permit of an upstream, returned on drop.
-struct Held<'a>(&'a Upstream);
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.0.permits.release();
-    }
+    /// What it asks of an upstream, and for whom.
+    pub ask: Ask,
 }
 
 /// Stops the engine's work on a request that is dropped before its answer was whole.
@@ -183,24 +145,28 @@ async fn run(job: &Job, record: &mut Record) {
     let now = Instant::now();
     let total = now + job.model.timeouts.total;
     let mut alarm = Alarm::new((now + job.model.timeouts.first_byte).min(total));
-    let targets: Vec<Target> = job.model.candidates().cloned().collect();
-    let mut left = targets.len();
-    for target in &targets {
-        left -= 1;
-        let attempts = record.attempt(&target.upstream.name);
-        match attempt(job, target, attempts, total, &mut alarm, record).await {
-            Ok(()) => return,
-            Err(error) => {
-                let elsewhere =
-                    error.kind.retry() == Retry::Sibling || error.kind == Kind::Unavailable;
-                if left > 0 && elsewhere && Instant::now() < total {
-                    job.gateway.note(&error, &job.answer_headers);
-                    continue;
+    let mut left: Vec<Target> = job.model.candidates().cloned().collect();
+    loop {
+        let next = dispatch::next(&mut left, &job.ask, total, &mut alarm).await;
+        let error = match next {
+            Ok((target, permit)) => {
+                let attempts = record.attempt(&target.upstream.name);
+                match attempt(job, &target, permit, attempts, total, &mut alarm, record).await {
+                    Ok(()) => return,
+                    Err(error) => error,
                 }
+            }
+            Err(error) => {
                 refuse(job, &error, record);
                 return;
             }
+        };
+        let elsewhere = error.kind.retry() == Retry::Sibling || error.kind == Kind::Unavailable;
+        if left.is_empty() || !elsewhere || Instant::now() >= total {
+            refuse(job, &error, record);
+            return;
         }
+        job.gateway.note(&error, &job.answer_headers);
     }
 }
 
@@ -240,20 +206,13 @@ fn attempt_headers(upstream: &str, attempts: u32) -> [(HeaderName, HeaderValue);
 async fn attempt(
     job: &Job,
     target: &Target,
+    mut permit: Permit,
     attempts: u32,
     total: Instant,
     alarm: &mut Alarm,
     record: &mut Record,
 ) -> Result<(), Error> {
     let upstream = &target.upstream;
-    if !upstream.permits.try_acquire() {
-        return Err(Error::new(
-            Kind::Unavailable,
-            "The engine is at its concurrency limit. Please try again later.",
-        )
-        .retry_after(Duration::from_secs(1)));
-    }
-    let _held = Held(upstream);
     let rid = (upstream.traits.rid && job.single).then(|| attempt_rid(&job.rid, attempts));
     let body = body_for(job, target, rid.as_deref());
     let first_byte = (Instant::now() + job.model.timeouts.first_byte).min(total);
@@ -271,6 +230,7 @@ async fn attempt(
         .await;
     let response = match sent {
         Err(Elapsed) => {
+            permit.overloaded();
             return Err(Error::new(
                 Kind::UpstreamTimeout,
                 "The engine did not answer in time.",
@@ -278,6 +238,7 @@ async fn attempt(
         }
         Ok(Err(error)) => {
             stopper.rid = None;
+            permit.used(0);
             if first_contact && error.kind == Kind::Unavailable {
                 record.not_contacted();
             }
@@ -289,6 +250,10 @@ async fn attempt(
     let status = parts.status.as_u16();
     if status != 200 {
         stopper.rid = None;
+        permit.used(0);
+        if matches!(status, 429 | 503 | 529) {
+            permit.overloaded();
+        }
         let body = read_error(&mut incoming, first_byte, alarm).await;
         let wait = scrub::retry_after(&parts.headers);
         return Err(scrub::upstream_error(status, &body, wait, job.shape.asked));
@@ -325,6 +290,7 @@ async fn attempt(
             first_byte,
             alarm,
             record,
+            &mut permit,
             &mut stopper,
             head,
         )
@@ -333,6 +299,9 @@ async fn attempt(
         let body = read_whole(&mut incoming, job, total, alarm).await?;
         stopper.rid = None;
         let (body, finish) = unary(job, body, record)?;
+        if let Some((usage, _)) = record.progress.reported {
+            permit.used(usage.total());
+        }
         record.first_byte();
         record.close(Outcome::Ok, status, None, finish.as_deref());
         record.book();
@@ -353,6 +322,7 @@ async fn stream(
     first_byte: Instant,
     alarm: &mut Alarm,
     record: &mut Record,
+    permit: &mut Permit,
     stopper: &mut Stopper,
     head: impl Fn(Bytes, bool) -> Head,
 ) -> Result<(), Error> {
@@ -370,6 +340,9 @@ async fn stream(
             .await;
         let (result, ended) = match read {
             Err(Elapsed) => {
+                if !committed {
+                    permit.overloaded();
+                }
                 let text = "The engine stopped sending before it had finished.";
                 (Err(Error::new(Kind::UpstreamTimeout, text)), true)
             }
@@ -388,12 +361,10 @@ async fn stream(
             }
             Ok(None) => (finish(&mut relay, committed, &job.slot, &mut early), true),
         };
-        record.advance(Progress {
-            reported: relay.usage(),
-            content_events: relay.content_events(),
-        });
+        advance(&relay, record, permit);
         if !committed && relay.is_started() {
             committed = true;
+            permit.first_token();
             record.committed(200);
             job.slot.start(head(Bytes::new(), true));
             let early = std::mem::take(&mut early);
@@ -450,6 +421,18 @@ async fn stream(
             cut(job, &relay, record, &error);
             return Ok(());
         }
+    }
+}
+
+/// Tells the record and the queue what the stream has cost so far.
+fn advance(relay: &StreamRelay, record: &mut Record, permit: &mut Permit) {
+    let reported = relay.usage();
+    record.advance(Progress {
+        reported,
+        content_events: relay.content_events(),
+    });
+    if let Some((usage, _)) = reported {
+        permit.used(usage.total());
     }
 }
 

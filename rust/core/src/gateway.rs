@@ -22,6 +22,7 @@ use crate::limit::{
     Ask, Declined, Meter, Meters, Nanos, Now, Refusal, Region, Reservation, Wanting,
 };
 use crate::peek::{Peek, peek};
+use crate::queue::{self, Priority};
 use crate::record::{Opening, Record, UsageEvent};
 use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
 use crate::relay::Shape;
@@ -562,8 +563,25 @@ impl Gateway {
             single: choices == 1 && endpoint != Endpoint::Embeddings,
             rid: id.simple().to_string(),
             max_answer_bytes: snapshot.max_answer_bytes,
+            ask: self.place(&key, cost.reserve),
         };
         Ok((Box::new(job), record))
+    }
+
+    /// How a request of `tokens` stands in a queue.
+    fn place(&self, key: &Key, tokens: u64) -> queue::Ask {
+        let subjects = self.subjects.load();
+        let account = subjects.accounts.get(&*key.account);
+        queue::Ask {
+            account: Arc::clone(&key.account),
+            weight: account.map_or(1.0, |account| account.weight),
+            priority: if key.batch {
+                Priority::Batch
+            } else {
+                Priority::Interactive
+            },
+            tokens,
+        }
     }
 
     /// Takes what the request may cost from every limit that applies, or says which one refuses.

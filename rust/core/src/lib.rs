@@ -1,13 +1,19 @@
 //! Forebay's core: everything per byte and per request, without Python.
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
-//! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`]. Effects: [`upstream`] alone opens sockets; [`exchange`]
-//! alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end comes in, [`slot`] where an answer goes out.
+//! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`],
+//! [`queue`], [`adaptive`]. Effects: [`upstream`] alone opens sockets, [`gate`] lets requests in to it;
+//! [`exchange`] alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end
+//! comes in, [`slot`] where an answer goes out.
+pub mod adaptive;
+mod alarm;
 pub mod counters;
+mod dispatch;
 pub mod edits;
 pub mod error;
 pub mod estimate;
 pub mod exchange;
+pub mod gate;
 pub mod gateway;
 pub mod headers;
 pub mod keys;
@@ -17,6 +23,7 @@ pub mod live;
 pub mod metrics;
 pub mod peek;
 pub mod price;
+pub mod queue;
 pub mod record;
 mod refusals;
 pub mod relay;

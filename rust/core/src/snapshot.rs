@@ -12,8 +12,8 @@ use crate::limit::Region;
 use crate::price::Price;
 use crate::upstream::{Traits, Upstream};
 
-/// Longest timeout: a year.
-const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
+/// Longest timeout: a year, far below where adding it to the clock would overflow.
+pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
 
 /// The configuration in the form that the control plane hands over, as JSON.
 #[derive(Debug, Default, Deserialize)]
@@ -53,6 +53,15 @@ pub struct UpstreamSpec {
     /// Most requests in flight at once.
     #[serde(default)]
     pub max_concurrency: Option<u32>,
+    /// Finds out how many of them the upstream can take at once.
+    #[serde(default)]
+    pub adaptive: Option<AdaptiveSpec>,
+    /// Most requests that wait while all places are taken.
+    #[serde(default)]
+    pub max_waiting: usize,
+    /// Longest of these waits, seconds.
+    #[serde(default)]
+    pub queue_timeout_s: f64,
     /// Connect timeout, seconds.
     pub connect_s: f64,
     /// See [`Traits::include_usage`].
@@ -66,7 +75,23 @@ pub struct UpstreamSpec {
     pub abort_path: Option<String>,
 }
 
+/// The bounds of an adaptive limit, requests in flight.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptiveSpec {
+    /// So many the upstream can always take.
+    pub min: u32,
+    /// More are never tried.
+    pub max: u32,
+}
+
 impl UpstreamSpec {
+    /// Most requests in flight at once, whatever the adaptive limit.
+    pub fn most_in_flight(&self) -> Option<u32> {
+        let adaptive = self.adaptive.map(|adaptive| adaptive.max.max(1));
+        self.max_concurrency.into_iter().chain(adaptive).min()
+    }
+
     /// What the kind can do.
     pub fn traits(&self) -> Traits {
         Traits {
@@ -194,10 +219,7 @@ impl Snapshot {
         for spec in spec.upstreams {
             let upstream = match previous.upstreams.get(&spec.name) {
                 Some((old, upstream)) if *old == spec => Arc::clone(upstream),
-                _ => {
-                    let attempts = counters.upstream(&spec.name);
-                    Arc::new(Upstream::new(&spec, attempts, region)?)
-                }
+                _ => Arc::new(Upstream::new(&spec, counters, region)?),
             };
             upstreams.insert(spec.name.clone(), (spec, upstream));
         }

@@ -16,10 +16,13 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use crate::adaptive::Adaptive;
+use crate::counters::Counters;
 use crate::error::{Error, Kind};
+use crate::gate::{Gate, GateSpec};
 use crate::limit::{Permits, Region};
 use crate::metrics::Counter;
-use crate::snapshot::UpstreamSpec;
+use crate::snapshot::{MAX_TIMEOUT, UpstreamSpec};
 
 /// An idle connection is dropped before SGLang's uvicorn closes it, at 5.0 s.
 const POOL_IDLE: Duration = Duration::from_secs(4);
@@ -73,8 +76,8 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// What its kind can do.
     pub traits: Traits,
-    /// Requests in flight, bounded by `max_concurrency`.
-    pub permits: Permits,
+    /// The way in: how many requests at once, and who waits.
+    pub gate: Arc<Gate>,
     /// Requests sent.
     pub attempts: Arc<Counter>,
     scheme: Scheme,
@@ -102,7 +105,7 @@ impl Upstream {
     /// The client for one configured upstream. Fails on an address that is none.
     pub fn new(
         spec: &UpstreamSpec,
-        attempts: Arc<Counter>,
+        counters: &Counters,
         region: &Arc<Region>,
     ) -> Result<Self, String> {
         let uri: Uri = spec
@@ -161,12 +164,8 @@ impl Upstream {
         Ok(Self {
             name: Arc::from(spec.name.as_str()),
             traits: spec.traits(),
-            permits: Permits::of(
-                region,
-                &format!("upstream:{}", spec.name),
-                spec.max_concurrency,
-            ),
-            attempts,
+            gate: gate(spec, counters, region)?,
+            attempts: counters.upstream(&spec.name),
             scheme,
             authority,
             prefix: prefix.trim_end_matches('/').to_owned(),
@@ -283,6 +282,30 @@ impl Upstream {
         // An engine that does not answer has already lost the request's connection.
         let _ = tokio::time::timeout(Duration::from_secs(2), call).await;
     }
+}
+
+fn gate(
+    spec: &UpstreamSpec,
+    counters: &Counters,
+    region: &Arc<Region>,
+) -> Result<Arc<Gate>, String> {
+    let most = spec.most_in_flight();
+    let timeout = Duration::try_from_secs_f64(spec.queue_timeout_s)
+        .map(|timeout| timeout.min(MAX_TIMEOUT))
+        .map_err(|e| format!("upstream {}: queue timeout: {e}", spec.name))?;
+    let gate = GateSpec {
+        permits: Arc::new(Permits::of(
+            region,
+            &format!("upstream:{}", spec.name),
+            most,
+        )),
+        adaptive: spec
+            .adaptive
+            .map(|adaptive| Adaptive::new(adaptive.min, most.unwrap_or(adaptive.max))),
+        max_waiting: spec.max_waiting,
+        timeout,
+    };
+    Ok(Gate::new(gate, most.map(|_| counters.gate(&spec.name))))
 }
 
 fn tls_config(scheme: &Scheme) -> Result<rustls::ClientConfig, String> {

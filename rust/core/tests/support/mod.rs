@@ -28,7 +28,7 @@ use forebay_core::listener::{Bounds, Listener};
 use forebay_core::price::Price;
 use forebay_core::record::UsageEvent;
 use forebay_core::slot::Slot;
-use forebay_core::snapshot::{ModelSpec, SnapshotSpec, TargetSpec, UpstreamSpec};
+use forebay_core::snapshot::{AdaptiveSpec, ModelSpec, SnapshotSpec, TargetSpec, UpstreamSpec};
 use forebay_core::subjects::LimitsSpec;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -88,6 +88,9 @@ pub struct Setup {
     pub max_answer_bytes: usize,
     pub max_event_bytes: usize,
     pub max_concurrency: Option<u32>,
+    pub adaptive: Option<AdaptiveSpec>,
+    pub max_waiting: usize,
+    pub queue_timeout: f64,
     pub http2: bool,
     pub body_bytes: usize,
     pub header_read: Duration,
@@ -106,6 +109,9 @@ impl Default for Setup {
             max_answer_bytes: 1 << 20,
             max_event_bytes: 1 << 16,
             max_concurrency: Some(2000),
+            adaptive: None,
+            max_waiting: 1000,
+            queue_timeout: 5.0,
             http2: false,
             body_bytes: 1 << 20,
             header_read: Duration::from_secs(5),
@@ -149,6 +155,9 @@ impl Rig {
                 api_key: Some("engine-secret".to_owned()),
                 http2: setup.http2,
                 max_concurrency: setup.max_concurrency,
+                adaptive: setup.adaptive,
+                max_waiting: setup.max_waiting,
+                queue_timeout_s: setup.queue_timeout,
                 connect_s: 2.0,
                 include_usage: true,
                 continuous_usage: true,
@@ -194,7 +203,12 @@ impl Rig {
 
     /// Admits one request of [`KEY`].
     pub fn admit(&self, endpoint: Endpoint, body: &str) -> Arc<Slot> {
-        let authorization = format!("Bearer {}", key_text(KEY));
+        self.admit_as(KEY, endpoint, body)
+    }
+
+    /// Admits one request of the key with this id.
+    pub fn admit_as(&self, id: &str, endpoint: Endpoint, body: &str) -> Arc<Slot> {
+        let authorization = format!("Bearer {}", key_text(id));
         let request = Request {
             authorization: Some(authorization.as_bytes()),
             content_type: Some(b"application/json"),
