@@ -14,6 +14,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "upstreams": {"config"},
     "store": {"config"},
+    "limits": {"_core"},
     "metering": {"store", "_core"},
     "gateway": {"_core", "config", "upstreams"},
     "http": {"gateway", "config", "_core"},

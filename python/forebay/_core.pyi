@@ -4,7 +4,17 @@ from asyncio import AbstractEventLoop, Future
 from os import PathLike
 from typing import Any, final
 
-__all__ = ["Core", "Exchange", "Limiter", "SharedLimits", "SseDecoder", "__version__", "peek"]
+__all__ = [
+    "Core",
+    "Exchange",
+    "Lease",
+    "Leases",
+    "Limiter",
+    "SharedLimits",
+    "SseDecoder",
+    "__version__",
+    "peek",
+]
 
 __version__: str
 
@@ -92,6 +102,12 @@ class Core:
         ``remaining`` (units, or nano-USD of budgets) and ``reset_s`` (seconds).
         """
 
+    def leases(self, expected: int) -> Leases:
+        """Share limits with other processes from now on: `expected` of them, until the store tells.
+
+        Raises: OSError.
+        """
+
     def admit(self, endpoint: int, headers: _Headers, body: bytes) -> Exchange:
         """Decide a request and start it. Never raises for what a client sent.
 
@@ -167,6 +183,75 @@ class Exchange:
 
     def cancel(self, *_args: object) -> None:
         """Stop the engine and book what was delivered. Takes anything, as a done-callback must."""
+
+_Calls = list[tuple[int, list[str], list[str]]]
+"""Calls of the script: a number for the reply, keys, arguments after the participant's name."""
+
+@final
+class Leases:
+    """The shared limits of a process, for the syncer that speaks to their store."""
+
+    @property
+    def fd(self) -> int:
+        """Becomes readable when `collect` should be called before the time it named."""
+
+    def collect(self) -> tuple[_Calls, float]:
+        """What to send now, and the seconds until the next look.
+
+        Every call must be answered. While the store is lost it is one heartbeat, as a probe.
+        """
+
+    def farewell(self) -> _Calls:
+        """The last calls of a process that ends: everything unused goes back."""
+
+    def answer(self, number: int, reply: list[int] | None) -> None:
+        """The reply to a call, or None if it failed. Raises: ValueError if it is not open."""
+
+    def store_lost(self) -> None:
+        """Spend shares from now on."""
+
+    def store_back(self) -> None:
+        """The store answers again."""
+
+    @property
+    def live(self) -> int:
+        """Participants alive, as far as is known."""
+
+    def __len__(self) -> int: ...
+    def rate(
+        self, id: str, tag: str, *, units: int, period_s: float, burst: int, deny: bool = False
+    ) -> Lease:
+        """The lease of a rate: `units` per `period_s` seconds. Raises: ValueError."""
+
+    def permits(self, id: str, tag: str, *, capacity: int, deny: bool = False) -> Lease:
+        """The lease of a limit on concurrency."""
+
+    def money(self, id: str, tag: str, *, capacity: int, deny: bool = False) -> Lease:
+        """The lease of a budget, in nano-USD."""
+
+@final
+class Lease:
+    """One shared limit by itself: for tests, benches and tools."""
+
+    def take(self, cost: int) -> int:
+        """-1 taken, -2 the store must be asked, -3 no wait cures it, else the wait in ns."""
+
+    def request(self, cost: int) -> int:
+        """Have the store asked for `cost`, after -2; a number for `is_answered`."""
+
+    def is_answered(self, ticket: int) -> bool:
+        """Whether the store has answered that, or failed."""
+
+    def settle(self, taken: int, used: int) -> None:
+        """Replace what was taken by what was used. Of permits, nothing is used."""
+
+    @property
+    def remaining(self) -> int:
+        """Whole units that could be had now, as far as is known."""
+
+    @property
+    def in_share(self) -> bool:
+        """Whether it spends its share, as the store is lost."""
 
 @final
 class Limiter:

@@ -196,6 +196,13 @@ async def serve(
         address = parse_address(config.listen.grpc)
         grpc_server = GrpcServer(address, lambda: gateway.health().ready, shared=seat is not None)
     await gateway.start()
+    syncer = None
+    if config.redis_url is not None:
+        from forebay.limits import Syncer
+
+        syncer = Syncer(gateway.core, config.redis_url, config.expected_nodes * config.workers)
+        gateway.checks["limits"] = syncer.state
+        syncer.start()
     await store.start()
     await server.start()
     if grpc_server is not None:
@@ -232,6 +239,8 @@ async def serve(
     if grpc_server is not None:
         await grpc_server.stop()
     await server.stop()
+    if syncer is not None:
+        await syncer.stop()
     await gateway.stop()
     await store.stop()
     if ready_file is not None:

@@ -182,7 +182,10 @@ MISTAKES = [
     ("http://10.0.0.5:30000/v1/", "'http://'", 4, "upstreams.gpu-a.url", "no valid host"),
     ("http://10.0.0.5:30000/v1/", "http://h/?a=b", 4, "upstreams.gpu-a.url", "query"),
     ("${DATABASE_URL:-postgresql", "${DATABASE_URL:-mysql", 2, "database_url", "postgresql://"),
-    ("database_url:", "redis_url: redis://x\ndatabase_url:", 2, "redis_url", "unknown field"),
+    ("database_url:", "redis_url: http://x\ndatabase_url:", 2, "redis_url", "redis://"),
+    ("database_url:", "redis_url: redis://\ndatabase_url:", 2, "redis_url", "no valid host"),
+    ("database_url:", "expected_nodes: 0\ndatabase_url:", 2, "expected_nodes", ">= 1"),
+    ("database_url:", "cache_url: redis://x\ndatabase_url:", 2, "cache_url", "unknown field"),
     (
         "    policy:",
         "    policy: round_robin\n    policy:",
@@ -372,3 +375,16 @@ def test_prices_that_are_refused(write, text: str, reason: str) -> None:
 def test_the_schema_takes_prices_as_text_and_as_numbers() -> None:
     price = json_schema()["$defs"]["Price"]["properties"]
     assert price["input"]["type"] == price["cached"]["anyOf"][0]["type"] == ["string", "number"]
+
+
+def test_the_store_of_shared_limits(write) -> None:
+    assert load(write(FULL), ENV).redis_url is None
+    env = {**ENV, "REDIS_URL": "rediss+cluster://u:s3cret@cache:6380/0"}
+    config = load(write(FULL), env)
+    assert config.redis_url == env["REDIS_URL"]
+    assert to_public(config)["redis_url"] == "rediss+cluster://u:***@cache:6380/0"
+    of_file = load(write(FULL + "redis_url: redis://:s3cret@one\nexpected_nodes: 4\n"), env)
+    assert (of_file.redis_url, of_file.expected_nodes) == ("redis://:s3cret@one", 4)
+    assert "s3cret" not in str(to_public(of_file))
+    with pytest.raises(ConfigError, match="REDIS_URL"):
+        load(write(FULL), {**ENV, "REDIS_URL": "memcached://x"})

@@ -244,7 +244,7 @@ def test_every_configuration_field_is_documented_as_it_is() -> None:
 
 def test_every_environment_variable_is_documented() -> None:
     source = (ROOT / "python" / "forebay" / "config" / "loader.py").read_text()
-    read = set(re.findall(r'"((?:FOREBAY|INFERENCE)_[A-Z_]+|DATABASE_URL)"', source))
+    read = set(re.findall(r'"((?:FOREBAY|INFERENCE)_[A-Z_]+|DATABASE_URL|REDIS_URL)"', source))
     text = (ROOT / "docs" / "configuration.md").read_text()
     assert len(read) >= 8
     assert {name for name in read if f"`{name}`" not in text} == set()

@@ -23,6 +23,7 @@ from forebay.config.schema import (
     UpstreamKind,
     check_database_url,
     check_price,
+    check_redis_url,
     normal_url,
     parse_address,
 )
@@ -60,7 +61,8 @@ def load(path: Path | None, env: Mapping[str, str]) -> Config:
     path: YAML file; None takes ``FOREBAY_CONFIG``, and without that the environment alone.
     env: ``FOREBAY_HTTP``, ``FOREBAY_GRPC``, ``FOREBAY_SERVER``, ``FOREBAY_LOG_LEVEL`` and
         ``FOREBAY_LOG_FORMAT``
-        win over the file; ``DATABASE_URL`` fills in where the file has no ``database_url``;
+        win over the file; ``DATABASE_URL`` and ``REDIS_URL`` fill in where the file has no
+        ``database_url`` and ``redis_url``;
         ``INFERENCE_URL`` (and ``INFERENCE_API_KEY``) make one SGLang upstream named ``engine``
         that serves every model it lists, where the file names no upstream.
 
@@ -107,21 +109,21 @@ def _to_config(document: Document) -> Config:
         name: _checked_model(document, path, _convert(document, value, Model, path))
         for name, value, path in _entries(document, "models")
     }
-    database_url = config.database_url or None
-    if database_url is not None:
+    urls = {"database_url": check_database_url, "redis_url": check_redis_url}
+    stores = {field: getattr(config, field) or None for field in urls}
+    for field, check in urls.items():
         try:
-            check_database_url(database_url)
+            if (url := stores[field]) is not None:
+                check(url)
         except ValueError as error:
-            raise document.error(("database_url",), str(error)) from None
+            raise document.error((field,), str(error)) from None
     for field in ("http", "grpc"):
         try:
             if (address := getattr(config.listen, field)) is not None:
                 parse_address(address)
         except ValueError as error:
             raise document.error(("listen", field), str(error)) from None
-    return msgspec.structs.replace(
-        config, upstreams=upstreams, models=models, database_url=database_url
-    )
+    return msgspec.structs.replace(config, upstreams=upstreams, models=models, **stores)
 
 
 def _entries(document: Document, section: str) -> list[tuple[str, Any, FieldPath]]:
@@ -237,6 +239,9 @@ def _from_environment(config: Config, document: Document, env: Mapping[str, str]
     if config.database_url is None and (url := env.get("DATABASE_URL")):
         _checked("DATABASE_URL", check_database_url, url)
         changes["database_url"] = url
+    if config.redis_url is None and (url := env.get("REDIS_URL")):
+        _checked("REDIS_URL", check_redis_url, url)
+        changes["redis_url"] = url
     if not config.upstreams and (url := env.get("INFERENCE_URL")):
         engine = Upstream(
             kind="sglang",

@@ -171,12 +171,16 @@ class Config(Section, frozen=True, kw_only=True):
     """Everything `forebay serve` needs to know.
 
     database_url: ``postgresql://…``; None runs without keys and usage records.
+    redis_url: ``redis://…``; None keeps limits to this machine.
+    expected_nodes: machines that share limits, until the store of `redis_url` tells.
     drain_s: seconds that running requests get to finish after SIGTERM.
     workers: processes that serve, on one address and with one table of limits.
     """
 
     listen: Listen = Listen()
     database_url: str | None = None
+    redis_url: str | None = None
+    expected_nodes: Annotated[int, Meta(ge=1, le=100_000)] = 1
     upstreams: dict[Name, Upstream] = {}
     models: dict[Name, Model] = {}
     limits: Limits = Limits()
@@ -207,6 +211,8 @@ def to_public(config: Config) -> dict[str, Any]:
             upstream["api_key"] = _MASK
     if config.database_url is not None:
         public["database_url"] = mask_url(config.database_url)
+    if config.redis_url is not None:
+        public["redis_url"] = mask_url(config.redis_url)
     return public
 
 
@@ -282,6 +288,25 @@ def check_price(price: Decimal) -> None:
         exact = False
     if not exact:
         raise ValueError("must not have more than 6 decimal places")
+
+
+REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
+
+
+def check_redis_url(text: str) -> None:
+    """Accept ``redis://`` and ``rediss://`` (TLS), each with ``+cluster`` for a Redis Cluster.
+
+    Raises: ValueError, with a reason that does not repeat credentials.
+    """
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("bad URL") from None
+    if parts.scheme not in REDIS_SCHEMES:
+        raise ValueError(f"must start with {', '.join(f'{s}://' for s in REDIS_SCHEMES)}")
+    if not parts.hostname or any(c.isspace() for c in text):
+        raise ValueError("URL has no valid host")
 
 
 def check_database_url(text: str) -> None:

@@ -42,8 +42,8 @@ class LimitStore:
         }
         self._client: Redis | RedisCluster
         if kind == "cluster":
-            options["cluster_error_retry_attempts"] = 1
-            self._client = RedisCluster.from_url(plain, **options)
+            # One: a slot that has moved is asked for at its new place.
+            self._client = RedisCluster.from_url(plain, retry=Retry(NoBackoff(), 1), **options)
         else:
             # No retries of its own: the breaker decides, and a call is not repeated blindly.
             self._client = Redis.from_url(plain, retry=Retry(NoBackoff(), 0), **options)

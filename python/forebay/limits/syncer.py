@@ -63,7 +63,9 @@ class Syncer:
             await task
         await asyncio.gather(*self._calls)
         if self._breaker.state is State.CLOSED:
-            await asyncio.gather(*(self._call(self._rounds, *call) for call in self._leases.farewell()))
+            await asyncio.gather(
+                *(self._call(self._rounds, *call) for call in self._leases.farewell())
+            )
         await self._store.close()
 
     def state(self) -> str:

@@ -122,7 +122,6 @@ impl Leases {
     }
 
     /// The lease of a rate: `units` per `period_s` seconds.
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
     #[pyo3(signature = (id, tag, *, units, period_s, burst, deny=false))]
     fn rate(
         &self,

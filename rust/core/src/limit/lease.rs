@@ -42,6 +42,7 @@ use super::{Nanos, State};
 use ask::Slow;
 use registry::Hub;
 use share::{Share, Verdict};
+use terms::signed;
 
 /// Asks of one lease are at least this far apart, unless a request waits.
 pub const TAU: Nanos = 50_000_000;
@@ -188,7 +189,7 @@ impl Lease {
                 Verdict::Wait(until) => LeaseQuote::Wait { until },
             };
         }
-        self.judge(&terms, now, held, cost as i64)
+        self.judge(&terms, now, held, signed(cost))
     }
 
     /// Takes `cost` if it is there.
@@ -203,17 +204,17 @@ impl Lease {
         }
         let mut held = self.held.load(Relaxed);
         loop {
-            let found = self.judge(&terms, now, held, cost as i64);
+            let found = self.judge(&terms, now, held, signed(cost));
             if !matches!(found, LeaseQuote::Pass { .. }) {
                 return found;
             }
             match self
                 .held
-                .compare_exchange_weak(held, held - cost as i64, SeqCst, Relaxed)
+                .compare_exchange_weak(held, held - signed(cost), SeqCst, Relaxed)
             {
                 Ok(_) => {
                     if !terms.is_rate() {
-                        self.used.fetch_add(cost as i64, Relaxed);
+                        self.used.fetch_add(signed(cost), Relaxed);
                     }
                     self.touch(now);
                     self.hub.counters.from_lease.inc();
@@ -227,7 +228,7 @@ impl Lease {
     #[cold]
     fn take_share(&self, share: &Share, terms: &Terms, now: Nanos, cost: u64) -> LeaseQuote {
         // Taken first, so that of racing requests the later one sees the earlier.
-        let cost_held = cost as i64;
+        let cost_held = signed(cost);
         let in_use = if terms.is_rate() { 0 } else { cost_held };
         let held = self.held.fetch_sub(cost_held, SeqCst);
         let used = self.used.fetch_add(in_use, SeqCst);
@@ -262,11 +263,11 @@ impl Lease {
     /// spent for good.
     pub fn settle(&self, taken: u64, used: u64) {
         let terms = self.terms.load();
-        let (given, spent) = (taken as i64, used as i64);
+        let (given, spent) = (signed(taken), signed(used));
         if !terms.is_rate() {
             self.used.fetch_sub(given, Relaxed);
             if matches!(terms.kind, Kind::Money { .. }) {
-                self.settled.fetch_add(used, SeqCst);
+                self.settled.fetch_add(spent.cast_unsigned(), SeqCst);
             }
         }
         self.held.fetch_add(given.saturating_sub(spent), SeqCst);
@@ -383,7 +384,7 @@ impl Lease {
     /// more than half of what the store is thought to have.
     fn credit(&self, terms: &Terms, cost: i64, level: f64) -> i64 {
         let part = terms.size() / self.hub.live();
-        let allowed = (terms.size() / 20).max(cost as u64).min(part) as i64;
+        let allowed = signed((terms.size() / 20).max(cost as u64).min(part));
         allowed.min((level / 2.0) as i64)
     }
 

@@ -286,7 +286,7 @@ impl Fleet {
             Event::Arrive(participant, sent) => {
                 let reply = (!self.weather.down).then(|| {
                     self.calls += 1;
-                    let now_us = (self.now / 1_000) as i64 + 1_000_000_000_000_000;
+                    let now_us = (self.now / 1_000).cast_signed() + 1_000_000_000_000_000;
                     self.store.call(
                         now_us + self.weather.step_us,
                         &participant.to_string(),

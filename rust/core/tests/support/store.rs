@@ -190,7 +190,7 @@ impl Store {
             members.insert(me.to_owned(), now);
             until = now + 2.0 * life;
         }
-        let count = members.len() as i64;
+        let count = (members.len() as u64).cast_signed();
         self.values
             .insert(key.to_owned(), (Value::Members(members), until));
         [count, 0, 0, i64::from(!there)]

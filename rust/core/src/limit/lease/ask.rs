@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use super::terms::{Kind, Terms};
+use super::terms::{Kind, Terms, signed};
 use super::{GRACE, LIFE, Lease, Nanos, TAU};
 
 /// Without a request for so long, a rate's lease goes back.
@@ -103,6 +103,8 @@ pub(super) struct Slow {
     /// Settled money that was told, with the call's number, and not acknowledged.
     told: Option<(u64, u64)>,
     tidied: Nanos,
+    /// The participant ends: nothing is to be kept.
+    ends: bool,
     /// The least that was free since then.
     spare: i64,
     demand: Demand,
@@ -115,8 +117,9 @@ impl Slow {
         self.begun + 1
     }
 
-    /// Lets the next call come at once.
-    pub(super) fn hurry(&mut self) {
+    /// Lets the next call come at once and give everything back.
+    pub(super) fn end(&mut self) {
+        self.ends = true;
         self.not_before = 0;
         self.last_sent = 0;
     }
@@ -208,28 +211,28 @@ impl Lease {
     }
 
     fn due_rate(&self, slow: &mut Slow, terms: Terms, now: Nanos) -> Due {
-        let recent = now.saturating_sub(self.seen.load(Relaxed)) < IDLE;
+        let recent = !slow.ends && now.saturating_sub(self.seen.load(Relaxed)) < IDLE;
         let share = self.share.load_full();
         let held = self.held.load(SeqCst);
         let expires = self.expires.load(Relaxed);
         let waits = slow.waiting > 0;
         let paced = slow.not_before.max(slow.last_sent + TAU);
-        if !waits && now < paced {
+        if !waits && !slow.ends && now < paced {
             return Due::At(paced);
         }
         // Far from the limit nothing is borrowed ahead: credit serves, and debt is told at leisure.
         let unit = slow.demand.unit();
         let level = self.estimate(&terms, now);
-        let credit = self.credit(&terms, unit as i64, level);
-        let plenty = level * 4.0 >= terms.size() as f64 && credit >= unit as i64;
+        let credit = self.credit(&terms, signed(unit), level);
+        let plenty = level * 4.0 >= terms.size() as f64 && credit >= signed(unit);
         let mut target = if recent { self.target(slow, &terms) } else { 0 };
         if plenty && 2 * target <= credit as u64 {
             target = 0;
         }
         let patient = plenty && -held <= credit / 2 && now < slow.last_sent + LEISURE;
-        let owes = held < 0 && !patient;
+        let in_debt = held < 0 && (slow.ends || !patient);
         let valid = now < expires;
-        let keep = if valid { target as i64 } else { 0 };
+        let keep = if valid { signed(target) } else { 0 };
         let surplus = if !recent || (!valid && share.is_none()) {
             held.max(0)
         } else if held > 2 * keep.max(1) && now >= slow.tidied + TIDY {
@@ -237,10 +240,10 @@ impl Lease {
         } else {
             0
         };
-        let low = recent && held < target.div_ceil(2) as i64;
+        let low = recent && held < signed(target.div_ceil(2));
         let ages = recent && held > 0 && expires.saturating_sub(now) < RENEW;
         let heal = share.is_some() && recent;
-        if !(waits || owes || surplus > 0 || low || ages || heal) {
+        if !(waits || in_debt || surplus > 0 || low || ages || heal) {
             return if recent || held < 0 {
                 Due::At(now + TAU)
             } else {
@@ -278,11 +281,12 @@ impl Lease {
     }
 
     fn due_holding(&self, slow: &mut Slow, terms: Terms, now: Nanos) -> Due {
-        let recent = now.saturating_sub(self.seen.load(Relaxed)) < IDLE_HOLDING;
+        let age = now.saturating_sub(self.seen.load(Relaxed));
+        let recent = !slow.ends && age < IDLE_HOLDING;
         let share = self.share.load_full();
         let waits = slow.waiting > 0;
         let paced = slow.not_before.max(slow.last_sent + TAU);
-        if !waits && now < paced {
+        if !waits && !slow.ends && now < paced {
             return Due::At(paced);
         }
         // Before `held`: what is settled in between then counts as still held.
@@ -290,25 +294,25 @@ impl Lease {
         let free = self.held.load(SeqCst);
         slow.spare = slow.spare.min(free);
         let mut target = if recent { self.target(slow, &terms) } else { 0 };
-        if slow.known_until > 0 && self.level.load(Relaxed) < (terms.size() / 4) as i64 {
+        if slow.known_until > 0 && self.level.load(Relaxed) < signed(terms.size() / 4) {
             // Others may need it more than this participant may.
             target = 0;
         }
         let surplus = if !recent || share.is_some() {
             free.max(0)
         } else if now >= slow.tidied + TIDY {
-            let spare = slow.spare.min(free);
+            let idle = slow.spare.min(free);
             slow.tidied = now;
             slow.spare = free;
-            if spare > 2 * target as i64 {
-                spare - target as i64
+            if idle > 2 * signed(target) {
+                idle - signed(target)
             } else {
                 0
             }
         } else {
             0
         };
-        let low = recent && free < target.div_ceil(2) as i64;
+        let low = recent && free < signed(target.div_ceil(2));
         let beat = slow.part > 0 && now >= slow.last_sent + BEAT;
         let heal = share.is_some() && (recent || slow.part > 0);
         if !(waits || unsettled || free < 0 || surplus > 0 || low || beat || heal) {
@@ -331,7 +335,7 @@ impl Lease {
         };
         if slow.told.is_none() && settled > 0 {
             slow.told = Some((seq, settled));
-            slow.part -= settled as i64;
+            slow.part -= signed(settled);
         }
         let cleared = (-self.held.load(SeqCst)).max(0);
         let part = (slow.part + cleared).max(0) as u64;
@@ -382,14 +386,14 @@ impl Lease {
             return;
         }
         let terms = ask.terms;
-        let units = grant.units as i64;
+        let units = signed(grant.units);
         self.share.store(None);
         if terms.is_rate() {
             self.held.fetch_add(ask.cleared + units, SeqCst);
             slow.known_until = now.saturating_add(terms.forgotten_after());
         } else {
             slow.told = None;
-            slow.part = ask.part as i64 + units;
+            slow.part = signed(ask.part) + units;
             self.held.fetch_add(ask.cleared + units, SeqCst);
             slow.known_until = now.saturating_add(PART_LIFE);
         }
@@ -399,7 +403,7 @@ impl Lease {
         self.level_at.store(now.max(1), Relaxed);
         // Near the limit requests get what the syncer brings and do not wait for the store.
         let scarce =
-            terms.is_rate() && units < ask.want as i64 && grant.level < (terms.size() / 10) as i64;
+            terms.is_rate() && units < signed(ask.want) && grant.level < signed(terms.size() / 10);
         slow.not_before = if grant.retry > 0 {
             now + grant.retry.max(self.turn(&ask)).max(TAU)
         } else {

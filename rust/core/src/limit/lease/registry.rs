@@ -199,7 +199,7 @@ pub struct Round {
 pub struct Leases {
     hub: Arc<Hub>,
     active: AtomicBool,
-    leases: RwLock<FxHashMap<Box<str>, Arc<Lease>>>,
+    by_id: RwLock<FxHashMap<Box<str>, Arc<Lease>>>,
     tags: Mutex<FxHashMap<Box<str>, Arc<str>>>,
     sync: Mutex<Syncing>,
 }
@@ -232,7 +232,7 @@ impl Leases {
                 asleep: AtomicBool::new(true),
             }),
             active: AtomicBool::new(false),
-            leases: RwLock::default(),
+            by_id: RwLock::default(),
             tags: Mutex::default(),
             sync: Mutex::default(),
         }
@@ -257,7 +257,7 @@ impl Leases {
     /// `tag` is what all limits that are asked for in one call share. Other terms than before
     /// replace them; what is out stays out.
     pub fn get_or_create(&self, id: &str, tag: &str, terms: Terms) -> Arc<Lease> {
-        if let Some(lease) = self.leases.read().get(id) {
+        if let Some(lease) = self.by_id.read().get(id) {
             if lease.terms() != terms {
                 lease.terms.store(Arc::new(terms));
             }
@@ -269,7 +269,7 @@ impl Leases {
                 .entry(tag.into())
                 .or_insert_with(|| tag.into()),
         );
-        match self.leases.write().entry(id.into()) {
+        match self.by_id.write().entry(id.into()) {
             Entry::Occupied(there) => Arc::clone(there.get()),
             Entry::Vacant(place) => {
                 Arc::clone(place.insert(Lease::new(id, tag, terms, Arc::clone(&self.hub))))
@@ -279,7 +279,7 @@ impl Leases {
 
     /// How many leases there are.
     pub fn len(&self) -> usize {
-        self.leases.read().len()
+        self.by_id.read().len()
     }
 
     /// Whether there is none.
@@ -382,8 +382,7 @@ impl Leases {
         }
         let mut asks = Gathered::default();
         for lease in sync.active.drain(..) {
-            lease.seen.store(0, Relaxed);
-            lease.slow.lock().hurry();
+            lease.slow.lock().end();
             if let Due::Now(ask) = lease.due(now) {
                 asks.add(lease, ask);
             }
@@ -428,7 +427,7 @@ impl Leases {
     }
 
     fn sweep(&self, now: Nanos) {
-        self.leases.write().retain(|_, lease| {
+        self.by_id.write().retain(|_, lease| {
             // Only the map has it, and it gives out no more while it is locked.
             Arc::strong_count(lease) > 1 || !lease.forgettable(now)
         });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::terms::{Kind, OnStoreLoss, Terms};
+use super::terms::{Kind, OnStoreLoss, Terms, signed};
 use crate::limit::{Bucket, Decision, MAX_NOW, Nanos, Quota};
 
 /// The wait suggested while nothing may be spent: the next probe of the store.
@@ -40,7 +40,7 @@ impl Share {
         let part = level.max(0.0) / live as f64;
         let way = match (terms.on_loss, terms.kind) {
             (OnStoreLoss::Deny, _) => Way::Deny,
-            (_, Kind::Permits { capacity }) => Way::Permits((capacity / live).max(1) as i64),
+            (_, Kind::Permits { capacity }) => Way::Permits(signed((capacity / live).max(1))),
             (_, Kind::Money { .. }) => Way::Money(part as i64),
             (
                 _,
@@ -79,8 +79,8 @@ impl Share {
                 let wait = u128::from(state.reset) * u128::from(missing) / u128::from(short.max(1));
                 Verdict::Wait(now.saturating_add(wait as Nanos))
             }
-            Way::Permits(cap) => passes(used.saturating_add(cost as i64) <= *cap, now),
-            Way::Money(more) => passes(held.saturating_add(*more) >= cost as i64, now),
+            Way::Permits(cap) => passes(used.saturating_add(signed(cost)) <= *cap, now),
+            Way::Money(more) => passes(held.saturating_add(*more) >= signed(cost), now),
             Way::Deny => passes(false, now),
         }
     }

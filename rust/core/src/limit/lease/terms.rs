@@ -7,6 +7,12 @@ use crate::limit::{MAX_NOW, Nanos};
 /// Units at most; what exceeds it counts as this. It keeps sums within an `i64`.
 const MAX_UNITS: u64 = 1 << 60;
 
+/// Units as the ledgers count them.
+#[inline]
+pub(super) fn signed(units: u64) -> i64 {
+    units.min(MAX_UNITS).cast_signed()
+}
+
 /// What a limit does while the store is lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OnStoreLoss {

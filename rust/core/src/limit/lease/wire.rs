@@ -61,7 +61,7 @@ impl Call {
     }
 }
 
-fn fields(ask: &Ask) -> [String; WIDTH] {
+fn fields(ask: &Ask) -> impl Iterator<Item = String> {
     let known = u64::from(ask.known);
     let numbers: [u64; WIDTH - 1] = match ask.terms.kind {
         Kind::Rate {
@@ -96,15 +96,8 @@ fn fields(ask: &Ask) -> [String; WIDTH] {
             known,
         ],
     };
-    let mut fields = [const { String::new() }; WIDTH];
-    let (kind, rest) = fields.split_at_mut(1);
-    for kind in kind {
-        *kind = if ask.terms.is_rate() { "r" } else { "h" }.to_owned();
-    }
-    for (field, number) in rest.iter_mut().zip(numbers) {
-        *field = number.to_string();
-    }
-    fields
+    let kind = if ask.terms.is_rate() { "r" } else { "h" };
+    std::iter::once(kind.to_owned()).chain(numbers.map(|number| number.to_string()))
 }
 
 fn millis(nanos: Nanos) -> u64 {

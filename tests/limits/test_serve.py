@@ -1,0 +1,40 @@
+"""`forebay serve` with a store of shared limits."""
+
+from pathlib import Path
+
+from tests.support.processes import Engine, Gateway
+from tests.support.valkey import Valkey
+from tests.support.wait import until
+
+
+def test_readiness_metrics_and_log_tell_of_the_store(
+    tmp_path: Path, database_url: str, sim: Engine, own_valkey: Valkey
+) -> None:
+    config = {
+        "upstreams": {"sim": {"kind": "sglang", "url": sim.url}},
+        "models": {"sim": {"targets": [{"upstream": "sim"}]}},
+    }
+    env = {"REDIS_URL": own_valkey.url}
+    gateway = Gateway(tmp_path / "gateway", config, database_url, env=env)
+    gateway.start()
+    try:
+        until(lambda: gateway.metric("forebay_lease_calls_total", outcome="ok") > 0, "a call")
+        assert gateway.health()["checks"]["limits"] == "ok"
+        assert gateway.metric("forebay_lease_store_up") == 1
+        own_valkey.kill()
+        until(lambda: gateway.health()["checks"]["limits"] != "ok", "the loss")
+        assert gateway.health()["status"] == "degraded"
+        assert gateway.metric("forebay_lease_store_up") == 0
+        own_valkey.start()
+        until(lambda: gateway.health()["checks"]["limits"] == "ok", "the return", 5.0)
+        assert gateway.metric("forebay_lease_store_up") == 1
+    finally:
+        assert gateway.stop() == 0
+    assert gateway.log().count("the store of shared limits is away") == 1
+    assert gateway.log().count("the store of shared limits is back") == 1
+    assert "Traceback" not in gateway.log()
+
+
+def test_without_one_nothing_of_it_runs(gateway: Gateway) -> None:
+    assert "limits" not in gateway.health()["checks"]
+    assert gateway.metric("forebay_lease_calls_total", outcome="ok") == 0
