@@ -56,6 +56,9 @@ class Worker:
         """End it as a crash would."""
         self.process.kill()
         self.process.wait()
+        for end in (self.process.stdin, self.process.stdout):
+            assert end is not None
+            end.close()
 
     def admitted(self) -> int:
         """How many it admitted in all."""
@@ -120,8 +123,10 @@ def test_what_is_no_table_is_refused() -> None:
     shared = SharedLimits(1)
     with pytest.raises(OSError, match="none of which is number 1"):
         Core(limits_fd=shared.fd, worker=1)
+    nothing = os.open(os.devnull, os.O_RDWR)
     with pytest.raises(OSError, match=r"no limit table|Invalid argument"):
-        Core(limits_fd=os.open(os.devnull, os.O_RDWR))
+        Core(limits_fd=nothing)
+    os.close(nothing)
     with pytest.raises(ValueError, match="no descriptor"):
         Core(limits_fd=-1)
     with pytest.raises(ValueError, match="no such worker"):

@@ -246,6 +246,7 @@ async fn an_engine_at_its_limit_is_not_asked() {
     let rig = Rig::new(
         Setup {
             max_concurrency: Some(1),
+            max_waiting: 0,
             ..Setup::default()
         },
         &[&engine],
