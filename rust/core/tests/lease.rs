@@ -159,8 +159,10 @@ proptest! {
             prop_assert!(!lease.in_share(), "still on its share");
         }
         let (_, total) = worst(&fleet.decided, 0, SECOND);
-        // It serves again, and not from debt.
-        prop_assert!(total as f64 >= (0.7 * per_second * 10.0 - (participants as u64 * cost + cost) as f64).floor(), "{total} served");
+        // It serves again, and not from debt. A burst of hardly more than one request is asked for
+        // anew for each, so that less of the rate is used.
+        let part = if burst >= 4 * cost { 0.7 } else { 0.5 };
+        prop_assert!(total as f64 >= (part * per_second * 10.0 - (participants as u64 * cost + cost) as f64).floor(), "{total} served");
     }
 
     /// Permits: never more in use than there are, and all come back.
