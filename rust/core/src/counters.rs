@@ -87,6 +87,37 @@ pub struct Counters {
     refusals: Arc<Family<Counter, 2>>,
 }
 
+fn of_endpoints(registry: &Registry) -> Vec<OfEndpoint> {
+    let requests = registry.counters(
+        "forebay_requests_total",
+        "Admitted requests that ended, by API and outcome.",
+        ["endpoint", "outcome"],
+    );
+    let duration = registry.histograms(
+        "forebay_request_duration_seconds",
+        "From admission to the end of the answer.",
+        ["endpoint"],
+        Bounds::SECONDS,
+    );
+    let first_token = registry.histograms(
+        "forebay_time_to_first_token_seconds",
+        "From admission to the first event of a streamed answer.",
+        ["endpoint"],
+        Bounds::FIRST_TOKEN,
+    );
+    Endpoint::ALL
+        .iter()
+        .map(|endpoint| OfEndpoint {
+            requests: OUTCOMES
+                .iter()
+                .map(|outcome| requests.get_or_create(&[endpoint.name(), outcome.name()]))
+                .collect(),
+            duration: duration.get_or_create(&[endpoint.name()]),
+            first_token: first_token.get_or_create(&[endpoint.name()]),
+        })
+        .collect()
+}
+
 impl Default for Counters {
     fn default() -> Self {
         Self::new()
@@ -97,34 +128,7 @@ impl Counters {
     /// Registers everything.
     pub fn new() -> Self {
         let registry = Registry::default();
-        let requests = registry.counters(
-            "forebay_requests_total",
-            "Admitted requests that ended, by API and outcome.",
-            ["endpoint", "outcome"],
-        );
-        let duration = registry.histograms(
-            "forebay_request_duration_seconds",
-            "From admission to the end of the answer.",
-            ["endpoint"],
-            Bounds::SECONDS,
-        );
-        let first_token = registry.histograms(
-            "forebay_time_to_first_token_seconds",
-            "From admission to the first event of a streamed answer.",
-            ["endpoint"],
-            Bounds::FIRST_TOKEN,
-        );
-        let endpoints = Endpoint::ALL
-            .iter()
-            .map(|endpoint| OfEndpoint {
-                requests: OUTCOMES
-                    .iter()
-                    .map(|outcome| requests.get_or_create(&[endpoint.name(), outcome.name()]))
-                    .collect(),
-                duration: duration.get_or_create(&[endpoint.name()]),
-                first_token: first_token.get_or_create(&[endpoint.name()]),
-            })
-            .collect();
+        let endpoints = of_endpoints(&registry);
         // Each process says 1, so that their sum is how many there are.
         registry
             .gauge("forebay_workers", "Worker processes that answered.")

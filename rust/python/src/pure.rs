@@ -34,7 +34,6 @@ impl Limiter {
         *, rpm=None, rpm_burst=None, tpm=None, tpm_burst=None, concurrency=None, limits_fd=None,
         worker=0
     ))]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
     fn new(
         rpm: Option<u64>,
         rpm_burst: Option<u64>,

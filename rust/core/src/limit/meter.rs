@@ -223,8 +223,8 @@ impl Meter {
         tag: &str,
         limits: &Limits,
     ) -> Self {
-        let leased = Leased::new(leases, subject, tag);
-        Self::made(region, subject_id(subject), limits, Some(leased))
+        let shared = Leased::new(leases, subject, tag);
+        Self::made(region, subject_id(subject), limits, Some(shared))
     }
 
     /// As [`Meter::of`], for a subject known by number.

@@ -228,13 +228,11 @@ fn take(meters: &Meters, now: Now, ask: Ask) -> Result<MeterState, Declined> {
     let mut wanting = None;
     for (scope, part) in Scope::ALL.into_iter().zip(&pending) {
         match part.as_ref().and_then(Pending::stop) {
-            None => {}
             Some(Stop::Want) => wanting = wanting.or(Some(scope)),
-            Some(Stop::Deny(denial)) => {
-                if worst.is_none_or(|(_, known)| denial.outranks(&known)) {
-                    worst = Some((scope, denial));
-                }
+            Some(Stop::Deny(denial)) if worst.is_none_or(|(_, known)| denial.outranks(&known)) => {
+                worst = Some((scope, denial));
             }
+            Some(Stop::Deny(_)) | None => {}
         }
     }
     if let Some((scope, denial)) = worst {
