@@ -42,6 +42,8 @@ struct Managed {
     queue: WaitQueue<Turn>,
     adaptive: Option<Adaptive>,
     polled: bool,
+    /// What comes free before is for other workers.
+    yields_until: Nanos,
 }
 
 /// The capacity of one upstream, and who waits for it.
@@ -70,6 +72,7 @@ impl Gate {
                     queue: WaitQueue::new(spec.max_waiting),
                     adaptive: spec.adaptive,
                     polled: false,
+                    yields_until: 0,
                 })
             }),
             permits: spec.permits,
@@ -216,7 +219,29 @@ impl Gate {
     /// permits may go over the adaptive limit by one each, over the permits' own never.
     fn take(&self, managed: &Managed) -> bool {
         let below = |limit: &Adaptive| self.permits.in_use() < limit.limit();
-        managed.adaptive.as_ref().is_none_or(below) && self.permits.try_acquire()
+        managed.adaptive.as_ref().is_none_or(below)
+            && self.is_our_turn(managed)
+            && self.permits.try_acquire()
+    }
+
+    /// Workers that share permits take turns: one that has its share leaves what comes free to those
+    /// that wait at others, for as long as they may need to see it.
+    fn is_our_turn(&self, managed: &Managed) -> bool {
+        self.permits.has_share(most(&self.permits, managed)) != Some(true)
+            || self.now() >= managed.yields_until
+    }
+
+    /// Gives a permit back.
+    fn release(&self) {
+        self.permits.release();
+        if let Some(managed) = &self.managed
+            && self.permits.is_shared()
+        {
+            let mut managed = managed.lock();
+            if self.permits.has_share(most(&self.permits, &managed)) == Some(true) {
+                managed.yields_until = self.at(Instant::now() + 2 * POLL);
+            }
+        }
     }
 
     fn permit(self: &Arc<Self>, started: Option<Started>) -> Permit {
@@ -235,6 +260,7 @@ impl Gate {
         let mut granted = Vec::new();
         while !managed.queue.is_empty() && self.take(managed) {
             let Some((started, turn)) = managed.queue.pop(self.now()) else {
+                // Nobody could start after all.
                 self.permits.release();
                 break;
             };
@@ -255,6 +281,7 @@ impl Gate {
     }
 
     fn show_waiting(&self, managed: &Managed) {
+        self.permits.set_waiting(managed.queue.len());
         if let Some(metrics) = &self.metrics {
             let waiting = i64::try_from(managed.queue.len());
             metrics.waiting.set(waiting.unwrap_or(i64::MAX));
@@ -266,6 +293,15 @@ impl Gate {
             metrics.limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
         }
     }
+}
+
+/// Requests that may be in flight now.
+fn most(permits: &Permits, managed: &Managed) -> u64 {
+    let bound = permits.max().map_or(u64::MAX, u64::from);
+    managed
+        .adaptive
+        .as_ref()
+        .map_or(bound, |adaptive| adaptive.limit().min(bound))
 }
 
 fn deliver(granted: Vec<(Turn, Permit)>) {
@@ -410,7 +446,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.permits.release();
+        self.gate.release();
         let Some(started) = &self.started else { return };
         self.gate.update(|managed, now| {
             let held = self.since.elapsed();

@@ -1,6 +1,7 @@
 //! The way in to an upstream: permits, turns, and that nothing of them is ever lost.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use forebay_core::adaptive::Adaptive;
 use forebay_core::counters::Counters;
 use forebay_core::error::Error;
 use forebay_core::gate::{Gate, GateSpec, Permit};
-use forebay_core::limit::Permits;
+use forebay_core::limit::{Permits, Region};
 use forebay_core::queue::{Ask, Priority};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -280,4 +281,50 @@ async fn ten_thousand_aborts_leak_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn ten_thousand_aborts_on_several_threads_leak_nothing() {
     abort_at_random(3, 10_000, 50).await;
+}
+
+/// The gates of one upstream in two workers.
+fn workers(places: u32) -> [Arc<Gate>; 2] {
+    let (fd, _region) = Region::shared(2, 16).unwrap();
+    [0, 1].map(|worker| {
+        let fd = fd.as_fd().try_clone_to_owned().unwrap();
+        let region = Arc::new(Region::attach(fd, worker).unwrap());
+        let spec = GateSpec {
+            permits: Arc::new(Permits::of(&region, "upstream:a", Some(places))),
+            adaptive: None,
+            max_waiting: 1000,
+            timeout: Duration::from_secs(30),
+        };
+        Gate::new(spec, None)
+    })
+}
+
+/// Holds a permit for as long as a request takes, again and again.
+async fn serve(gate: Arc<Gate>, rounds: usize) -> Duration {
+    let mut longest = Duration::ZERO;
+    for _ in 0..rounds {
+        let since = Instant::now();
+        let permit = acquire(&gate, &ask("a")).await.unwrap();
+        longest = longest.max(since.elapsed());
+        sleep(200 * MS).await;
+        drop(permit);
+    }
+    longest
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_at_one_worker_does_not_starve_another() {
+    for places in [1, 3, 4] {
+        let [quiet, flooded] = workers(places);
+        let flood: Vec<_> = (0..50)
+            .map(|_| tokio::spawn(serve(Arc::clone(&flooded), 40)))
+            .collect();
+        sleep(1000 * MS).await;
+        let longest = serve(quiet, 20).await;
+        // The next that comes free is ours, but for a poll and a turn of the other's.
+        assert!(longest < 430 * MS, "{longest:?} for one of {places} places");
+        for handle in flood {
+            handle.abort();
+        }
+    }
 }

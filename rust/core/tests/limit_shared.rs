@@ -296,6 +296,58 @@ fn a_budget_begins_again_with_its_period() {
 }
 
 #[test]
+fn what_was_not_taken_does_not_come_back_to_a_new_limit() {
+    let before = Limits {
+        rpm: Some(600),
+        ..Limits::default()
+    };
+    let old = Arc::new(Meter::new(&before));
+    let held = reserve(
+        &old,
+        Ask {
+            tokens: 50_000,
+            nano: 0,
+        },
+    )
+    .unwrap();
+    let cancelled = reserve(&old, Ask::default()).unwrap();
+    let after = Limits {
+        rps: Some(5),
+        tpm: Some(1_000),
+        ..before
+    };
+    let new = old.reconfigured(&after, 0);
+    let ask = Ask {
+        tokens: 900,
+        nano: 0,
+    };
+    drop(reserve(&new, ask).unwrap());
+    held.settle(10, 0);
+    cancelled.cancel();
+    let left = new.standings(Now::default());
+    assert_eq!((left[0].remaining, left[2].remaining), (4, 100));
+}
+
+#[test]
+fn workers_with_another_period_do_not_forget_each_others_spend() {
+    let limits = |period| Limits {
+        budget: Some(Budget { nano: 100, period }),
+        ..Limits::default()
+    };
+    let regions = workers(2);
+    let old = key(&regions[0], &limits(Period::Day));
+    let ahead = key(&regions[1], &limits(Period::Day)).reconfigured(&limits(Period::Month), 0);
+    let ask = Ask {
+        tokens: 0,
+        nano: 60,
+    };
+    reserve(&ahead, ask).unwrap().settle(0, 60);
+    reserve(&old, ask).unwrap().settle(0, 60);
+    assert_eq!(ahead.standings(Now::default())[0].remaining, 40);
+    assert_eq!(old.standings(Now::default())[0].remaining, 40);
+}
+
+#[test]
 fn money_is_spent_as_it_goes_and_corrected_at_the_end() {
     let limits = Limits {
         budget: Some(Budget {

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Bits of the amount: up to 18 million USD.
 const AMOUNT_BITS: u32 = 54;
 const AMOUNT: u64 = (1 << AMOUNT_BITS) - 1;
+/// The bits of a tag: some period's, and which one.
+const USED: u64 = 1 << 9;
+const INDEX: u64 = USED - 1;
 /// The largest budget, nano-USD.
 pub const MAX_BUDGET: u64 = AMOUNT;
 const DAY_S: i64 = 86_400;
@@ -70,16 +73,32 @@ impl Period {
 
     /// Tells one period from those around it: never zero.
     fn tag(self, unix_s: i64) -> u64 {
-        let (kind, index) = match self {
-            Self::Day => (1, unix_s.div_euclid(DAY_S)),
+        let index = match self {
+            Self::Day => unix_s.div_euclid(DAY_S),
             Self::Month => {
                 let (year, month) = month_of(unix_s);
-                (2, year * 12 + month)
+                year * 12 + month
             }
-            Self::Total => (3, 0),
+            Self::Total => 0,
         };
-        kind << 8 | (index & 0xFF) as u64
+        USED | (index & INDEX as i64) as u64
     }
+
+    /// Tells the kinds apart, never zero.
+    pub(super) const fn kind(self) -> u64 {
+        match self {
+            Self::Day => 1,
+            Self::Month => 2,
+            Self::Total => 3,
+        }
+    }
+}
+
+/// Whether tag `a` is of a later period than `b`: ahead of it by less than half of the tags' circle,
+/// or `b` is of none.
+fn is_later(a: u64, b: u64) -> bool {
+    let ahead = a.wrapping_sub(b) & INDEX;
+    b & USED == 0 || (ahead != 0 && ahead <= INDEX / 2)
 }
 
 /// Year and month, by Howard Hinnant's `civil_from_days` (chrono-compatible low-level date
@@ -121,17 +140,22 @@ pub(super) struct Spent<'a> {
 }
 
 impl Spent<'_> {
-    /// Nano-USD spent in the period of `unix_s`.
+    /// Nano-USD spent in the period of `unix_s`, or in the one that has begun since.
     #[inline]
     pub(super) fn get(&self, unix_s: i64) -> u64 {
-        amount(self.word.load(Ordering::SeqCst), self.period.tag(unix_s))
+        let word = self.word.load(Ordering::SeqCst);
+        if is_later(self.period.tag(unix_s), word >> AMOUNT_BITS) {
+            return 0;
+        }
+        word & AMOUNT
     }
 
-    /// Moves the word on to the period of `unix_s`, if it has begun since.
+    /// Moves the word on to the period of `unix_s`, if that is a later one. Never back: a clock that
+    /// was read before midnight, or that steps back, forgets nothing.
     pub(super) fn roll(&self, unix_s: i64) {
         let tag = self.period.tag(unix_s);
         let word = self.word.load(Ordering::SeqCst);
-        if word >> AMOUNT_BITS != tag {
+        if is_later(tag, word >> AMOUNT_BITS) {
             // Whoever comes first; the others find it done.
             let _ = self.word.compare_exchange(
                 word,
@@ -172,15 +196,6 @@ impl Spent<'_> {
             self.roll(now_s);
             self.update(now_s, |spent| spent.max(nano));
         }
-    }
-}
-
-#[inline]
-fn amount(word: u64, tag: u64) -> u64 {
-    if word >> AMOUNT_BITS == tag {
-        word & AMOUNT
-    } else {
-        0
     }
 }
 
@@ -251,5 +266,24 @@ mod tests {
         spent.raise(tomorrow, Period::Day.bounds(NOW).0, 4_000);
         spent.raise(tomorrow, Period::Day.bounds(tomorrow).0, 30);
         assert_eq!(spent.get(tomorrow), 40);
+        // A clock that steps back forgets nothing, and a late reader sees what counts now.
+        spent.roll(NOW);
+        assert_eq!((spent.get(tomorrow), spent.get(NOW)), (40, 40));
+    }
+
+    #[test]
+    fn periods_follow_each_other_around_the_circle_of_tags() {
+        let word = AtomicU64::new(0);
+        let spent = Spent {
+            word: &word,
+            period: Period::Day,
+        };
+        for day in 0..1_200 {
+            let now = NOW + day * DAY_S;
+            assert_eq!(spent.get(now), 0, "day {day}");
+            spent.roll(now);
+            spent.add(now, 5);
+            assert_eq!(spent.get(now), 5);
+        }
     }
 }

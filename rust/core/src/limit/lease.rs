@@ -288,6 +288,12 @@ impl Lease {
         self.floor.fetch_max(units, Relaxed);
     }
 
+    /// Money that is known to be spent for good, by all.
+    pub fn known_spent(&self) -> u64 {
+        let own = self.settled.load(Relaxed);
+        self.floor.load(Relaxed).saturating_add(own)
+    }
+
     /// Tells the syncer that a request waits for `cost`, after [`LeaseQuote::NeedGrant`].
     #[cold]
     pub fn request(&self, now: Nanos, cost: u64) -> Ticket {

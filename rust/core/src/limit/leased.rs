@@ -206,13 +206,11 @@ impl Line {
             Limit::Tokens => (Dimension::Tokens, wait),
             // No clock tells when what others hold comes back.
             Limit::Permits => (Dimension::Concurrency, wait.map(|_| CONCURRENCY_RETRY)),
+            // Only what is known to be spent is gone for good: the rest may come back.
             Limit::Money => {
-                let left = self.lease.state(now.mono).remaining;
-                (
-                    Dimension::Budget,
-                    wait.filter(|_| left >= self.cost)
-                        .map(|_| CONCURRENCY_RETRY),
-                )
+                let spent = self.lease.known_spent().saturating_add(self.cost) > self.size;
+                let wait = wait.filter(|_| !spent);
+                (Dimension::Budget, wait.map(|_| CONCURRENCY_RETRY))
             }
         };
         Some(Stop::Deny(Denial {

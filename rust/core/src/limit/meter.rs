@@ -197,8 +197,10 @@ pub struct Meter {
 
 #[derive(Debug)]
 struct Rows {
-    /// Permits and money: whatever the limits are, they count here.
+    /// Permits and reserved money: whatever the limits are, they count here.
     own: Row,
+    /// What was spent in periods of the budget's kind.
+    spend: Option<Row>,
     /// Arrival times, which are in units of these limits' quotas.
     rates: Row,
 }
@@ -237,7 +239,10 @@ impl Meter {
         let rows = (!plan.open && leased.is_none()).then(|| {
             let own = Row::of(region, id);
             let rates = own.for_plan(id, plan.fingerprint);
-            Rows { own, rates }
+            let spend = plan
+                .budget
+                .map(|budget| own.for_spend(id, budget.period.kind()));
+            Rows { own, spend, rates }
         });
         Self {
             plan,
@@ -426,16 +431,15 @@ impl Meter {
 
     /// Replaces a reservation by what was used: refunds what is over, charges what is missing.
     pub fn settle(&self, reserved: u64, used: u64) {
-        self.newest().correct(Cell::Tokens, reserved, used);
+        self.correct(Cell::Tokens, reserved, used);
     }
 
     /// Takes an admission back: its request and its tokens. For a request whose upstream was never
     /// contacted.
     pub fn cancel(&self, reserved: u64) {
-        let newest = self.newest();
-        newest.correct(Cell::Tokens, reserved, 0);
-        newest.correct(Cell::PerSecond, 1, 0);
-        newest.correct(Cell::PerMinute, 1, 0);
+        self.correct(Cell::Tokens, reserved, 0);
+        self.correct(Cell::PerSecond, 1, 0);
+        self.correct(Cell::PerMinute, 1, 0);
     }
 
     /// Returns the permit of an admission by this very meter.
@@ -491,40 +495,43 @@ impl Meter {
     fn money(&self) -> Option<(Budget, Spent<'_>)> {
         let budget = self.plan.budget?;
         let spent = Spent {
-            word: self.rows.as_ref()?.own.cell(Cell::Spent),
+            word: self.rows.as_ref()?.spend.as_ref()?.spent(),
             period: budget.period,
         };
         Some((budget, spent))
     }
 
-    /// Moves the difference of what was taken and what was used onto a bucket.
+    fn quota(&self, cell: Cell) -> Option<&Quota> {
+        match cell {
+            Cell::PerSecond => self.plan.per_second.as_ref(),
+            Cell::PerMinute => self.plan.per_minute.as_ref(),
+            Cell::Tokens => self.plan.tokens.as_ref(),
+        }
+    }
+
+    /// Moves the difference of what this meter had taken and what was used onto the bucket of the
+    /// newest one.
     fn correct(&self, cell: Cell, taken: u64, used: u64) {
-        if self.leased.is_some() {
+        // Where there was no limit nothing was taken, so nothing can come back to one that came since.
+        if taken == used || self.quota(cell).is_none() {
+            return;
+        }
+        let newest = self.newest();
+        if newest.leased.is_some() {
             let limit = match cell {
                 Cell::PerSecond => Limit::PerSecond,
                 Cell::PerMinute => Limit::PerMinute,
                 Cell::Tokens => Limit::Tokens,
-                Cell::Spent => return,
             };
-            if taken != used
-                && let Some(lease) = self.lease(limit, 0)
-            {
+            if let Some(lease) = newest.lease(limit, 0) {
                 lease.settle(taken, used);
             }
-            return;
-        }
-        let quota = match cell {
-            Cell::PerSecond => &self.plan.per_second,
-            Cell::PerMinute => &self.plan.per_minute,
-            Cell::Tokens => &self.plan.tokens,
-            Cell::Spent => &None,
-        };
-        if let (Some(quota), Some(rows)) = (quota, &self.rows) {
+        } else if let (Some(quota), Some(rows)) = (newest.quota(cell), &newest.rows) {
             let tat = Tat(rows.rates.cell(cell));
-            match used.cmp(&taken) {
-                std::cmp::Ordering::Greater => tat.charge(quota, used - taken),
-                std::cmp::Ordering::Less => tat.refund(quota, taken - used),
-                std::cmp::Ordering::Equal => {}
+            if used > taken {
+                tat.charge(quota, used - taken);
+            } else {
+                tat.refund(quota, taken - used);
             }
         }
     }

@@ -43,6 +43,28 @@ impl Permits {
         self.row.permits().take(1, || self.max)
     }
 
+    /// Whether other workers take from them too.
+    pub fn is_shared(&self) -> bool {
+        self.row.is_shared()
+    }
+
+    /// Tells the other workers how many requests wait here.
+    pub fn set_waiting(&self, requests: usize) {
+        if self.row.is_shared() {
+            self.row.waiting().set(requests as u64);
+        }
+    }
+
+    /// Where requests wait at other workers: whether this one holds its share of `max` permits, so
+    /// that the next one that comes free is somebody else's. `None` where nobody else waits.
+    pub fn has_share(&self, max: u64) -> Option<bool> {
+        if !self.row.is_shared() {
+            return None;
+        }
+        let contenders = self.row.contenders()?;
+        Some(self.row.permits().mine() >= max / contenders.max(1))
+    }
+
     /// Returns a permit that [`Self::try_acquire`] gave; without one it does nothing.
     #[inline]
     pub fn release(&self) {

@@ -6,7 +6,8 @@
 //! what it leaves behind is at worst an unused row. Every access, in every process, is one atomic
 //! operation on one word, so there is no lock that a dead worker could hold.
 //!
-//! What a request takes and gives back (permits, reserved money) is counted in one word per worker.
+//! What a request takes and gives back (permits, reserved money), and how many wait, is counted in
+//! one word per worker.
 //! When a worker is dead its words are set to zero ([`Region::reclaim`]), and all of it is back.
 
 use std::fs::File;
@@ -34,8 +35,8 @@ const ID: usize = 0;
 const PLAN: usize = 1;
 const CELLS: usize = 2;
 const WORKERS: usize = CELLS + Cell::COUNT;
-/// Per worker: permits, reserved money.
-const PER_WORKER: usize = 2;
+/// Per worker: permits, reserved money, requests that wait.
+const PER_WORKER: usize = 3;
 
 /// Most workers of one region.
 pub const MAX_WORKERS: usize = 256;
@@ -49,12 +50,10 @@ pub(super) enum Cell {
     PerMinute,
     /// Theoretical arrival time of tokens per minute.
     Tokens,
-    /// Money spent in a period; see [`super::budget`].
-    Spent,
 }
 
 impl Cell {
-    const COUNT: usize = 4;
+    const COUNT: usize = 3;
 }
 
 enum Backing {
@@ -295,7 +294,8 @@ impl Region {
         }
     }
 
-    /// Gives back what a worker held: its permits, and the money that it had reserved.
+    /// Gives back what a worker held: its permits, the money that it had reserved, its places in
+    /// queues.
     ///
     /// Only for a worker that is dead: a living one would then give back what it no longer has.
     pub fn reclaim(&self, worker: usize) {
@@ -353,6 +353,24 @@ impl Row {
         self.region.word(self.at + CELLS + cell as usize)
     }
 
+    /// The row of the same subject's spend in periods of one kind, which is its one word. Another
+    /// kind has another row: workers that take a change in at different times each count their own.
+    pub(super) fn for_spend(&self, id: u64, kind: u64) -> Self {
+        let mix = kind.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        Self::of(&self.region, (id ^ mix).max(1))
+    }
+
+    /// What was spent, in such a row; see [`super::budget`].
+    #[inline]
+    pub(super) fn spent(&self) -> &AtomicU64 {
+        self.cell(Cell::PerSecond)
+    }
+
+    /// Whether other workers share the row.
+    pub(super) fn is_shared(&self) -> bool {
+        self.region.workers > 1
+    }
+
     /// What workers hold: permits.
     #[inline]
     pub(super) fn permits(&self) -> Held<'_> {
@@ -369,6 +387,27 @@ impl Row {
             row: self,
             offset: 1,
         }
+    }
+
+    /// How many requests wait at each worker.
+    pub(super) fn waiting(&self) -> Held<'_> {
+        Held {
+            row: self,
+            offset: 2,
+        }
+    }
+
+    /// How many workers hold permits or have requests that wait, if another one has such.
+    pub(super) fn contenders(&self) -> Option<u64> {
+        let (permits, waiting) = (self.permits(), self.waiting());
+        if waiting.others() == 0 {
+            return None;
+        }
+        let counts = |worker: &usize| {
+            permits.word(*worker).load(Ordering::Relaxed) > 0
+                || waiting.word(*worker).load(Ordering::Relaxed) > 0
+        };
+        Some((0..self.region.workers).filter(counts).count() as u64)
     }
 }
 
@@ -439,6 +478,16 @@ impl Held<'_> {
             std::hint::spin_loop();
         }
         false
+    }
+
+    /// Held by this worker.
+    pub(super) fn mine(self) -> u64 {
+        self.own().load(Ordering::Relaxed)
+    }
+
+    /// Sets what this worker holds.
+    pub(super) fn set(self, n: u64) {
+        self.own().store(n, Ordering::Relaxed);
     }
 
     /// Gives `n` back; what is not held stays so.
