@@ -81,7 +81,7 @@ impl Period {
             }
             Self::Total => 0,
         };
-        USED | (index & INDEX as i64) as u64
+        USED | (index.cast_unsigned() & INDEX)
     }
 
     /// Tells the kinds apart, never zero.
