@@ -225,6 +225,9 @@ async def serve(
     await stop.wait()
 
     log.info("draining", in_flight=gateway.core.in_flight)
+    if seat is not None:
+        # The others may be well: what comes now is theirs.
+        await server.close_door()
     gateway.begin_drain()
     drain = asyncio.create_task(gateway.drained(config.drain_s))
     hurry = asyncio.create_task(now.wait())
@@ -236,13 +239,13 @@ async def serve(
         gateway.core.halt()
     # The last answers leave before their connections are closed.
     await asyncio.sleep(0.05)
-    if grpc_server is not None:
-        await grpc_server.stop()
-    await server.stop()
-    if syncer is not None:
-        await syncer.stop()
-    await gateway.stop()
-    await store.stop()
+    for part in (grpc_server, server, syncer, gateway, store):
+        try:
+            if part is not None:
+                await part.stop()
+        except Exception:
+            # The parts after it have something to write down too.
+            log.exception("a part failed to stop")
     if ready_file is not None:
         remove_ready_file(ready_file)
     log.info("stopped")

@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -211,3 +212,57 @@ async def test_a_cluster(cores: list[Core], tmp_path: Path) -> None:
             assert all(node.syncer.state() == "ok" for node in made)
     finally:
         server.stop()
+
+
+async def test_a_cluster_that_cannot_be_reached_is_a_store_that_is_away(
+    cores: list[Core],
+) -> None:
+    node = Node(cores[0], "redis+cluster://127.0.0.1:1", expected=4)
+    node.syncer.start()
+    try:
+        await eventually(lambda: node.syncer.state() != "ok", "the loss is seen")
+        probes = await eventually_probed(node)
+        await eventually(lambda: node.syncer._breaker._failed > probes, "it is tried again")
+        assert await node.take(rpm(node, 600, 100))
+    finally:
+        await node.syncer.stop()
+
+
+async def eventually_probed(node: Node) -> int:
+    """Failed calls until now, one of them of a probe."""
+    await eventually(lambda: node.syncer._breaker._failed > 3, "a probe has failed")
+    return node.syncer._breaker._failed
+
+
+async def test_a_fault_of_the_client_counts_as_a_failure_and_ends_nothing(
+    cores: list[Core], valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> list[int]:
+        raise LookupError("not one of its own errors")
+
+    async with nodes(cores[:1], valkey.url) as (node,):
+        with monkeypatch.context() as patch:
+            patch.setattr(node.syncer._store, "call", broken)
+            lease = rpm(node, 600, 100, "key:fault")
+            await eventually(lambda: node.syncer.state() != "ok", "the loss is seen")
+            assert await node.take(lease)
+        await eventually(lambda: node.syncer.state() == "ok", "the return is seen")
+        monkeypatch.setattr(node.syncer._store, "call", broken)
+        await node.syncer.stop()
+
+
+async def test_a_connection_may_take_longer_than_a_command(
+    cores: list[Core], valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = asyncio.open_connection
+
+    async def slow(*args: Any, **options: Any) -> Any:
+        await asyncio.sleep(0.1)
+        return await connect(*args, **options)
+
+    monkeypatch.setattr(asyncio, "open_connection", slow)
+    async with nodes(cores[:1], valkey.url) as (node,):
+        permits = node.leases.permits("key:far", "acme", capacity=2)
+        assert await node.take(permits)
+        assert node.syncer._breaker._failed == 0
+        assert node.syncer.state() == "ok"

@@ -285,3 +285,13 @@ async def test_accounts(database: Database) -> None:
     for account, weight in (("", 1.0), ("a/b", 1.0), ("d", 0.0), ("d", float("nan"))):
         with pytest.raises(BadValue):
             await store.create(account, weight=weight)
+
+
+@pytest.mark.asyncio
+async def test_writers_of_one_subject_take_turns(database: Database) -> None:
+    limits, subject = LimitStore(database), Subject("model", "m")
+    await limits.put(subject, Limits(rpm=6))
+    await asyncio.gather(
+        *(limits.put(subject, Limits(rpm=60 + i)) for i in range(40)),
+        *(limits.change(subject, LimitChanges(tpm=60 + i)) for i in range(40)),
+    )

@@ -348,6 +348,52 @@ async def test_spend_is_followed(database: Database, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.asyncio
+async def test_a_slow_sum_keeps_no_change_waiting(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = "SELECT pg_sleep(3), 'key' AS scope, 'k' AS id, NULL AS model, 0 AS period_start"
+    monkeypatch.setattr("forebay.store.watch.SPENT", f"{slow}, 0::numeric AS spent")
+    keys, gateway = KeyStore(database), Gateway()
+    record, _ = await keys.create(name="x", budget="5", budget_period="day")
+    watcher = KeyWatcher(
+        database, gateway.apply, on_limits=gateway.apply_limits, on_spent=gateway.apply_spent
+    )
+    try:
+        assert await watcher.start(timeout_s=0.5), "the start waits for it only so long"
+        await keys.update(record.id, KeyChanges(budget="6"))
+        await until(lambda: gateway.keys[record.id].budget == "6.00", 0.4)
+        await keys.revoke(record.id)
+        await until(lambda: gateway.keys[record.id].revoked, 0.4)
+        assert not gateway.spent
+        await until(lambda: bool(gateway.spent), 5.0)
+        assert watcher.healthy
+    finally:
+        await watcher.stop()
+
+
+@pytest.mark.asyncio
+async def test_a_sum_that_fails_is_taken_again_and_ends_no_watch(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebay.store.watch._SPENT_S", 0.1)
+    gateway = Gateway()
+    failures = iter([True, True])
+
+    def apply(spent: list[Spent]) -> None:
+        if next(failures, False):
+            raise RuntimeError("not now")
+        gateway.apply_spent(spent)
+
+    await KeyStore(database).create(name="x", budget="5", budget_period="day")
+    watcher = KeyWatcher(database, gateway.apply, on_spent=apply)
+    try:
+        assert await watcher.start(timeout_s=5.0)
+        assert gateway.order == ["keys", "spent"]
+    finally:
+        await watcher.stop()
+
+
+@pytest.mark.asyncio
 async def test_limits_survive_an_outage_and_are_current_after_it(
     postgres: EmbeddedPostgres, database: Database
 ) -> None:

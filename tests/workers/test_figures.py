@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 from forebay._core import Core
-from forebay.workers.figures import SAME, counters, merge, parse, render
+from forebay.workers.figures import LEAST, SAME, counters, merge, parse, render
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +57,21 @@ def test_what_all_have_a_copy_of_is_not_summed(name: str) -> None:
     assert render(merge(parts)) == f"# TYPE {name} gauge\n{name} 5\n"
 
 
+@pytest.mark.parametrize("name", sorted(LEAST))
+def test_what_has_to_hold_for_all_is_the_least(name: str) -> None:
+    parts = [parse(f"# TYPE {name} gauge\n{name} {value}\n") for value in (1, 0, 1)]
+    assert render(merge(parts)) == f"# TYPE {name} gauge\n{name} 0\n"
+
+
+def test_each_upstream_has_its_own_greatest() -> None:
+    name = "forebay_upstream_concurrency_limit"
+    parts = [
+        parse(f'# TYPE {name} gauge\n{name}{{upstream="a"}} {a}\n{name}{{upstream="b"}} {b}\n')
+        for a, b in ((8, 1), (7, 3))
+    ]
+    assert list(merge(parts)[name].samples.values()) == [8, 3]
+
+
 def test_only_what_never_goes_down_outlives_a_process() -> None:
     assert list(counters(parse(ONE))) == ["a_total", "c_seconds"]
 
@@ -93,7 +108,7 @@ def test_our_own_text_comes_back_as_it_was() -> None:
     finally:
         core.close()
     assert render(parse(text)) == text
-    assert set(parse(text)) >= SAME, "names that exist"
+    assert set(parse(text)) >= SAME | LEAST, "names that exist"
     twice = merge([parse(text), parse(text)])
     assert twice["forebay_workers"].samples == {"forebay_workers": 2}
 

@@ -82,6 +82,13 @@ class Gateway:
         found = {name for names in self._discovered.values() for name in names}
         return sorted(found | set(self.config.models))
 
+    def aliased(self, name: str) -> str | None:
+        """The own name of the model that `name` is an alias of; None for every other name."""
+        if name in self.models:
+            return None
+        owners = (own for own, model in self.config.models.items() if name in model.aliases)
+        return next(owners, None)
+
     def begin_drain(self) -> None:
         """Take no new work; what runs goes on."""
         self.draining = True

@@ -20,6 +20,8 @@ HEADER_READ_S = 15.0
 """Seconds that a connection has for a request's head."""
 START_S = 10.0
 STOP_S = 5.0
+DOOR_S = 0.05
+"""Seconds after which the system sends no more connections, and those accepted have asked."""
 BACKLOG = 4096
 
 
@@ -30,6 +32,12 @@ class HttpServer(Protocol):
 
     async def start(self) -> None:
         """Listen; returns once connections are taken. Raises: OSError."""
+
+    async def close_door(self) -> None:
+        """Accept no more and close idle connections; running requests go on until `stop`.
+
+        Only where the server can: Granian goes on accepting.
+        """
 
     async def stop(self) -> None:
         """Close the listener and every connection; running requests get `STOP_S` seconds."""
@@ -64,6 +72,7 @@ class CoreServer:
         self._folder = tempfile.TemporaryDirectory(prefix="forebay-", dir=shared)
         self._socket = Path(self._folder.name) / "app.sock"
         self._app = _Granian(app, uds=self._socket)
+        self._ending: asyncio.Task[bool] | None = None
         self.address = self._wanted
 
     async def start(self) -> None:
@@ -87,9 +96,19 @@ class CoreServer:
             ) from None
         self.address = Address(host, port)
 
+    async def close_door(self) -> None:
+        """See `HttpServer`."""
+        # The wait ends with the last connection, and at the latest when the core is closed.
+        ends = asyncio.to_thread(self._core.stop_listening, self._config.drain_s + STOP_S)
+        self._ending = asyncio.create_task(ends, name="forebay-door")
+        await asyncio.sleep(DOOR_S)
+
     async def stop(self) -> None:
         """See `HttpServer`."""
-        await asyncio.to_thread(self._core.stop_listening, STOP_S)
+        if self._ending is None:
+            await asyncio.to_thread(self._core.stop_listening, STOP_S)
+        else:
+            await asyncio.wait({self._ending}, timeout=STOP_S)
         await self._app.stop()
         self._folder.cleanup()
 
@@ -127,6 +146,9 @@ class GranianServer:
         await self._app.start(lambda: asyncio.open_connection(host, self.address.port))
         if self._reserved is not None:
             self._reserved.close()
+
+    async def close_door(self) -> None:
+        """See `HttpServer`."""
 
     async def stop(self) -> None:
         """See `HttpServer`."""

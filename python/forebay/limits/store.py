@@ -10,22 +10,26 @@ from urllib.parse import urlsplit, urlunsplit
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 SCRIPT = (Path(__file__).parent / "lease.lua").read_text()
 SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 COMMAND_S = 0.05
-"""Seconds that a call may take. A store that needs longer is as good as away."""
+"""Seconds that a command may take. A store that needs longer is as good as away."""
 CONNECT_S = 0.25
 """Seconds that a connection may take to come about."""
+CALL_S = CONNECT_S + COMMAND_S
+"""Seconds that a call may take that has to connect first."""
+READY = 4
+"""Connections opened ahead."""
 
-FAILURES = (RedisError, OSError, TimeoutError)
+FAILURES = (RedisError, RedisClusterException, OSError, TimeoutError)
 """What `call` raises when the store is away, slow or broken."""
 
 
 class LimitStore:
-    """Runs the script. Connects when it is first called, and again after a failure.
+    """Runs the script. Connects ahead with `connect`, and else when a call needs it.
 
     url: ``redis://`` or ``rediss://`` (TLS); ``redis+cluster://`` or ``rediss+cluster://`` for a
         Redis Cluster, of which it names one node.
@@ -36,6 +40,7 @@ class LimitStore:
         scheme, _, kind = parts.scheme.partition("+")
         plain = urlunsplit(parts._replace(scheme=scheme))
         options: dict[str, Any] = {
+            # Bounds each exchange on a connection; making one has a bound of its own.
             "socket_timeout": COMMAND_S,
             "socket_connect_timeout": CONNECT_S,
             "protocol": 2,
@@ -48,9 +53,20 @@ class LimitStore:
             # No retries of its own: the breaker decides, and a call is not repeated blindly.
             self._client = Redis.from_url(plain, retry=Retry(NoBackoff(), 0), **options)
 
-    async def call(self, keys: Sequence[str], args: Sequence[str], limit_s: float) -> list[int]:
-        """One call of the script, within `limit_s` seconds. Raises: one of `FAILURES`."""
-        async with asyncio.timeout(limit_s):
+    async def connect(self) -> None:
+        """Open a few connections, so that no request waits for one. Raises: one of `FAILURES`."""
+        client = self._client
+        async with asyncio.timeout(CALL_S):
+            if isinstance(client, RedisCluster):
+                _ = await client.initialize()
+                pings = [client.ping(target_nodes=RedisCluster.PRIMARIES) for _ in range(READY)]
+            else:
+                pings = [client.ping() for _ in range(READY)]
+            await asyncio.gather(*pings)
+
+    async def call(self, keys: Sequence[str], args: Sequence[str]) -> list[int]:
+        """One call of the script. Raises: one of `FAILURES`."""
+        async with asyncio.timeout(CALL_S):
             try:
                 reply = await self._run("EVALSHA", SHA, keys, args)
             except NoScriptError:

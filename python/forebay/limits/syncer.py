@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from forebay.limits.breaker import Breaker, State
-from forebay.limits.store import COMMAND_S, CONNECT_S, FAILURES, LimitStore
+from forebay.limits.store import FAILURES, LimitStore
 
 if TYPE_CHECKING:
     from forebay._core import Core
@@ -18,8 +18,6 @@ log = structlog.get_logger("forebay.limits")
 
 MAX_OPEN = 256
 """Calls that may be out at once; each is of one hash tag."""
-PROBE_S = CONNECT_S + COMMAND_S
-"""Seconds that a probe of a lost store may take: it has to connect."""
 
 
 class Syncer:
@@ -61,10 +59,11 @@ class Syncer:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        await asyncio.gather(*self._calls)
+        await asyncio.gather(*self._calls, return_exceptions=True)
         if self._breaker.state is State.CLOSED:
             await asyncio.gather(
-                *(self._call(self._rounds, *call) for call in self._leases.farewell())
+                *(self._call(self._rounds, *call) for call in self._leases.farewell()),
+                return_exceptions=True,
             )
         await self._store.close()
 
@@ -77,6 +76,12 @@ class Syncer:
         return f"degraded: store away for {away:.0f} s, limits are {share} of each"
 
     async def _run(self) -> None:
+        try:
+            await self._store.connect()
+        except FAILURES:
+            pass  # The calls that follow fail too, and they are counted.
+        except Exception:
+            log.exception("limits_connect_failed")
         while True:
             wait_s = 1.0
             try:
@@ -108,12 +113,12 @@ class Syncer:
         return wait_s
 
     async def _call(self, round_: int, number: int, keys: list[str], args: list[str]) -> None:
-        probes = self._breaker.state is not State.CLOSED
         reply = None
         try:
-            limit_s = PROBE_S if probes else COMMAND_S
-            reply = await self._store.call(keys, [self._name, *args], limit_s)
-        except FAILURES as error:
+            reply = await self._store.call(keys, [self._name, *args])
+        except Exception as error:
+            if not isinstance(error, FAILURES):
+                log.exception("limits_call_failed")
             # One bad moment of the network may fail many calls of a round: it counts once.
             counts = round_ > self._failed_round
             self._failed_round = max(round_, self._failed_round)

@@ -81,7 +81,12 @@ class AccountStore:
         self._pool = database.pool
 
     async def list(self, *, after: str | None = None, limit: int | None = None) -> Accounts:
-        """Accounts by id, up to `limit`, from the one after `after`."""
+        """Accounts by id, up to `limit`, from the one after `after`.
+
+        Raises: BadValue on what is no id.
+        """
+        if after is not None:
+            check_name("after", after)
         rows = await self._pool.fetch(
             f"{_SELECT} WHERE $1::text IS NULL OR id > $1 ORDER BY id LIMIT $2", after, limit
         )

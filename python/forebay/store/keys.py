@@ -290,8 +290,10 @@ class KeyStore:
     async def page(self, *, account: str | None, after: str | None, limit: int) -> Records:
         """Up to `limit` keys, revoked ones too, oldest first, from the one after key `after`.
 
-        Raises: KeyNotFound, of `after`.
+        Raises: KeyNotFound, of `after`; BadValue on an account that is no id.
         """
+        if account is not None:
+            check_name("account", account)
         start = None if after is None else await self.get(after)
         rows = await self._pool.fetch(
             f"{_SELECT} WHERE ($1::text IS NULL OR account = $1) AND ($2::text IS NULL"

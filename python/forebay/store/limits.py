@@ -274,6 +274,7 @@ class LimitStore:
         _check_subject(subject)
         limits = completed(limits)
         async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(_TURN)
             await self._write(connection, subject, limits)
         return limits
 
@@ -284,8 +285,7 @@ class LimitStore:
         """
         _check_subject(subject)
         async with self._pool.acquire() as connection, connection.transaction():
-            # Writers take turns here, so that none builds on what another is changing.
-            await connection.execute("SELECT version FROM limits_version FOR UPDATE")
+            await connection.execute(_TURN)
             row = await connection.fetchrow(_ONE, *_where(subject))
             limits = changed(Limits() if row is None else limits_from(row), changes)
             await self._write(connection, subject, limits)
@@ -309,6 +309,9 @@ class LimitStore:
             raise _missing(subject)
 
 
+_TURN = "SELECT version FROM limits_version FOR UPDATE"
+"""Writers take turns here before they touch a row: none builds on what another is changing, and
+none waits for this lock, which a trigger takes too, with a row in hand."""
 _MATCH = (
     "account IS NOT DISTINCT FROM $1 AND key_id IS NOT DISTINCT FROM $2"
     " AND model IS NOT DISTINCT FROM $3"

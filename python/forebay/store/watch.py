@@ -35,6 +35,8 @@ _log = structlog.stdlib.get_logger(__name__)
 class KeyWatcher:
     """Feeds changes of keys and limits to callbacks, on a connection of its own.
 
+    Spend is read beside that, over the database's pool: a slow sum keeps no change waiting.
+
     on_change: called with key records to insert or replace by id. The first call has every
         active key; later calls have what changed, with ``revoked`` set where a key ended. After
         a lost connection every active key comes again, and keys that are gone come as revoked.
@@ -44,7 +46,7 @@ class KeyWatcher:
     on_health: called when `healthy` changes.
 
     All are called on the event loop and must not block. Of one change limits come first, then
-    keys, then spend, with nothing in between.
+    keys, with nothing in between, and then, as soon as it is summed, spend.
 
     While the database is away nothing is called, so what the callbacks keep stays the last
     snapshot. A lost notification is made good by polling every 0.5 s.
@@ -62,6 +64,7 @@ class KeyWatcher:
         on_spent: Callable[[list[Spent]], None] | None = None,
     ):
         self._url = database.url
+        self._pool = database.pool
         self._on_change = on_change
         self._on_health = on_health
         self._on_limits = on_limits
@@ -69,10 +72,11 @@ class KeyWatcher:
         self._known: dict[str, str] = {}
         self._version = 0
         self._limits_version = 0
-        self._spent_at = 0.0
         self._loaded = asyncio.Event()
+        self._summed = asyncio.Event()
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._spend_due = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
         self._healthy = False
         self.last_sync = 0.0
 
@@ -93,26 +97,28 @@ class KeyWatcher:
         return self._loaded.is_set()
 
     async def start(self, timeout_s: float = 10.0) -> bool:
-        """Begin, and wait up to `timeout_s` for the first full load.
+        """Begin, and wait up to `timeout_s` for the first full load and the spend with it.
 
-        Returns whether it came; if not, the watcher keeps trying in the background.
+        Returns whether the load came; the watcher keeps trying in the background for what did not.
         """
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="forebay-key-watcher")
-        try:
+        if not self._tasks:
+            self._tasks.append(asyncio.create_task(self._run(), name="forebay-key-watcher"))
+            if self._on_spent is not None:
+                follows = self._follow_spend(self._on_spent)
+                self._tasks.append(asyncio.create_task(follows, name="forebay-spend-watcher"))
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._loaded.wait()
-        except TimeoutError:
-            return False
-        return True
+                if self._on_spent is not None:
+                    await self._summed.wait()
+        return self.loaded
 
     async def stop(self) -> None:
         """End the watch and close its connection."""
-        task, self._task = self._task, None
-        if task is not None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._set_healthy(False)
 
     async def _run(self) -> None:
@@ -162,7 +168,6 @@ class KeyWatcher:
             rows = await connection.fetch(CHANGED_SINCE, 0, timeout=_LOAD_TIMEOUT_S)
             limits_version = await connection.fetchval(_LIMITS_VERSION, timeout=_QUERY_TIMEOUT_S)
             limits = await connection.fetch(ALL_SUBJECTS, False, timeout=_LOAD_TIMEOUT_S)
-            spent = await connection.fetch(SPENT, timeout=_LOAD_TIMEOUT_S)
         records = [record for record in map(to_record, rows) if not record.revoked]
         alive = {record.id for record in records}
         gone = [
@@ -170,7 +175,7 @@ class KeyWatcher:
         ]
         self._hand_on_limits(limits, limits_version)
         self._hand_on(records + gone, version)
-        self._hand_on_spent(spent)
+        self._spend_due.set()
 
     async def _follow(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         """Hand on what has changed since the last time."""
@@ -180,19 +185,12 @@ class KeyWatcher:
             limits = await connection.fetch(ALL_SUBJECTS, False, timeout=_LOAD_TIMEOUT_S)
         rows = await connection.fetch(CHANGED_SINCE, self._version, timeout=_QUERY_TIMEOUT_S)
         records = [to_record(row) for row in rows]
-        spent = None
-        if (
-            limits is not None
-            or any(map(_has_budget, records))
-            or time.monotonic() - self._spent_at >= _SPENT_S
-        ):
-            spent = await connection.fetch(SPENT, timeout=_LOAD_TIMEOUT_S)
         if limits is not None:
             self._hand_on_limits(limits, limits_version)
         if records:
             self._hand_on(records, records[-1].version)
-        if spent is not None:
-            self._hand_on_spent(spent)
+        if limits is not None or any(map(_has_budget, records)):
+            self._spend_due.set()
 
     def _hand_on(self, records: list[KeyRecord], version: int) -> None:
         self._on_change(records)
@@ -208,10 +206,24 @@ class KeyWatcher:
             self._on_limits([to_subject(row) for row in rows])
         self._limits_version = version
 
-    def _hand_on_spent(self, rows: "list[asyncpg.Record]") -> None:
-        if rows and self._on_spent is not None:
-            self._on_spent([to_spent(row) for row in rows])
-        self._spent_at = time.monotonic()
+    async def _follow_spend(self, on_spent: Callable[[list[Spent]], None]) -> None:
+        """Hand on what was spent when it is due, and every `_SPENT_S`."""
+        await self._loaded.wait()
+        while True:
+            self._spend_due.clear()
+            try:
+                rows = await self._pool.fetch(SPENT, timeout=_LOAD_TIMEOUT_S)
+                if rows:
+                    on_spent([to_spent(row) for row in rows])
+                self._summed.set()
+            except UNREACHABLE as error:
+                _log.warning("spend_not_read", error=str(error) or type(error).__name__)
+            except Exception:
+                # A fault of ours: the watch must outlive it.
+                _log.exception("spend_watch_failed")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SPENT_S):
+                    await self._spend_due.wait()
 
     def _on_event(self, *_: Any) -> None:
         self._wake.set()

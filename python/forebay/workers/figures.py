@@ -10,8 +10,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-SAME = frozenset({"forebay_keys", "forebay_limit_rows", "forebay_limit_rows_private"})
+SAME = frozenset(
+    {
+        "forebay_keys",
+        "forebay_lease_participants",
+        "forebay_limit_rows",
+        "forebay_limit_rows_private",
+        "forebay_upstream_concurrency_limit",
+    }
+)
 """Gauges of what all processes share or have a copy of: the greatest value is that of all."""
+LEAST = frozenset({"forebay_lease_store_up"})
+"""Gauges that are 1 only where they are 1 in every process."""
 
 
 @dataclass(slots=True)
@@ -67,7 +77,7 @@ def merge(parts: Iterable[Figures]) -> Figures:
     """The sums, series by series; the parts stay as they are.
 
     Families and series are in the order in which they first come. Of gauges that are the `SAME` in
-    every process the greatest value counts.
+    every process the greatest value counts, and of some the `LEAST`.
     """
     total: Figures = {}
     for part in parts:
@@ -79,6 +89,8 @@ def merge(parts: Iterable[Figures]) -> Figures:
                     into.samples[series] = value
                 elif name in SAME:
                     into.samples[series] = max(before, value)
+                elif name in LEAST:
+                    into.samples[series] = min(before, value)
                 else:
                     into.samples[series] = before + value
     return total

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from forebay.config import Config, Limits, Upstream
+from forebay.config import Config, Limits, Model, Target, Upstream
 from forebay.gateway import Gateway
 from forebay.http.app import create_app
 from forebay.store import Database, KeyStore, encode_records
@@ -67,6 +67,7 @@ class Admin:
 
 CONFIG = Config(
     upstreams={"none": Upstream(kind="sglang", url="http://127.0.0.1:1")},
+    models={"known/model": Model(targets=(Target(upstream="none"),), aliases=("nick",))},
     limits=Limits(body_bytes=4096),
 )
 

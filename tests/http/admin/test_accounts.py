@@ -90,3 +90,16 @@ async def test_a_key_shows_its_limits_on_models(admin: Admin, database: Database
     assert shown["per_model"] == {"llama": {**LIMITS, "rpm": 6, "rpm_burst": 1}}
     refusal = await admin.refused("PUT", f"/keys/{record.id}/models/a%00b/limits", {"rpm": 6})
     assert refusal == (400, "invalid_value", "model")
+
+
+async def test_an_alias_has_no_limits_of_its_own(admin: Admin, database: Database) -> None:
+    record, _ = await KeyStore(database).create(name="x")
+    for path in ("/models/{}/limits", f"/keys/{record.id}/models/{{}}/limits"):
+        refusal = await admin.refused("PUT", path.format("nick"), {"rpm": 6})
+        assert refusal == (400, "invalid_value", "model")
+        answer = await admin.call("PUT", path.format("nick"), {"rpm": 6})
+        assert "known/model" in answer.json()["error"]["message"]
+        for name in ("known/model", "may-be-discovered-later"):
+            await admin.send("PUT", path.format(name), {"rpm": 6})
+        # What came in another way can go.
+        await admin.send("DELETE", path.format("nick"), status=204)

@@ -68,6 +68,9 @@ async def test_query_parameters(admin: Admin) -> None:
         ("limit=1&limit=2", "invalid_value", None),
     ):
         assert await admin.refused("GET", f"/keys?{query}") == (400, code, param)
+    for query, param in (("/accounts?after=%00", "after"), ("/keys?account=%00", "account")):
+        assert await admin.refused("GET", query) == (400, "invalid_value", param)
+    assert await admin.refused("GET", "/keys?after=%00") == (400, "invalid_value", "after")
     path = f"/keys/{(await admin.get('/keys'))['data'][0]['id']}"
     assert await admin.refused("GET", f"{path}?x=1") == (400, "unknown_parameter", "x")
 

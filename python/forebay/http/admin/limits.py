@@ -1,6 +1,7 @@
 """Operations on the limits of accounts, of models, and of keys on single models."""
 
 from forebay.http.admin.operation import Call
+from forebay.store.errors import BadValue
 from forebay.store.limits import Limits, LimitStore, Subject
 
 
@@ -20,6 +21,9 @@ async def get_limits(call: Call) -> Limits:
 async def put_limits(call: Call) -> Limits:
     """Sets all of them: a field that is not given is no limit."""
     body: Limits = call.body
+    own = call.aliased(call.path["model"]) if "model" in call.path else None
+    if own is not None:
+        raise BadValue("model", f"is an alias; limits hold under the model's own name, {own}")
     return await LimitStore(call.database).put(_subject(call.path), body)
 
 

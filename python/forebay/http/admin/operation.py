@@ -29,6 +29,7 @@ from forebay.store.errors import (
 
 if TYPE_CHECKING:
     from forebay._core import Core
+    from forebay.gateway import Gateway
 
 log = structlog.get_logger("forebay.http.admin")
 
@@ -77,9 +78,13 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that was read. query, body: of the operation's types."""
+    """A request that was read.
+
+    query, body: of the operation's types. aliased: as `Gateway.aliased`.
+    """
 
     core: "Core"
+    aliased: Callable[[str], str | None]
     path: dict[str, str]
     query: Any
     body: Any
@@ -99,14 +104,14 @@ class Endpoint:
     def __init__(
         self,
         operations: list[Operation],
-        core: "Core",
+        gateway: "Gateway",
         database: DatabaseSource,
-        body_bytes: int,
     ) -> None:
         self._operations = {operation.method: operation for operation in operations}
-        self._core = core
+        self._core = gateway.core
+        self._aliased = gateway.aliased
         self._database = database
-        self._body_bytes = body_bytes
+        self._body_bytes = gateway.config.limits.body_bytes
 
     @property
     def methods(self) -> list[str]:
@@ -129,6 +134,7 @@ class Endpoint:
                 limit.reschedule(asyncio.get_running_loop().time() + WORK_S)
                 call = Call(
                     self._core,
+                    self._aliased,
                     request.path_params,
                     _query(request, operation),
                     body,

@@ -130,7 +130,7 @@ def admin_routes(gateway: "Gateway", database: DatabaseSource) -> list[Route]:
         by_path.setdefault(operation.path, []).append(operation)
     routes = []
     for path, operations in by_path.items():
-        endpoint = Endpoint(operations, gateway.core, database, gateway.config.limits.body_bytes)
+        endpoint = Endpoint(operations, gateway, database)
         # Names of models may have slashes in them.
         pattern = PREFIX + path.replace("{model}", "{model:path}")
         routes.append(Route(pattern, endpoint.serve, methods=endpoint.methods))
