@@ -578,6 +578,27 @@ fn a_reservation_settles_once_however_it_ends() {
 }
 
 #[test]
+fn a_refusal_tells_what_is_there_not_what_it_would_have_left() {
+    let roomy = small_meter();
+    let tight = Arc::new(Meter::new(&Limits {
+        tpm: Some(50),
+        ..Limits::default()
+    }));
+    let meters = [None, Some(Arc::clone(&roomy)), Some(tight), None];
+    let ask = Ask {
+        tokens: 60,
+        nano: 0,
+    };
+    let Err(Declined::Refused(refusal)) = Reservation::admit(meters, Now::default(), ask) else {
+        unreachable!("60 are more than 50");
+    };
+    assert_eq!(refusal.scope, Scope::Model);
+    assert_eq!(refusal.state.tokens.unwrap().remaining, 50);
+    assert_eq!(refusal.state.requests, roomy.state(0).requests);
+    assert_eq!(refusal.state.in_flight, 0);
+}
+
+#[test]
 fn a_stream_is_charged_every_step_beyond_its_reservation() {
     let meter = small_meter();
     let mut reservation = reserve(&meter, 100).unwrap();

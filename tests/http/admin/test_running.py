@@ -1,7 +1,7 @@
 """The admin API of a running gateway: what is set there is what requests meet."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -10,9 +10,9 @@ import pytest
 from forebay.store import EmbeddedPostgres
 
 from tests.conftest import _TEMPLATE, _execute, run_apart
+from tests.support.admin import Admin, everywhere
 from tests.support.processes import Engine, Gateway, Key
 from tests.support.wait import until
-from tests.support.wire import CHAT, Answer, chat
 
 PRICE = {"input": "1.5", "cached": "0.5", "output": "4"}
 """Dollars for 10^6 tokens: 1,500, 500 and 4,000 nano-dollars a token."""
@@ -47,46 +47,6 @@ def running(
     yield gateway
     assert gateway.stop() == 0, gateway.log()
     assert "Traceback (most recent" not in gateway.log(), gateway.log()
-
-
-def everywhere(what: str, probe: Callable[[], bool]) -> None:
-    """Wait up to a second until `probe`, on connections of its own, holds in every worker."""
-    # Each connection goes to a worker by chance: 16 that agree leave out one of two once in 32,768.
-    until(lambda: all(probe() for _ in range(16)), what, timeout_s=1.0)
-
-
-class Admin:
-    """A client of the running gateway's admin API."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self.gateway = gateway
-        self.key = gateway.new_key(kind="admin").secret
-        everywhere("the admin key", lambda: self.call("GET", "/keys").status == 200)
-
-    def call(self, method: str, path: str, body: Any = None) -> Answer:
-        return self.gateway.call(f"/admin/v1{path}", body, key=self.key, method=method)
-
-    def send(self, method: str, path: str, body: Any = None) -> Any:
-        answer = self.call(method, path, body)
-        assert answer.status in (200, 201, 204), answer.body
-        return answer.json() if answer.body else None
-
-    def make(self, **settings: Any) -> Key:
-        """A new key that the gateway knows."""
-        made = self.send("POST", "/keys", {"name": "test", **settings})
-        key = Key(made["id"], made["key"])
-        everywhere("the key", lambda: self.call("GET", f"/keys/{key.id}/limits").status == 200)
-        return key
-
-    def live(self, key: Key) -> dict[tuple[str, str], dict[str, Any]]:
-        """What remains now, by scope and dimension."""
-        found = self.send("GET", f"/keys/{key.id}/limits")["data"]
-        return {(entry["scope"], entry["dimension"]): entry for entry in found}
-
-    def ask(self, key: Key, model: str = "priced", **fields: Any) -> Answer:
-        """One inference request."""
-        body = chat(model, max_tokens=5, **fields)
-        return self.gateway.call(CHAT, body, key=key.secret)
 
 
 @pytest.fixture

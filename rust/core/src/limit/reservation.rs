@@ -236,10 +236,12 @@ fn take(meters: &Meters, now: Now, ask: Ask) -> Result<MeterState, Declined> {
         }
     }
     if let Some((scope, denial)) = worst {
-        return Err(Declined::Refused(denial.refusal(scope, fill(&pending))));
+        return Err(Declined::Refused(
+            denial.refusal(scope, untaken(meters, now)),
+        ));
     }
     if let Some(scope) = wanting {
-        return Err(want(scope, &pending));
+        return Err(want(scope, &pending, untaken(meters, now)));
     }
     for at in 0..pending.len() {
         let Some(Some(next)) = pending.get_mut(at) else {
@@ -250,21 +252,28 @@ fn take(meters: &Meters, now: Now, ask: Ask) -> Result<MeterState, Declined> {
                 taken.give_back();
             }
             let scope = Scope::ALL.get(at).copied().unwrap_or(Scope::Key);
+            let state = untaken(meters, now);
             let Stop::Deny(denial) = stop else {
-                return Err(want(scope, &pending));
+                return Err(want(scope, &pending, state));
             };
-            let state = meters
-                .iter()
-                .flatten()
-                .map(|meter| meter.state(now.mono))
-                .reduce(MeterState::tighter)
-                .unwrap_or_default();
             return Err(Declined::Refused(denial.refusal(scope, state)));
         }
     }
     Ok(fill(&pending))
 }
 
+/// The fill that a refused request leaves: that of before, also where it would have passed.
+#[cold]
+fn untaken(meters: &Meters, now: Now) -> MeterState {
+    meters
+        .iter()
+        .flatten()
+        .map(|meter| meter.state(now.mono))
+        .reduce(MeterState::tighter)
+        .unwrap_or_default()
+}
+
+/// The fill that an admitted request leaves.
 fn fill(pending: &[Option<Pending>; 4]) -> MeterState {
     pending
         .iter()
@@ -275,9 +284,9 @@ fn fill(pending: &[Option<Pending>; 4]) -> MeterState {
 }
 
 #[cold]
-fn want(scope: Scope, pending: &[Option<Pending>; 4]) -> Declined {
+fn want(scope: Scope, pending: &[Option<Pending>; 4], state: MeterState) -> Declined {
     Declined::Wanting(Wanting {
         leases: pending.iter().flatten().flat_map(Pending::wants).collect(),
-        refusal: Denial::unanswered().refusal(scope, fill(pending)),
+        refusal: Denial::unanswered().refusal(scope, state),
     })
 }
