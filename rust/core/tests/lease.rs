@@ -159,10 +159,14 @@ proptest! {
             prop_assert!(!lease.in_share(), "still on its share");
         }
         let (_, total) = worst(&fleet.decided, 0, SECOND);
-        // It serves again, and not from debt. A burst of hardly more than one request is asked for
-        // anew for each, so that less of the rate is used.
-        let part = if burst >= 4 * cost { 0.7 } else { 0.5 };
-        prop_assert!(total as f64 >= (part * per_second * 10.0 - (participants as u64 * cost + cost) as f64).floor(), "{total} served");
+        // It serves again. A burst that comes back faster than the store is asked is not all used,
+        // and calls that were carried out and not answered in time, three a participant until the
+        // store is given up, were debited for nothing.
+        let ideal = per_second.min(burst as f64 / 0.15) * 10.0;
+        let rounding = participants as u64 * cost + cost;
+        let for_nothing = 3 * participants as u64 * allowance(&terms, participants, cost);
+        let lacking = rounding + if slow || loss > 0.0 { for_nothing } else { 0 };
+        prop_assert!(total as f64 >= (0.7 * ideal - lacking as f64).floor(), "{total} served");
     }
 
     /// Permits: never more in use than there are, and all come back.
@@ -218,12 +222,13 @@ proptest! {
     }
 
     /// Money: reservations never exceed the budget, and what was settled is gone for good, also
-    /// over a store that loses messages.
+    /// over a store that loses messages. (Not so many that a participant is silent for 5 s: then
+    /// its part is lent to others.)
     #[test]
     fn a_budget_is_spent_once(
         capacity in 1_000..1_000_000_u64,
         participants in 1..6_usize,
-        loss in prop_oneof![Just(0.0), 0.0..0.2_f64],
+        loss in prop_oneof![Just(0.0), 0.0..0.1_f64],
         seed: u64,
     ) {
         let terms = Terms::money(capacity, OnStoreLoss::Deny);
@@ -364,6 +369,23 @@ fn hard_limits_admit_nothing_without_the_store() {
     fleet.run_until(9 * SECOND);
     fleet.request(0, &lease, 0, 1);
     assert_eq!(fleet.decided.last().unwrap().fate, Fate::Admitted);
+}
+
+#[test]
+fn a_long_wait_for_units_does_not_keep_a_lease_on_its_share() {
+    let mut fleet = Fleet::new(1, 1, 7);
+    // One in 20 s, which the store says once there is none.
+    let lease = fleet.lease(0, "a", "t", rpm(3, 1));
+    let asks = |fleet: &mut Fleet, span| load(fleet, &[Arc::clone(&lease)], 10.0, span, 1);
+    asks(&mut fleet, 2 * SECOND);
+    assert!(!lease.in_share());
+    fleet.weather.down = true;
+    asks(&mut fleet, 5 * SECOND);
+    assert!(lease.in_share());
+    fleet.weather.down = false;
+    asks(&mut fleet, 3 * SECOND);
+    assert!(!lease.in_share());
+    assert_eq!(worst(&fleet.decided, 0, SECOND).1, 1);
 }
 
 #[test]

@@ -333,8 +333,7 @@ impl Lease {
         if !self.terms().is_rate() {
             return;
         }
-        let _one_at_a_time = self.slow.lock();
-        self.enter_share(now);
+        self.enter_share(&mut self.slow.lock(), now);
     }
 
     /// The figures for headers; they are what is here and what the store is thought to have.
@@ -433,19 +432,18 @@ impl Lease {
     fn share(&self, now: Nanos) -> Guard<Option<Arc<Share>>> {
         let share = self.share.load();
         if share.is_none() && self.hub.lost() {
-            let _one_at_a_time = self.slow.lock();
-            self.enter_share(now);
+            self.enter_share(&mut self.slow.lock(), now);
             return self.share.load();
         }
         share
     }
 
-    /// Call it under the lock of `slow`.
     #[cold]
-    fn enter_share(&self, now: Nanos) {
+    fn enter_share(&self, slow: &mut Slow, now: Nanos) {
         if self.share.load().is_some() {
             return;
         }
+        slow.ask_again(now);
         let terms = self.terms();
         let level = self.estimate(&terms, now);
         let held = self.held.load(Relaxed);

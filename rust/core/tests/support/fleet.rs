@@ -25,7 +25,7 @@ pub const SECOND: Nanos = 1_000 * MS;
 /// A call that was not answered by then has failed.
 pub const TIMEOUT: Nanos = 50 * MS;
 /// A request that waited so long for the store is decided by the share.
-pub const PATIENCE: Nanos = 25 * MS;
+pub const PATIENCE: Nanos = 60 * MS;
 const FAILURES: u32 = 3;
 
 /// SplitMix64: the same numbers from the same seed, everywhere.

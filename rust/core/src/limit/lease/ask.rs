@@ -117,6 +117,11 @@ impl Slow {
         self.begun + 1
     }
 
+    /// The store is lost: ask as soon as it is back, not when it had said that there is more.
+    pub(super) fn ask_again(&mut self, now: Nanos) {
+        self.not_before = self.not_before.min(now + RETRY);
+    }
+
     /// Lets the next call come at once and give everything back.
     pub(super) fn end(&mut self) {
         self.ends = true;
@@ -437,7 +442,7 @@ impl Lease {
         }
         // What was returned is gone, what is owed is told again: neither ever lends too much.
         slow.not_before = now + RETRY;
-        self.enter_share(now);
+        self.enter_share(&mut slow, now);
         self.finish(&mut slow);
     }
 
@@ -447,7 +452,7 @@ impl Lease {
         slow.waiting = 0;
         slow.largest = 0;
         slow.begun += 1;
-        self.enter_share(now);
+        self.enter_share(&mut slow, now);
         self.finish(&mut slow);
     }
 

@@ -315,6 +315,9 @@ impl Leases {
     pub fn store_back(&self) {
         self.hub.lost.store(false, Relaxed);
         self.hub.counters.store_up.set(1);
+        // Whenever they were to be looked at next, that was before.
+        self.sync.lock().next_scan = 0;
+        self.hub.ring();
     }
 
     /// What to send now, if anything, and when to call again unless the bell rings. While the store
@@ -339,6 +342,7 @@ impl Leases {
             lease.urgent.store(false, SeqCst);
             if let Due::Now(ask) = lease.due(now) {
                 asks.add(lease, ask);
+                sync.next_scan = sync.next_scan.min(now + TAU);
             }
         }
         let mut fresh = false;
