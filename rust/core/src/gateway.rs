@@ -19,7 +19,7 @@ use crate::headers::{bearer, rate_headers, request_id_header, upstream_headers};
 use crate::keys::{Denied, Key, KeySpec, Keys};
 use crate::limit::lease::{LeaseCounters, Leases};
 use crate::limit::{
-    Ask, Declined, Meter, Meters, Nanos, Now, Refusal, Region, Reservation, Wanting,
+    Ask, Declined, GRANT_WAIT, Meter, Meters, Nanos, Now, Refusal, Region, Reservation, Wanting,
 };
 use crate::peek::{Peek, peek};
 use crate::queue::{self, Priority};
@@ -32,9 +32,6 @@ use crate::subjects::{Ground, SubjectSpec, Subjects};
 
 /// Events waiting for the database beyond this are dropped, and counted.
 const MAX_EVENTS: usize = 500_000;
-
-/// How long a request waits for the store that machines share; then this process's share counts.
-const GRANT_WAIT: Duration = Duration::from_millis(60);
 
 /// Which inference API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

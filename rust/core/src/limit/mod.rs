@@ -28,7 +28,7 @@ pub use meter::{
 };
 pub use permits::Permits;
 pub use region::{MAX_WORKERS, Region, subject_id};
-pub use reservation::{Declined, Meters, PROGRESS_STEP, Reservation, Scope, Wanting};
+pub use reservation::{Declined, GRANT_WAIT, Meters, PROGRESS_STEP, Reservation, Scope, Wanting};
 pub use table::Table;
 
 /// Nanoseconds of a monotonic clock, or a span of them.

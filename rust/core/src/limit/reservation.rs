@@ -11,6 +11,9 @@ use super::{Meter, Nanos, Refusal};
 /// How many tokens beyond its reservation a stream may deliver before they are charged.
 pub const PROGRESS_STEP: u64 = 256;
 
+/// How long a request waits for the store that machines share; then this process's share counts.
+pub const GRANT_WAIT: Duration = Duration::from_millis(60);
+
 /// Whose limits apply to a request, in the order in which they are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {

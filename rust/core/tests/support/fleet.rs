@@ -14,8 +14,8 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use forebay_core::limit::Nanos;
 use forebay_core::limit::lease::{Call, Lease, LeaseCounters, LeaseQuote, Leases, Terms, Ticket};
+use forebay_core::limit::{GRANT_WAIT, Nanos};
 
 use super::store::Store;
 
@@ -24,9 +24,11 @@ pub const SECOND: Nanos = 1_000 * MS;
 
 /// A call that was not answered by then has failed.
 pub const TIMEOUT: Nanos = 50 * MS;
-/// A request that waited so long for the store is decided by the share.
-pub const PATIENCE: Nanos = 60 * MS;
+/// Failed rounds in a row, after which the store is lost.
 const FAILURES: u32 = 3;
+const PROBE: Nanos = SECOND;
+/// Calls of one participant that may be out at once.
+const MAX_OPEN: usize = 256;
 
 /// SplitMix64: the same numbers from the same seed, everywhere.
 #[derive(Clone, Debug)]
@@ -68,6 +70,9 @@ pub struct Weather {
     pub down: bool,
     /// The server's clock less the true one.
     pub step_us: i64,
+    /// How long one call occupies its server, and each of its keys beyond that.
+    pub per_call: Nanos,
+    pub per_key: Nanos,
 }
 
 impl Default for Weather {
@@ -78,6 +83,8 @@ impl Default for Weather {
             loss: 0.0,
             down: false,
             step_us: 0,
+            per_call: 0,
+            per_key: 0,
         }
     }
 }
@@ -100,18 +107,43 @@ pub struct Decided {
     pub fate: Fate,
     /// It waited for the store.
     pub waited: bool,
+    /// When it came.
+    pub came: Nanos,
 }
 
 struct Participant {
     leases: Leases,
     bell: Arc<AtomicBool>,
     wake_at: Nanos,
-    /// Its monotonic clock less the true time.
+    /// Its monotonic clock less the true time, at the start; and what it gains a nanosecond.
     skew: Nanos,
+    drift: f64,
+    /// One way to the store, beyond the weather's.
+    distance: Nanos,
+    /// How often it was started again.
+    life: u32,
+    rounds: u64,
+    failed_round: u64,
     failures: u32,
+    /// Calls that are out.
+    open: usize,
     lost: bool,
+    next_probe: Nanos,
     /// Cut off from the store.
     cut: bool,
+    /// Requests that wait for the store.
+    parked: Vec<Parked>,
+}
+
+impl Participant {
+    fn clock(&self, now: Nanos) -> Nanos {
+        (self.skew + now).saturating_add_signed((now as f64 * self.drift) as i64)
+    }
+
+    /// The true time at which its clock shows `local`, or a little later.
+    fn when(&self, local: Nanos) -> Nanos {
+        (local.saturating_sub(self.skew) as f64 / (1.0 + self.drift)).ceil() as Nanos + 1
+    }
 }
 
 enum Event {
@@ -120,25 +152,26 @@ enum Event {
     Arrive(usize, Sent),
     Reply(usize, Sent, Option<Vec<i64>>),
     Timeout(usize, u64),
-    /// A request that waits looks again; whether for the last time.
-    Again(Parked, bool),
+    /// The patience of a request that waits ends.
+    Patience(usize, u64),
 }
 
 #[derive(Clone)]
 struct Sent {
     number: u64,
+    life: u32,
+    round: u64,
     at: Nanos,
     call: Arc<Call>,
 }
 
-#[derive(Clone)]
 struct Parked {
-    participant: usize,
+    number: u64,
     lease: Arc<Lease>,
     ticket: Ticket,
     key: usize,
     cost: u64,
-    until: Nanos,
+    came: Nanos,
 }
 
 struct Timed(Nanos, u64, Event);
@@ -168,6 +201,10 @@ pub struct Fleet {
     pub decided: Vec<Decided>,
     /// Calls that reached the store.
     pub calls: u64,
+    /// Calls that were not answered in time.
+    pub failed: u64,
+    /// Until when each server of the store is busy; a hash tag belongs to one of them.
+    pub servers: Vec<Nanos>,
     participants: Vec<Participant>,
     events: BinaryHeap<Reverse<Timed>>,
     /// Calls sent and neither answered nor failed.
@@ -180,18 +217,23 @@ impl Fleet {
         let mut random = Random(seed);
         let participants = (0..participants)
             .map(|_| {
-                let bell = Arc::new(AtomicBool::new(false));
-                let ring = Arc::clone(&bell);
-                let leases = Leases::new(LeaseCounters::default());
-                leases.activate(expected, move || ring.store(true, SeqCst));
+                let (leases, bell) = registry(expected);
                 Participant {
                     leases,
                     bell,
                     wake_at: Nanos::MAX,
                     skew: SECOND + random.below(1_000) * SECOND,
+                    drift: 0.0,
+                    distance: 0,
+                    life: 0,
+                    rounds: 0,
+                    failed_round: 0,
                     failures: 0,
+                    open: 0,
                     lost: false,
+                    next_probe: 0,
                     cut: false,
+                    parked: Vec::new(),
                 }
             })
             .collect::<Vec<_>>();
@@ -202,6 +244,8 @@ impl Fleet {
             random,
             decided: Vec::new(),
             calls: 0,
+            failed: 0,
+            servers: vec![0],
             participants,
             events: BinaryHeap::new(),
             open: std::collections::HashMap::new(),
@@ -229,9 +273,30 @@ impl Fleet {
         self.participants[participant].cut = cut;
     }
 
+    /// Lets its clock gain so many nanoseconds each nanosecond, or lose them.
+    pub fn drift(&mut self, participant: usize, drift: f64) {
+        self.participants[participant].drift = drift;
+    }
+
+    /// Puts it farther from the store: so much one way, beyond the weather's delay.
+    pub fn distance(&mut self, participant: usize, distance: Nanos) {
+        self.participants[participant].distance = distance;
+    }
+
+    /// Kills a participant; another takes its place at once. What it held and owed is forgotten.
+    pub fn restart(&mut self, participant: usize, expected: u64) {
+        let (leases, bell) = registry(expected);
+        let this = &mut self.participants[participant];
+        (this.leases, this.bell) = (leases, bell);
+        this.life += 1;
+        (this.failures, this.open, this.lost) = (0, 0, false);
+        this.parked.clear();
+        self.wake(participant, self.now + MS);
+    }
+
     /// A participant's own clock.
     pub fn clock(&self, participant: usize) -> Nanos {
-        self.now + self.participants[participant].skew
+        self.participants[participant].clock(self.now)
     }
 
     /// A request of `cost` comes; `key` is for the record.
@@ -239,17 +304,21 @@ impl Fleet {
         let now = self.clock(participant);
         match decide(lease, now, cost) {
             LeaseQuote::NeedGrant => {
+                self.count += 1;
+                let number = self.count;
                 let parked = Parked {
-                    participant,
+                    number,
                     lease: Arc::clone(lease),
                     ticket: lease.request(now, cost),
                     key,
                     cost,
-                    until: self.now + PATIENCE,
+                    came: self.now,
                 };
-                self.push(self.now + MS / 10, Event::Again(parked, false));
+                self.participants[participant].parked.push(parked);
+                let patience = GRANT_WAIT.as_nanos() as Nanos;
+                self.push(self.now + patience, Event::Patience(participant, number));
             }
-            found => self.record(participant, key, cost, found, false),
+            found => self.record(participant, key, cost, found, None),
         }
         self.heed(participant);
     }
@@ -284,19 +353,8 @@ impl Fleet {
                 }
             }
             Event::Arrive(participant, sent) => {
-                let reply = (!self.weather.down).then(|| {
-                    self.calls += 1;
-                    let now_us = (self.now / 1_000).cast_signed() + 1_000_000_000_000_000;
-                    self.store.call(
-                        now_us + self.weather.step_us,
-                        &participant.to_string(),
-                        &sent.call.keys(),
-                        &sent.call.arguments(),
-                    )
-                });
-                if reply.is_some() && !self.is_lost() {
-                    let at = self.now + self.delay();
-                    self.push(at, Event::Reply(participant, sent, reply));
+                if !self.weather.down {
+                    self.serve(participant, sent);
                 }
             }
             Event::Reply(participant, sent, reply) => {
@@ -309,53 +367,108 @@ impl Fleet {
                     self.answer(participant, &sent, None);
                 }
             }
-            Event::Again(parked, last) => self.again(parked, last),
+            Event::Patience(participant, number) => {
+                let parked = &mut self.participants[participant].parked;
+                if let Some(at) = parked.iter().position(|one| one.number == number) {
+                    let parked = parked.remove(at);
+                    parked.lease.unanswered(self.clock(participant));
+                    self.decide_parked(participant, &parked);
+                }
+            }
         }
     }
 
-    fn again(&mut self, parked: Parked, last: bool) {
-        let now = self.clock(parked.participant);
-        if !parked.lease.is_answered(parked.ticket) {
-            if !last {
-                let next = self.now + MS / 5;
-                let last = next >= parked.until;
-                self.push(next, Event::Again(parked, last));
-                return;
-            }
-            parked.lease.unanswered(now);
+    /// The call waits until its server is free, is carried out, and answered.
+    fn serve(&mut self, participant: usize, sent: Sent) {
+        self.calls += 1;
+        let keys = sent.call.keys();
+        let weather = self.weather;
+        let tag = sent.call.tag.bytes();
+        let hash = tag.fold(7_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+        });
+        let server = Random(hash).below(self.servers.len() as u64) as usize;
+        let begun = self.now.max(self.servers[server]);
+        let done = begun + weather.per_call + weather.per_key * keys.len() as Nanos;
+        self.servers[server] = done;
+        let now_us = (begun / 1_000).cast_signed() + 1_000_000_000_000_000;
+        let name = format!("{participant}.{}", sent.life);
+        let reply = self.store.call(
+            now_us + weather.step_us,
+            &name,
+            &keys,
+            &sent.call.arguments(),
+        );
+        if !self.is_lost() {
+            let at = done + self.delay(participant);
+            self.push(at, Event::Reply(participant, sent, Some(reply)));
         }
-        let found = decide(&parked.lease, now, parked.cost);
-        self.record(parked.participant, parked.key, parked.cost, found, true);
-        self.heed(parked.participant);
+    }
+
+    /// Decides the requests for which the store has answered.
+    fn unpark(&mut self, participant: usize) {
+        let parked = &mut self.participants[participant].parked;
+        let ready: Vec<_> = parked
+            .extract_if(.., |one| one.lease.is_answered(one.ticket))
+            .collect();
+        for one in ready {
+            self.decide_parked(participant, &one);
+        }
+    }
+
+    fn decide_parked(&mut self, participant: usize, parked: &Parked) {
+        let found = decide(&parked.lease, self.clock(participant), parked.cost);
+        let came = Some(parked.came);
+        self.record(participant, parked.key, parked.cost, found, came);
+        self.heed(participant);
     }
 
     fn collect(&mut self, participant: usize) {
-        let now = self.clock(participant);
-        let (round, next) = self.participants[participant].leases.collect(now);
-        let skew = self.participants[participant].skew;
-        self.wake(
-            participant,
-            next.saturating_sub(skew).max(self.now + MS / 10),
-        );
+        let this = &mut self.participants[participant];
+        if this.open >= MAX_OPEN {
+            // The next reply wakes it.
+            return;
+        }
+        if this.lost && self.now < this.next_probe {
+            let at = this.next_probe;
+            self.wake(participant, at);
+            return;
+        }
+        this.next_probe = self.now + PROBE;
+        this.rounds += 1;
+        let now = this.clock(self.now);
+        let (round, next) = this.leases.collect(now);
+        let (life, round_number, cut) = (this.life, this.rounds, this.cut);
+        let next = this.when(next).max(self.now + MS / 10);
+        self.wake(participant, next);
         for call in round.into_iter().flat_map(|round| round.calls) {
             self.count += 1;
             let sent = Sent {
                 number: self.count,
+                life,
+                round: round_number,
                 at: now,
                 call: Arc::new(call),
             };
+            self.participants[participant].open += 1;
             self.open.insert(sent.number, sent.clone());
             self.push(self.now + TIMEOUT, Event::Timeout(participant, sent.number));
-            if !self.is_lost() && !self.participants[participant].cut {
-                let at = self.now + self.delay();
+            if !self.is_lost() && !cut {
+                let at = self.now + self.delay(participant);
                 self.push(at, Event::Arrive(participant, sent));
             }
         }
     }
 
     fn answer(&mut self, participant: usize, sent: &Sent, reply: Option<Vec<i64>>) {
-        let now = self.clock(participant);
+        self.failed += u64::from(reply.is_none());
         let this = &mut self.participants[participant];
+        if this.life != sent.life {
+            return;
+        }
+        let now = this.clock(self.now);
+        let stalled = this.open >= MAX_OPEN;
+        this.open -= 1;
         if reply.is_some() {
             this.failures = 0;
             if this.lost {
@@ -363,16 +476,25 @@ impl Fleet {
                 this.leases.store_back();
             }
         } else {
-            this.failures += 1;
+            // One bad moment may fail many calls of a round: it counts once.
+            if sent.round > this.failed_round {
+                this.failures += 1;
+            }
+            this.failed_round = this.failed_round.max(sent.round);
             if this.failures >= FAILURES && !this.lost {
                 this.lost = true;
+                this.next_probe = self.now + PROBE;
                 this.leases.store_lost(now);
             }
         }
         let grants = reply.and_then(|reply| sent.call.grants(&reply));
         this.leases
             .answer(sent.at, now, &sent.call, grants.as_deref());
+        self.unpark(participant);
         self.heed(participant);
+        if stalled {
+            self.wake(participant, self.now + MS / 20);
+        }
     }
 
     fn record(
@@ -381,7 +503,7 @@ impl Fleet {
         key: usize,
         cost: u64,
         found: LeaseQuote,
-        waited: bool,
+        waits_since: Option<Nanos>,
     ) {
         let fate = match found {
             LeaseQuote::Pass { .. } => Fate::Admitted,
@@ -393,7 +515,8 @@ impl Fleet {
             key,
             cost,
             fate,
-            waited,
+            waited: waits_since.is_some(),
+            came: waits_since.unwrap_or(self.now),
         });
     }
 
@@ -416,13 +539,23 @@ impl Fleet {
         self.events.push(Reverse(Timed(at, self.count, event)));
     }
 
-    fn delay(&mut self) -> Nanos {
-        self.weather.delay + self.random.exponential(self.weather.jitter as f64) as Nanos
+    fn delay(&mut self, participant: usize) -> Nanos {
+        let distance = self.participants[participant].distance;
+        distance + self.weather.delay + self.random.exponential(self.weather.jitter as f64) as Nanos
     }
 
     fn is_lost(&mut self) -> bool {
         self.weather.loss > 0.0 && self.random.unit() < self.weather.loss
     }
+}
+
+/// A registry in use, and the bell that it rings.
+fn registry(expected: u64) -> (Leases, Arc<AtomicBool>) {
+    let bell = Arc::new(AtomicBool::new(false));
+    let ring = Arc::clone(&bell);
+    let leases = Leases::new(LeaseCounters::default());
+    leases.activate(expected, move || ring.store(true, SeqCst));
+    (leases, bell)
 }
 
 fn decide(lease: &Lease, now: Nanos, cost: u64) -> LeaseQuote {

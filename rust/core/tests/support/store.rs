@@ -42,6 +42,8 @@ pub struct Store {
     values: HashMap<String, (Value, f64)>,
     /// Keys served.
     pub served: u64,
+    /// Units taken back from participants that were silent too long.
+    pub reaped: u64,
 }
 
 impl Store {
@@ -131,7 +133,7 @@ impl Store {
                 holding.hold = now + GRACE;
             }
         } else if now >= holding.reap || holding.reap > now + REAP {
-            holding.count_parts(now, kept_ms);
+            self.reaped += holding.count_parts(now, kept_ms);
             holding.reap = now + REAP;
             // The script writes what it drops even if the call is stale.
             let until = self.values.get(key).map_or(now, |(_, until)| *until);
@@ -198,7 +200,9 @@ impl Store {
 }
 
 impl Holding {
-    fn count_parts(&mut self, now: f64, kept_ms: f64) {
+    /// Returns the units taken back.
+    fn count_parts(&mut self, now: f64, kept_ms: f64) -> u64 {
+        let mut reaped = 0.0;
         self.lent = 0.0;
         self.parts.retain(|_, (part, _, heard)| {
             let silent = now - *heard;
@@ -210,10 +214,12 @@ impl Holding {
             } else if silent >= PART_LIFE.max(TOLD.min(kept_ms * 1000.0)) {
                 return false;
             } else {
+                reaped += *part;
                 *part = 0.0;
             }
             true
         });
+        reaped as u64
     }
 }
 

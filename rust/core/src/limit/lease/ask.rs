@@ -86,9 +86,12 @@ pub(super) enum Due {
 /// What only the syncer and waiting requests touch.
 #[derive(Debug, Default)]
 pub(super) struct Slow {
-    /// Units that requests wait for, and the largest of them.
+    /// Units that requests wait for, the largest of them, and how many wait.
     waiting: u64,
     largest: u64,
+    waiters: u64,
+    /// The same units and requests, of the call in flight.
+    awaited: (u64, u64),
     /// Calls begun, and answered or failed.
     begun: u64,
     pub(super) answered: u64,
@@ -114,12 +117,21 @@ impl Slow {
     pub(super) fn wait_for(&mut self, cost: u64) -> u64 {
         self.waiting = self.waiting.saturating_add(cost);
         self.largest = self.largest.max(cost);
+        self.waiters += 1;
         self.begun + 1
     }
 
     /// The store is lost: ask as soon as it is back, not when it had said that there is more.
     pub(super) fn ask_again(&mut self, now: Nanos) {
         self.not_before = self.not_before.min(now + RETRY);
+    }
+
+    /// A call begins that all who wait now wait for.
+    fn await_now(&mut self) {
+        self.awaited.0 = self.awaited.0.saturating_add(self.waiting);
+        self.awaited.1 += self.waiters;
+        (self.waiting, self.largest, self.waiters) = (0, 0, 0);
+        self.begun += 1;
     }
 
     /// Lets the next call come at once and give everything back.
@@ -140,6 +152,8 @@ struct Demand {
     rates: [f64; 2],
     /// Units per request.
     typical: f64,
+    /// Units and requests that are counted a second time, because they waited.
+    again: (u64, u64),
 }
 
 impl Demand {
@@ -148,8 +162,9 @@ impl Demand {
         if span < TAU / 2 {
             return;
         }
-        let units = offered.wrapping_sub(self.offered) as f64;
-        let count = requests.wrapping_sub(self.requests) as f64;
+        let again = std::mem::take(&mut self.again);
+        let units = offered.wrapping_sub(self.offered).saturating_sub(again.0) as f64;
+        let count = requests.wrapping_sub(self.requests).saturating_sub(again.1) as f64;
         // A pause is as long as it was: the first requests after it do not make a high rate.
         let rate = units / span as f64;
         for (average, memory) in self.rates.iter_mut().zip(MEMORIES) {
@@ -189,9 +204,7 @@ impl Lease {
             self.due_holding(&mut slow, terms, now)
         };
         if let Due::Now(ask) = due {
-            slow.waiting = 0;
-            slow.largest = 0;
-            slow.begun += 1;
+            slow.await_now();
             slow.last_sent = now;
             slow.in_flight = Some(ask);
             self.urgent.store(false, SeqCst);
@@ -449,15 +462,17 @@ impl Lease {
     /// Nothing will be asked for the requests that wait.
     pub(super) fn abandoned(&self, now: Nanos) {
         let mut slow = self.slow.lock();
-        slow.waiting = 0;
-        slow.largest = 0;
-        slow.begun += 1;
+        slow.await_now();
         self.enter_share(&mut slow, now);
         self.finish(&mut slow);
     }
 
     fn finish(&self, slow: &mut Slow) {
         slow.answered = slow.begun;
+        // Those who waited ask again now, which is no new demand.
+        let (units, requests) = std::mem::take(&mut slow.awaited);
+        slow.demand.again.0 = slow.demand.again.0.saturating_add(units);
+        slow.demand.again.1 += requests;
         self.answer.notify_waiters();
         if slow.waiting > 0 && !self.urgent.swap(true, SeqCst) {
             if let Some(me) = self.me.upgrade() {
