@@ -45,7 +45,7 @@ fn now() -> u64 {
 /// The longest that one of `threads` took for `rounds` decisions.
 fn timed(threads: u64, rounds: u64, keys: u64, decide: &(impl Fn(u64) + Sync)) -> Duration {
     let run = |seed: u64| {
-        let mut walk = Walk(88_172_645_463_325_252 ^ seed);
+        let mut walk = Walk(0x0139_408D_CBBF_7A44 ^ seed);
         let start = Instant::now();
         for _ in 0..rounds {
             decide(id(walk.next(keys)));

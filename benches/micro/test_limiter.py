@@ -21,7 +21,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from tests.support.valkey import Valkey
 
 RPM = 1_000_000_000
-CALLS = 2000
+CALLS = 1000
 GCRA = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -72,11 +72,11 @@ def measure(
             decide(key)
 
     if threads == 1:
-        benchmark.pedantic(run, (0,), rounds=30, warmup_rounds=2)
+        benchmark.pedantic(run, (0,), rounds=15, warmup_rounds=2)
     else:
         with ThreadPoolExecutor(threads) as pool:
             benchmark.pedantic(
-                lambda: list(pool.map(run, range(threads))), rounds=30, warmup_rounds=2
+                lambda: list(pool.map(run, range(threads))), rounds=15, warmup_rounds=2
             )
     if benchmark.stats is not None:  # with --benchmark-disable there is none
         benchmark.extra_info["ns"] = round(benchmark.stats.stats.median / CALLS / threads * 1e9)

@@ -91,7 +91,7 @@ def stable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     engine = Engine(tmp_path_factory.mktemp("stable"), "--model", "sim", "--decode-rate", "300")
     engine.start()
     yield engine
-    engine.stop()
+    engine.stop(2.0)  # it would wait for those that it stalls
 
 
 @pytest.fixture(params=[1, 2], ids=["one process", "two workers"])
