@@ -327,7 +327,7 @@ async def test_nothing_is_left_behind_by_a_crowd_that_misbehaves() -> None:
         assert (scheduler.used_tokens, scheduler.reserved_tokens) == (0, 0)
         outcomes = {record["outcome"] for record in await records(server)}
         assert not outcomes & {"queued", "running"}
-        assert {"stop", "error:503"} <= outcomes
+        assert "stop" in outcomes
         assert outcomes & {"disconnected", "abort"}
         assert any(outcome.startswith("fault:") for outcome in outcomes)
         assert not server.connections - {c for c in server.connections if not c.busy}
