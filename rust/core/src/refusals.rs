@@ -155,7 +155,6 @@ pub(crate) fn limited(refusal: &Refusal, cost: u64, unix_s: i64) -> Error {
     let what = match dimension {
         Dimension::Concurrency => format!("{limit} requests at a time"),
         Dimension::Budget => "requests in flight hold what is left of the budget".to_owned(),
-        Dimension::Requests if period.is_empty() => "nothing is left just now".to_owned(),
         Dimension::Requests | Dimension::Tokens => {
             format!("{limit} {} per {period}", dimension.as_str())
         }

@@ -85,12 +85,16 @@ pub struct Lease {
     hub: Arc<Hub>,
     me: Weak<Lease>,
     terms: ArcSwap<Terms>,
+    /// Of which configuration the terms are.
+    version: AtomicU64,
     /// Lent by the store less spent here; below 0 is owed.
     held: AtomicI64,
     /// Of a holding, what requests have in use.
     used: AtomicI64,
     /// Money spent and not yet reported.
     settled: AtomicU64,
+    /// Money spent here since the beginning.
+    spent: AtomicU64,
     /// Money that is known to be spent by all, from elsewhere.
     floor: AtomicU64,
     /// Units that requests wanted, and how many wanted them; they wrap.
@@ -132,16 +136,18 @@ impl From<u64> for Ticket {
 }
 
 impl Lease {
-    fn new(id: &str, tag: Arc<str>, terms: Terms, hub: Arc<Hub>) -> Arc<Self> {
+    fn new(id: &str, tag: Arc<str>, terms: Terms, version: u64, hub: Arc<Hub>) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             id: id.into(),
             tag,
             hub,
             me: Weak::clone(me),
             terms: ArcSwap::from_pointee(terms),
+            version: AtomicU64::new(version),
             held: AtomicI64::new(0),
             used: AtomicI64::new(0),
             settled: AtomicU64::new(0),
+            spent: AtomicU64::new(0),
             floor: AtomicU64::new(0),
             offered: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -166,6 +172,30 @@ impl Lease {
     /// What it leases.
     pub fn terms(&self) -> Terms {
         **self.terms.load()
+    }
+
+    /// Replaces the terms, unless those that it has are of a later configuration.
+    #[cold]
+    fn revise(&self, terms: Terms, version: u64) {
+        let _one_at_a_time = self.slow.lock();
+        if version < self.version.load(Relaxed) {
+            return;
+        }
+        self.version.store(version, Relaxed);
+        let old = self.terms.swap(Arc::new(terms));
+        if !terms.is_rate() {
+            // What is spent or in use stays so, until the store counts anew.
+            let change = signed(terms.size()) - signed(old.size());
+            self.level.fetch_add(change, Relaxed);
+            if change > 0 {
+                self.refuse_until.store(0, Relaxed);
+            }
+        }
+    }
+
+    /// Units of a holding that requests have in use here.
+    pub fn in_use(&self) -> u64 {
+        self.used.load(Relaxed).max(0).cast_unsigned()
     }
 
     /// What taking `cost` would come to; takes nothing. Every request asks this once: it is how
@@ -268,6 +298,7 @@ impl Lease {
             self.used.fetch_sub(given, Relaxed);
             if matches!(terms.kind, Kind::Money { .. }) {
                 self.settled.fetch_add(spent.cast_unsigned(), SeqCst);
+                self.spent.fetch_add(spent.cast_unsigned(), Relaxed);
             }
         }
         self.held.fetch_add(given.saturating_sub(spent), SeqCst);
@@ -288,10 +319,10 @@ impl Lease {
         self.floor.fetch_max(units, Relaxed);
     }
 
-    /// Money that is known to be spent for good, by all.
+    /// Money that is known to be spent for good: by all, as someone else counted, or here.
     pub fn known_spent(&self) -> u64 {
-        let own = self.settled.load(Relaxed);
-        self.floor.load(Relaxed).saturating_add(own)
+        let here = self.spent.load(Relaxed);
+        self.floor.load(Relaxed).max(here)
     }
 
     /// Tells the syncer that a request waits for `cost`, after [`LeaseQuote::NeedGrant`].
@@ -300,13 +331,27 @@ impl Lease {
         let ticket = self.slow.lock().wait_for(cost);
         self.hub.counters.waits.inc();
         self.touch(now);
+        self.call_soon();
+        Ticket(ticket)
+    }
+
+    fn call_soon(&self) {
         if !self.urgent.swap(true, SeqCst)
             && let Some(me) = self.me.upgrade()
         {
             self.hub.urgent.push(me);
         }
         self.hub.ring();
-        Ticket(ticket)
+    }
+
+    /// Has the store asked what it has left, so that [`Self::state`] is right once it has
+    /// answered. At most once per [`TAU`].
+    pub fn look(&self, now: Nanos) {
+        let heard = self.level_at.load(Relaxed);
+        if (heard == 0 || now >= heard + TAU) && !self.hub.lost() {
+            self.slow.lock().look();
+            self.call_soon();
+        }
     }
 
     /// Waits until the store has answered, or failed. It has no time-out: the caller bounds it,
@@ -396,7 +441,11 @@ impl Lease {
     #[inline]
     fn judge(&self, terms: &Terms, now: Nanos, held: i64, cost: i64) -> LeaseQuote {
         let valid = now < self.expires.load(Relaxed);
-        let ready = if valid { held } else { held.min(0) };
+        let mut ready = if valid { held } else { held.min(0) };
+        if !terms.is_rate() {
+            // More is out than there is, since there is less: what comes back goes back.
+            ready += self.level.load(Relaxed).min(0);
+        }
         let pass = || LeaseQuote::Pass {
             remaining: self.remaining(terms, now, held - cost),
         };
@@ -405,7 +454,10 @@ impl Lease {
         }
         let refuse_until = self.refuse_until.load(Relaxed);
         if !terms.is_rate() {
-            return if now < refuse_until {
+            // What was refused may have been much, and this be little.
+            let fits = matches!(terms.kind, Kind::Money { .. })
+                && cost - ready <= self.level.load(Relaxed);
+            return if now < refuse_until && !fits {
                 LeaseQuote::Wait {
                     until: refuse_until,
                 }

@@ -47,6 +47,8 @@ pub(super) struct Leased {
     registry: Arc<Leases>,
     subject: Box<str>,
     tag: Box<str>,
+    /// Of these limits, among all that the subject had: an old meter's changes nothing.
+    version: u64,
     rates: [ArcSwapWeak<Lease>; 4],
     /// With the start of the period that it is for.
     money: ArcSwapOption<(i64, Weak<Lease>)>,
@@ -58,6 +60,7 @@ impl Leased {
             registry: Arc::clone(registry),
             subject: subject.into(),
             tag: tag.into(),
+            version: registry.next_version(),
             rates: Default::default(),
             money: ArcSwapOption::empty(),
         }
@@ -69,7 +72,7 @@ impl Leased {
     }
 
     fn make(&self, id: &str, terms: Terms) -> Arc<Lease> {
-        self.registry.get_or_create(id, &self.tag, terms)
+        self.registry.get_as_of(self.version, id, &self.tag, terms)
     }
 
     /// The lease of a limit, at `unix_s` where the calendar matters; `None` if there is no limit.
@@ -98,10 +101,13 @@ impl Leased {
         state
     }
 
-    /// Each limit as it stands, as far as it is known here.
+    /// Each limit as it stands, as far as it is known here, and the store is asked for what is not:
+    /// soon after, a second look shows that.
     pub(super) fn standings(&self, plan: &Plan, now: Now) -> Vec<Standing> {
         let standing = |limit: Limit| {
-            let state = self.lease(limit, plan, now.unix_s)?.state(now.mono);
+            let lease = self.lease(limit, plan, now.unix_s)?;
+            lease.look(now.mono);
+            let state = lease.state(now.mono);
             let (size, burst, period) = sizes(limit, plan);
             let (dimension, reset) = match limit {
                 Limit::PerSecond | Limit::PerMinute => (Dimension::Requests, Some(state.reset)),
@@ -172,8 +178,8 @@ fn terms(limit: Limit, plan: &Plan) -> Option<Terms> {
 pub(super) enum Stop {
     /// A limit refuses it.
     Deny(Denial),
-    /// The store may have what is missing here.
-    Want,
+    /// The store may have what is missing here; the refusal if it has not.
+    Want(Denial),
 }
 
 /// One meter's part in an admission.
@@ -197,29 +203,40 @@ impl Line {
     fn stop(&self, now: Now) -> Option<Stop> {
         let wait = match self.quote {
             LeaseQuote::Pass { .. } => return None,
-            LeaseQuote::NeedGrant => return Some(Stop::Want),
+            // Whether it has is known in a moment.
+            LeaseQuote::NeedGrant => return Some(Stop::Want(self.denial(Some(CONCURRENCY_RETRY)))),
             LeaseQuote::Never => None,
             LeaseQuote::Wait { until } => Some(until.saturating_sub(now.mono)),
         };
-        let (dimension, retry_after) = match self.limit {
-            Limit::PerSecond | Limit::PerMinute => (Dimension::Requests, wait),
-            Limit::Tokens => (Dimension::Tokens, wait),
+        let retry_after = wait.and_then(|wait| match self.limit {
+            Limit::PerSecond | Limit::PerMinute | Limit::Tokens => Some(wait),
             // No clock tells when what others hold comes back.
-            Limit::Permits => (Dimension::Concurrency, wait.map(|_| CONCURRENCY_RETRY)),
-            // Only what is known to be spent is gone for good: the rest may come back.
-            Limit::Money => {
-                let spent = self.lease.known_spent().saturating_add(self.cost) > self.size;
-                let wait = wait.filter(|_| !spent);
-                (Dimension::Budget, wait.map(|_| CONCURRENCY_RETRY))
-            }
+            Limit::Permits => Some(CONCURRENCY_RETRY),
+            Limit::Money => self.may_return().then_some(CONCURRENCY_RETRY),
+        });
+        Some(Stop::Deny(self.denial(retry_after)))
+    }
+
+    /// Whether money that is missing may be there later: requests in flight hold it, or the store
+    /// is away.
+    fn may_return(&self) -> bool {
+        self.lease.in_share() || self.lease.known_spent().saturating_add(self.cost) <= self.size
+    }
+
+    fn denial(&self, retry_after: Option<Nanos>) -> Denial {
+        let dimension = match self.limit {
+            Limit::PerSecond | Limit::PerMinute => Dimension::Requests,
+            Limit::Tokens => Dimension::Tokens,
+            Limit::Permits => Dimension::Concurrency,
+            Limit::Money => Dimension::Budget,
         };
-        Some(Stop::Deny(Denial {
+        Denial {
             dimension,
             period: self.period,
             retry_after,
             limit: self.size,
             burst: self.burst,
-        }))
+        }
     }
 }
 
@@ -255,7 +272,7 @@ impl Lines {
                 (Some(Stop::Deny(known)), Stop::Deny(denial)) if !denial.outranks(&known) => {
                     Some(Stop::Deny(known))
                 }
-                (Some(Stop::Deny(known)), Stop::Want) => Some(Stop::Deny(known)),
+                (Some(known), Stop::Want(_)) => Some(known),
                 (_, stop) => Some(stop),
             };
         }

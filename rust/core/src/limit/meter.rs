@@ -361,7 +361,8 @@ impl Meter {
         }
     }
 
-    /// Each limit as it stands.
+    /// Each limit as it stands. One that machines share is as it was last heard of, and the store
+    /// is asked: the next call tells what it answered.
     pub fn standings(&self, now: Now) -> Vec<Standing> {
         if let Some(leased) = &self.leased {
             return leased.standings(&self.plan, now);
@@ -558,17 +559,6 @@ impl Denial {
         match other {
             Some(other) if !self.outranks(&other) => other,
             _ => self,
-        }
-    }
-
-    /// The store had not what a request asked it for: it will not be long.
-    pub(super) const fn unanswered() -> Self {
-        Self {
-            dimension: Dimension::Requests,
-            period: "",
-            retry_after: Some(CONCURRENCY_RETRY),
-            limit: 0,
-            burst: 0,
         }
     }
 

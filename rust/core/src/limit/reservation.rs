@@ -231,7 +231,7 @@ fn take(meters: &Meters, now: Now, ask: Ask) -> Result<MeterState, Declined> {
     let mut wanting = None;
     for (scope, part) in Scope::ALL.into_iter().zip(&pending) {
         match part.as_ref().and_then(Pending::stop) {
-            Some(Stop::Want) => wanting = wanting.or(Some(scope)),
+            Some(Stop::Want(denial)) => wanting = wanting.or(Some((scope, denial))),
             Some(Stop::Deny(denial)) if worst.is_none_or(|(_, known)| denial.outranks(&known)) => {
                 worst = Some((scope, denial));
             }
@@ -243,8 +243,8 @@ fn take(meters: &Meters, now: Now, ask: Ask) -> Result<MeterState, Declined> {
             denial.refusal(scope, untaken(meters, now)),
         ));
     }
-    if let Some(scope) = wanting {
-        return Err(want(scope, &pending, untaken(meters, now)));
+    if let Some((scope, denial)) = wanting {
+        return Err(want(scope, denial, &pending, untaken(meters, now)));
     }
     for at in 0..pending.len() {
         let Some(Some(next)) = pending.get_mut(at) else {
@@ -256,8 +256,9 @@ fn take(meters: &Meters, now: Now, ask: Ask) -> Result<MeterState, Declined> {
             }
             let scope = Scope::ALL.get(at).copied().unwrap_or(Scope::Key);
             let state = untaken(meters, now);
-            let Stop::Deny(denial) = stop else {
-                return Err(want(scope, &pending, state));
+            let denial = match stop {
+                Stop::Deny(denial) => denial,
+                Stop::Want(denial) => return Err(want(scope, denial, &pending, state)),
             };
             return Err(Declined::Refused(denial.refusal(scope, state)));
         }
@@ -287,9 +288,14 @@ fn fill(pending: &[Option<Pending>; 4]) -> MeterState {
 }
 
 #[cold]
-fn want(scope: Scope, pending: &[Option<Pending>; 4], state: MeterState) -> Declined {
+fn want(
+    scope: Scope,
+    denial: Denial,
+    pending: &[Option<Pending>; 4],
+    state: MeterState,
+) -> Declined {
     Declined::Wanting(Wanting {
         leases: pending.iter().flatten().flat_map(Pending::wants).collect(),
-        refusal: Denial::unanswered().refusal(scope, state),
+        refusal: denial.refusal(scope, state),
     })
 }

@@ -92,6 +92,8 @@ pub(super) struct Slow {
     waiters: u64,
     /// The same units and requests, of the call in flight.
     awaited: (u64, u64),
+    /// Someone wants to know what the store has.
+    curious: bool,
     /// Calls begun, and answered or failed.
     begun: u64,
     pub(super) answered: u64,
@@ -119,6 +121,11 @@ impl Slow {
         self.largest = self.largest.max(cost);
         self.waiters += 1;
         self.begun + 1
+    }
+
+    /// Lets the next call come at once, whether there is anything to tell.
+    pub(super) fn look(&mut self) {
+        self.curious = true;
     }
 
     /// The store is lost: ask as soon as it is back, not when it had said that there is more.
@@ -205,6 +212,7 @@ impl Lease {
         };
         if let Due::Now(ask) = due {
             slow.await_now();
+            slow.curious = false;
             slow.last_sent = now;
             slow.in_flight = Some(ask);
             self.urgent.store(false, SeqCst);
@@ -233,7 +241,7 @@ impl Lease {
         let share = self.share.load_full();
         let held = self.held.load(SeqCst);
         let expires = self.expires.load(Relaxed);
-        let waits = slow.waiting > 0;
+        let waits = slow.waiting > 0 || slow.curious;
         let paced = slow.not_before.max(slow.last_sent + TAU);
         if !waits && !slow.ends && now < paced {
             return Due::At(paced);
@@ -302,7 +310,7 @@ impl Lease {
         let age = now.saturating_sub(self.seen.load(Relaxed));
         let recent = !slow.ends && age < IDLE_HOLDING;
         let share = self.share.load_full();
-        let waits = slow.waiting > 0;
+        let waits = slow.waiting > 0 || slow.curious;
         let paced = slow.not_before.max(slow.last_sent + TAU);
         if !waits && !slow.ends && now < paced {
             return Due::At(paced);
@@ -360,6 +368,11 @@ impl Lease {
         let kept = (free - surplus).max(0) as u64;
         let lacking = slow.waiting.saturating_sub(kept);
         let want = target.saturating_sub(kept).max(lacking).min(terms.size());
+        // Who waits needs no more than that, whatever is usual.
+        let unit = match slow.largest {
+            0 => slow.demand.unit(),
+            largest => largest,
+        };
         Due::Now(Ask {
             terms,
             seq,
@@ -370,11 +383,7 @@ impl Lease {
             floor: self.floor.load(Relaxed),
             want,
             need: lacking.min(want),
-            unit: slow
-                .demand
-                .unit()
-                .max(slow.largest)
-                .min(terms.size().max(1)),
+            unit: unit.min(terms.size().max(1)),
             known: now < slow.known_until,
             away: 0,
             cleared,

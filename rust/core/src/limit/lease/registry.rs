@@ -92,6 +92,7 @@ pub(super) struct Hub {
     lost: AtomicBool,
     live: AtomicU64,
     seq: AtomicU64,
+    versions: AtomicU64,
     /// When the store was last seen to have forgotten this participant; 0: never.
     wiped_at: AtomicU64,
     bell: RwLock<Option<Bell>>,
@@ -226,6 +227,7 @@ impl Leases {
                 lost: AtomicBool::new(false),
                 live: AtomicU64::new(1),
                 seq: AtomicU64::new(0),
+                versions: AtomicU64::new(0),
                 wiped_at: AtomicU64::new(0),
                 bell: RwLock::new(None),
                 rung: AtomicBool::new(false),
@@ -257,9 +259,25 @@ impl Leases {
     /// `tag` is what all limits that are asked for in one call share. Other terms than before
     /// replace them; what is out stays out.
     pub fn get_or_create(&self, id: &str, tag: &str, terms: Terms) -> Arc<Lease> {
+        self.get_as_of(self.next_version(), id, tag, terms)
+    }
+
+    /// A configuration that is later than all before.
+    pub(in crate::limit) fn next_version(&self) -> u64 {
+        self.hub.versions.fetch_add(1, SeqCst) + 1
+    }
+
+    /// The same for the terms of a configuration: those of a later one stay.
+    pub(in crate::limit) fn get_as_of(
+        &self,
+        version: u64,
+        id: &str,
+        tag: &str,
+        terms: Terms,
+    ) -> Arc<Lease> {
         if let Some(lease) = self.by_id.read().get(id) {
             if lease.terms() != terms {
-                lease.terms.store(Arc::new(terms));
+                lease.revise(terms, version);
             }
             return Arc::clone(lease);
         }
@@ -272,7 +290,7 @@ impl Leases {
         match self.by_id.write().entry(id.into()) {
             Entry::Occupied(there) => Arc::clone(there.get()),
             Entry::Vacant(place) => {
-                Arc::clone(place.insert(Lease::new(id, tag, terms, Arc::clone(&self.hub))))
+                Arc::clone(place.insert(Lease::new(id, tag, terms, version, Arc::clone(&self.hub))))
             }
         }
     }
