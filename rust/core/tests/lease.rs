@@ -50,8 +50,8 @@ fn load(fleet: &mut Fleet, leases: &[Arc<Lease>], rate: f64, span: u64, cost: u6
 
 /// What a participant may hold, and what it may owe.
 fn allowance(terms: &Terms, participants: usize, cost: u64) -> u64 {
-    let lease = (terms.size() / 20).max(cost);
-    lease + lease.min(terms.size() / participants as u64)
+    let (part, twentieth) = (terms.size() / participants as u64, terms.size() / 20);
+    twentieth.min(part).max(cost) + twentieth.max(cost).min(part)
 }
 
 /// Asserts that no window had more than the bound.
@@ -327,6 +327,19 @@ fn far_from_the_limit_no_request_waits_or_is_refused() {
     load(&mut fleet, &leases, 40.0, 60 * SECOND, 1);
     let (asked, admitted, waited) = counts(&fleet);
     assert_eq!((asked, waited), (admitted, 0));
+}
+
+#[test]
+fn far_from_the_limit_debt_is_told_five_times_a_second() {
+    let mut fleet = Fleet::new(2, 2, 7);
+    fleet.run_until(3 * SECOND);
+    let leases = leases(&fleet, 2, rpm(60_000, 10_000));
+    let served = fleet.store.served;
+    load(&mut fleet, &leases, 200.0, 20 * SECOND, 1);
+    // With a heartbeat a second.
+    let most = 2 * 20 * (5 + 1);
+    let calls = fleet.store.served - served;
+    assert!(calls <= most, "{calls} calls");
 }
 
 /// Single requests of 50 limits each, at one of so many participants: keys that the store served for

@@ -266,7 +266,7 @@ impl Lease {
         } else {
             0
         };
-        let low = recent && held < signed(target.div_ceil(2));
+        let low = recent && target > 0 && held < signed(target.div_ceil(2));
         let ages = recent && held > 0 && expires.saturating_sub(now) < RENEW;
         let heal = share.is_some() && recent;
         if !(waits || in_debt || surplus > 0 || low || ages || heal) {
