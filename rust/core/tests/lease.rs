@@ -17,7 +17,9 @@ use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use fleet::{Fate, Fleet, MS, Random, SECOND, Weather, worst};
-use forebay_core::limit::lease::{Lease, LeaseQuote, OnStoreLoss, Terms};
+use forebay_core::limit::lease::{
+    Grant, Lease, LeaseCounters, LeaseQuote, Leases, OnStoreLoss, Terms,
+};
 use store::Store;
 
 fn rpm(rate: u64, burst: u64) -> Terms {
@@ -340,6 +342,41 @@ fn far_from_the_limit_debt_is_told_five_times_a_second() {
     let most = 2 * 20 * (5 + 1);
     let calls = fleet.store.served - served;
     assert!(calls <= most, "{calls} calls");
+}
+
+/// A scan of all leases in use must not be repeated for each that is due.
+#[test]
+fn thousands_of_leases_are_looked_at_together() {
+    let registry = Leases::new(LeaseCounters::default());
+    registry.activate(20, || {});
+    let mut now = SECOND;
+    // Each asks at a time of its own, because its request waits.
+    for i in 0..5_000 {
+        let lease = registry.get_or_create(&format!("key:{i}"), "t", rpm(60, 10));
+        assert_eq!(lease.quote(now, 1), LeaseQuote::NeedGrant);
+        lease.request(now, 1);
+        let round = registry.collect(now).0.unwrap();
+        for call in round.calls {
+            let grant = Grant {
+                units: if call.is_beat() { 20 } else { 1 },
+                level: 5,
+                ..Grant::default()
+            };
+            let grants = vec![grant; call.asks().len().max(1)];
+            registry.answer(now, now, &call, Some(&grants));
+        }
+        now += MS / 10;
+    }
+    let (mut next, mut looks) = (now, 0);
+    while next < now + 100 * MS {
+        let (round, at) = registry.collect(next);
+        for call in round.into_iter().flat_map(|round| round.calls) {
+            registry.answer(next, next, &call, None);
+        }
+        looks += 1;
+        next = at.max(next + 1);
+    }
+    assert!(looks <= 12, "{looks} looks in 100 ms");
 }
 
 /// Single requests of 50 limits each, at one of so many participants: keys that the store served for

@@ -20,6 +20,9 @@ const BEAT: Nanos = 1_000_000_000;
 const MAX_PER_CALL: usize = 64;
 /// Limits in one round at most; the others come next.
 const MAX_PER_ROUND: usize = 1024;
+/// Between two looks at all leases in use so much time passes for each of them, [`TAU`] at most:
+/// looking takes a twentieth of it.
+const PAUSE: Nanos = 2_000;
 /// Unused leases are looked for so often.
 const SWEEP: Nanos = 10_000_000_000;
 
@@ -461,9 +464,10 @@ impl Syncing {
     fn scan(&mut self, now: Nanos, asks: &mut Gathered) {
         self.scanned = Some(now);
         let mut next = Nanos::MAX;
+        let mut left_out = false;
         self.active.retain(|lease| {
             if asks.count >= MAX_PER_ROUND {
-                next = now;
+                left_out = true;
                 return true;
             }
             match lease.due(now) {
@@ -482,7 +486,8 @@ impl Syncing {
         if self.active.capacity() > 1024 && self.active.len() < self.active.capacity() / 4 {
             self.active.shrink_to(self.active.len() * 2);
         }
-        self.next_scan = next;
+        let pause = PAUSE.saturating_mul(self.active.len() as Nanos).min(TAU);
+        self.next_scan = if left_out { now } else { next.max(now + pause) };
     }
 }
 
