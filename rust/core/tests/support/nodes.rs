@@ -49,7 +49,7 @@ pub struct Nodes {
     pub calls: u64,
     /// Requests that asked the store.
     pub waited: u64,
-    nodes: Vec<Node>,
+    all: Vec<Node>,
     runtime: Runtime,
 }
 
@@ -75,7 +75,7 @@ impl Nodes {
             hangs: false,
             calls: 0,
             waited: 0,
-            nodes: (0..count).map(node).collect(),
+            all: (0..count).map(node).collect(),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_time()
                 .start_paused(true)
@@ -94,18 +94,18 @@ impl Nodes {
     }
 
     pub fn leases(&self, node: usize) -> &Leases {
-        &self.nodes[node].leases
+        &self.all[node].leases
     }
 
     /// A node's meter of a subject.
     pub fn meter(&self, node: usize, subject: &str, limits: &Limits) -> Arc<Meter> {
-        let Node { leases, region, .. } = &self.nodes[node];
+        let Node { leases, region, .. } = &self.all[node];
         Arc::new(Meter::leased(region, leases, subject, "account:a", limits))
     }
 
     /// Every node's meter of a subject.
     pub fn meters(&self, subject: &str, limits: &Limits) -> Vec<Arc<Meter>> {
-        (0..self.nodes.len())
+        (0..self.all.len())
             .map(|node| self.meter(node, subject, limits))
             .collect()
     }
@@ -115,7 +115,7 @@ impl Nodes {
         let end = self.now + span;
         while self.now < end {
             self.now = (self.now + 10 * MS).min(end);
-            for node in 0..self.nodes.len() {
+            for node in 0..self.all.len() {
                 self.sync(node);
             }
         }
@@ -123,7 +123,7 @@ impl Nodes {
 
     /// A process ends without a word.
     pub fn kill(&mut self, node: usize) {
-        self.nodes[node].dead = true;
+        self.all[node].dead = true;
     }
 
     /// As the gateway does it: asks the store once if that may help.
@@ -158,7 +158,7 @@ impl Nodes {
     /// One look of a node's syncer: `python/forebay/limits/syncer.py` without the network.
     pub fn sync(&mut self, node: usize) {
         let now_us = (self.now / 1_000).cast_signed() + 1_000_000_000_000_000;
-        let this = &mut self.nodes[node];
+        let this = &mut self.all[node];
         if this.dead {
             return;
         }
