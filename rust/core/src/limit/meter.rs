@@ -1,14 +1,16 @@
 //! Every limit of one subject, decided together.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwapOption;
 
 use super::budget::Spent;
 use super::gcra::{Quote, Tat};
 use super::lease::{Lease, Leases, OnStoreLoss};
 use super::leased::{Leased, Limit, Lines, Stop};
 use super::plan::Plan;
-use super::region::{Cell, Region, Row, subject_id};
+use super::region::{Cell, Region, Rows, subject_id};
 use super::{Budget, Nanos, Quota, Scope, State};
 
 /// The wait suggested to a request refused for concurrency: no clock tells when another one ends.
@@ -183,27 +185,20 @@ pub struct Standing {
 ///
 /// The configuration is of this process; the state lies in a [`Region`] and may be shared.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Meter {
     plan: Arc<Plan>,
-    /// Absent without limits, and where limits are leased.
-    rows: Option<Rows>,
+    /// None without limits, and where limits are leased.
+    rows: Rows,
     /// Present where limits are shared with other machines.
     leased: Option<Box<Leased>>,
-    region: Arc<Region>,
     id: u64,
     /// The meter with newer limits that has taken this one's place.
-    next: OnceLock<Arc<Meter>>,
+    next: ArcSwapOption<Meter>,
 }
 
-#[derive(Debug)]
-struct Rows {
-    /// Permits and reserved money: whatever the limits are, they count here.
-    own: Row,
-    /// What was spent in periods of the budget's kind.
-    spend: Option<Row>,
-    /// Arrival times, which are in units of these limits' quotas.
-    rates: Row,
-}
+// A cache line: with a million keys, an admission costs what the cache misses cost.
+const _: () = assert!(size_of::<Meter>() == 64);
 
 impl Meter {
     /// Full buckets and no request in flight, in memory of its own.
@@ -236,22 +231,24 @@ impl Meter {
 
     fn made(region: &Arc<Region>, id: u64, limits: &Limits, leased: Option<Leased>) -> Self {
         let plan = Plan::of(limits);
-        let rows = (!plan.open && leased.is_none()).then(|| {
-            let own = Row::of(region, id);
-            let rates = own.for_plan(id, plan.fingerprint);
-            let spend = plan
-                .budget
-                .map(|budget| own.for_spend(id, budget.period.kind()));
-            Rows { own, spend, rates }
-        });
+        let rows = if plan.open || leased.is_some() {
+            Rows::none(region)
+        } else {
+            let kind = plan.budget.map(|budget| budget.period.kind());
+            Rows::of(region, id, plan.fingerprint, kind)
+        };
         Self {
             plan,
             rows,
             leased: leased.map(Box::new),
-            region: Arc::clone(region),
             id,
-            next: OnceLock::new(),
+            next: ArcSwapOption::empty(),
         }
+    }
+
+    #[inline]
+    fn rows(&self) -> Option<&Rows> {
+        (!self.rows.is_none()).then_some(&self.rows)
     }
 
     /// The meter of the same subject with other limits, which takes this one's place.
@@ -263,8 +260,8 @@ impl Meter {
     #[must_use]
     pub fn reconfigured(self: &Arc<Self>, limits: &Limits, now: Nanos) -> Arc<Self> {
         let leased = self.leased.as_ref().map(|leased| leased.renewed());
-        let new = Arc::new(Self::made(&self.region, self.id, limits, leased));
-        if let (Some(old), Some(rows)) = (&self.rows, &new.rows)
+        let new = Arc::new(Self::made(self.rows.region(), self.id, limits, leased));
+        if let (Some(old), Some(rows)) = (self.rows(), new.rows())
             && self.plan.fingerprint != new.plan.fingerprint
         {
             for ((to, old_quota), cell) in [
@@ -276,22 +273,22 @@ impl Meter {
             .zip([Cell::PerSecond, Cell::PerMinute, Cell::Tokens])
             {
                 if let (Some(to), Some(from)) = (to, old_quota) {
-                    let old = Tat(old.rates.cell(cell));
-                    Tat(rows.rates.cell(cell)).carry(to, old, from, now);
+                    let old = Tat(old.cell(cell));
+                    Tat(rows.cell(cell)).carry(to, old, from, now);
                 }
             }
         }
-        // Retired once; a second retirement keeps the first successor, which leads on.
-        let _ = self.next.set(Arc::clone(&new));
+        self.next.store(Some(Arc::clone(&new)));
         new
     }
 
-    fn newest(&self) -> &Self {
-        let mut meter = self;
-        while let Some(next) = meter.next.get() {
-            meter = next;
+    /// The meter that has taken this one's place, if one has.
+    fn successor(&self) -> Option<Arc<Self>> {
+        let mut newest = self.next.load_full()?;
+        while let Some(next) = newest.next.load_full() {
+            newest = next;
         }
-        meter
+        Some(newest)
     }
 
     /// Whether there is no limit.
@@ -342,13 +339,13 @@ impl Meter {
         if let Some(leased) = &self.leased {
             return leased.state(&self.plan, now);
         }
-        let Some(rows) = &self.rows else {
+        let Some(rows) = self.rows() else {
             return MeterState::default();
         };
         let peek = |quota: &Option<Quota>, cell| {
             quota
                 .as_ref()
-                .map(|quota| Tat(rows.rates.cell(cell)).peek(quota, now))
+                .map(|quota| Tat(rows.cell(cell)).peek(quota, now))
         };
         MeterState {
             requests: tighter(
@@ -356,7 +353,7 @@ impl Meter {
                 peek(&self.plan.per_minute, Cell::PerMinute),
             ),
             tokens: peek(&self.plan.tokens, Cell::Tokens),
-            in_flight: rows.own.permits().sum(),
+            in_flight: rows.permits().sum(),
             max_in_flight: u32::try_from(self.plan.max_in_flight).ok(),
         }
     }
@@ -367,7 +364,7 @@ impl Meter {
         if let Some(leased) = &self.leased {
             return leased.standings(&self.plan, now);
         }
-        let Some(rows) = &self.rows else {
+        let Some(rows) = self.rows() else {
             return Vec::new();
         };
         let mut out = Vec::new();
@@ -387,7 +384,7 @@ impl Meter {
             (&self.plan.tokens, Cell::Tokens, Dimension::Tokens, "minute"),
         ] {
             if let Some(quota) = quota {
-                let state = Tat(rows.rates.cell(cell)).peek(quota, now.mono);
+                let state = Tat(rows.cell(cell)).peek(quota, now.mono);
                 out.push(Standing {
                     dimension,
                     period,
@@ -405,14 +402,14 @@ impl Meter {
                 period: "",
                 limit: max,
                 burst: max,
-                remaining: max.saturating_sub(rows.own.permits().sum()),
+                remaining: max.saturating_sub(rows.permits().sum()),
                 reset: None,
             });
         }
         if let Some((budget, spent)) = self.money() {
             let end = budget.period.bounds(now.unix_s).1;
             let seconds = end.map(|end| (end - now.unix_s).max(0) as u64);
-            let taken = spent.get(now.unix_s) + rows.own.reserved().sum();
+            let taken = spent.get(now.unix_s) + rows.reserved().sum();
             out.push(Standing {
                 dimension: Dimension::Budget,
                 period: budget.period.as_str(),
@@ -445,8 +442,8 @@ impl Meter {
 
     /// Returns the permit of an admission by this very meter.
     pub fn release(&self) {
-        if let Some(rows) = &self.rows {
-            rows.own.permits().give(1);
+        if let Some(rows) = self.rows() {
+            rows.permits().give(1);
         } else if let Some(lease) = self.lease(Limit::Permits, 0) {
             lease.give_back(1);
         }
@@ -458,23 +455,25 @@ impl Meter {
         if let Some(lease) = self.lease(Limit::Money, admitted_s) {
             lease.settle(reserved, spent);
         }
-        let (Some(rows), Some(_)) = (&self.rows, self.plan.budget) else {
+        let (Some(rows), Some(_)) = (self.rows(), self.plan.budget) else {
             return;
         };
+        let successor = self.successor();
         if spent > 0
-            && let Some((_, money)) = self.newest().money()
+            && let Some((_, money)) = successor.as_deref().unwrap_or(self).money()
         {
             // Before it is taken off what is reserved: for a moment it counts twice, never not.
             money.add(admitted_s, spent);
         }
-        rows.own.reserved().give(reserved);
+        rows.reserved().give(reserved);
     }
 
     /// Takes back what [`Meter::spend`] had put down as spent. Not of a lease, which has told the
     /// store.
     pub(super) fn unspend(&self, admitted_s: i64, nano: u64) {
+        let successor = self.successor();
         if self.plan.budget.is_some()
-            && let Some((_, money)) = self.newest().money()
+            && let Some((_, money)) = successor.as_deref().unwrap_or(self).money()
         {
             money.subtract(admitted_s, nano);
         }
@@ -496,7 +495,7 @@ impl Meter {
     fn money(&self) -> Option<(Budget, Spent<'_>)> {
         let budget = self.plan.budget?;
         let spent = Spent {
-            word: self.rows.as_ref()?.spend.as_ref()?.spent(),
+            word: self.rows()?.spent()?,
             period: budget.period,
         };
         Some((budget, spent))
@@ -517,7 +516,8 @@ impl Meter {
         if taken == used || self.quota(cell).is_none() {
             return;
         }
-        let newest = self.newest();
+        let successor = self.successor();
+        let newest = successor.as_deref().unwrap_or(self);
         if newest.leased.is_some() {
             let limit = match cell {
                 Cell::PerSecond => Limit::PerSecond,
@@ -527,8 +527,8 @@ impl Meter {
             if let Some(lease) = newest.lease(limit, 0) {
                 lease.settle(taken, used);
             }
-        } else if let (Some(quota), Some(rows)) = (newest.quota(cell), &newest.rows) {
-            let tat = Tat(rows.rates.cell(cell));
+        } else if let (Some(quota), Some(rows)) = (newest.quota(cell), newest.rows()) {
+            let tat = Tat(rows.cell(cell));
             if used > taken {
                 tat.charge(quota, used - taken);
             } else {
@@ -707,11 +707,11 @@ impl<'a> Here<'a> {
     #[inline]
     fn new(meter: &'a Meter, now: Now, ask: Ask) -> Self {
         let plan = &*meter.plan;
-        let rates = match &meter.rows {
+        let rates = match meter.rows() {
             None => [None; 3],
             Some(rows) => {
                 let asked = |quota: &'a Option<Quota>, cell, cost| {
-                    Asked::new(quota.as_ref(), rows.rates.cell(cell), now.mono, cost)
+                    Asked::new(quota.as_ref(), rows.cell(cell), now.mono, cost)
                 };
                 [
                     asked(&plan.per_second, Cell::PerSecond, 1),
@@ -731,27 +731,27 @@ impl<'a> Here<'a> {
     /// The worst that stands against it, if anything does.
     #[inline]
     fn denial(&self) -> Option<Denial> {
-        let rows = self.meter.rows.as_ref()?;
+        let rows = self.meter.rows()?;
         let passes = self
             .rates
             .iter()
             .flatten()
             .all(|asked| matches!(asked.quote, Quote::Pass(..)))
-            && rows.own.permits().sum() < self.meter.plan.max_in_flight
+            && rows.permits().sum() < self.meter.plan.max_in_flight
             && self.meter.plan.budget.is_none();
         if passes { None } else { self.worst() }
     }
 
     #[inline(never)]
     fn worst(&self) -> Option<Denial> {
-        let rows = self.meter.rows.as_ref()?;
+        let rows = self.meter.rows()?;
         let mut worst = None;
         for (at, asked) in self.rates.iter().enumerate() {
             if let Some(denial) = asked.and_then(|asked| asked.denial(at, self.now.mono)) {
                 worst = Some(denial.worse(worst));
             }
         }
-        if rows.own.permits().sum() >= self.meter.plan.max_in_flight {
+        if rows.permits().sum() >= self.meter.plan.max_in_flight {
             worst = Some(self.full_house().worse(worst));
         }
         if let Some(denial) = self.over_budget() {
@@ -773,11 +773,11 @@ impl<'a> Here<'a> {
 
     fn over_budget(&self) -> Option<Denial> {
         let (budget, spent) = self.meter.money()?;
-        let rows = self.meter.rows.as_ref()?;
+        let rows = self.meter.rows()?;
         spent.roll(self.now.unix_s);
         let known = spent.get(self.now.unix_s).saturating_add(self.nano);
         let fits = |taken: u64| taken <= budget.nano && budget.nano > 0;
-        if fits(known.saturating_add(rows.own.reserved().sum())) {
+        if fits(known.saturating_add(rows.reserved().sum())) {
             return None;
         }
         Some(Denial {
@@ -793,11 +793,11 @@ impl<'a> Here<'a> {
     /// Takes all of it, or nothing.
     #[inline]
     fn take(&mut self) -> Result<(), Denial> {
-        let Some(rows) = &self.meter.rows else {
+        let Some(rows) = self.meter.rows() else {
             return Ok(());
         };
         let max = self.meter.plan.max_in_flight;
-        if !rows.own.permits().take(1, || max) {
+        if !rows.permits().take(1, || max) {
             return Err(self.full_house());
         }
         let mut failed = None;
@@ -817,7 +817,7 @@ impl<'a> Here<'a> {
         }
         if let Some((budget, spent)) = self.meter.money() {
             let left = || budget.nano.saturating_sub(spent.get(self.now.unix_s));
-            if !rows.own.reserved().take(self.nano, left) {
+            if !rows.reserved().take(self.nano, left) {
                 let denial = self.over_budget();
                 self.undo(self.rates.len());
                 // Gone again already: then it was a race, and a moment is enough.
@@ -852,7 +852,7 @@ impl<'a> Here<'a> {
     /// The fill that is left.
     #[inline]
     fn state(&self) -> MeterState {
-        let Some(rows) = &self.meter.rows else {
+        let Some(rows) = self.meter.rows() else {
             return MeterState::default();
         };
         let state = |asked: &Option<Asked>| asked.as_ref().map(|asked| asked.state(self.now.mono));
@@ -860,7 +860,7 @@ impl<'a> Here<'a> {
         MeterState {
             requests: tighter(state(per_second), state(per_minute)),
             tokens: state(tokens),
-            in_flight: rows.own.permits().sum(),
+            in_flight: rows.permits().sum(),
             max_in_flight: u32::try_from(self.meter.plan.max_in_flight).ok(),
         }
     }

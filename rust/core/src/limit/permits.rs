@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::region::{Region, Row, subject_id};
+use super::region::{Region, Rows, subject_id};
 
 /// A bound on how many holders there are at once, counted without a lock, by all workers that share
 /// the region.
 #[derive(Debug)]
 pub struct Permits {
     max: u64,
-    row: Row,
+    rows: Rows,
 }
 
 impl Permits {
@@ -22,7 +22,7 @@ impl Permits {
     pub fn of(region: &Arc<Region>, subject: &str, max: Option<u32>) -> Self {
         Self {
             max: max.map_or(u64::MAX, u64::from),
-            row: Row::of(region, subject_id(subject)),
+            rows: Rows::of(region, subject_id(subject), 1, None),
         }
     }
 
@@ -34,40 +34,40 @@ impl Permits {
     /// Holders now.
     #[inline]
     pub fn in_use(&self) -> u64 {
-        self.row.permits().sum()
+        self.rows.permits().sum()
     }
 
     /// Takes a permit if one is free.
     #[inline]
     pub fn try_acquire(&self) -> bool {
-        self.row.permits().take(1, || self.max)
+        self.rows.permits().take(1, || self.max)
     }
 
     /// Whether other workers take from them too.
     pub fn is_shared(&self) -> bool {
-        self.row.is_shared()
+        self.rows.is_shared()
     }
 
     /// Tells the other workers how many requests wait here.
     pub fn set_waiting(&self, requests: usize) {
-        if self.row.is_shared() {
-            self.row.waiting().set(requests as u64);
+        if self.rows.is_shared() {
+            self.rows.waiting().set(requests as u64);
         }
     }
 
     /// Where requests wait at other workers: whether this one holds its share of `max` permits, so
     /// that the next one that comes free is somebody else's. `None` where nobody else waits.
     pub fn has_share(&self, max: u64) -> Option<bool> {
-        if !self.row.is_shared() {
+        if !self.rows.is_shared() {
             return None;
         }
-        let contenders = self.row.contenders()?;
-        Some(self.row.permits().mine() >= max / contenders.max(1))
+        let contenders = self.rows.contenders()?;
+        Some(self.rows.permits().mine() >= max / contenders.max(1))
     }
 
     /// Returns a permit that [`Self::try_acquire`] gave; without one it does nothing.
     #[inline]
     pub fn release(&self) {
-        self.row.permits().give(1);
+        self.rows.permits().give(1);
     }
 }

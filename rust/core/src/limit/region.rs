@@ -314,87 +314,119 @@ impl Region {
     }
 }
 
-/// One subject's row.
+/// Where the rows of one subject's limits lie: in one region, and one of them is the subject's own.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
+pub(super) struct Rows {
     region: Arc<Region>,
-    at: usize,
+    /// Permits and reserved money. Offset 0 is the header: no row.
+    own: usize,
+    /// Arrival times, which are in units of their limits' quotas.
+    rates: usize,
+    /// What was spent in periods of the budget's kind.
+    spend: usize,
 }
 
-impl Row {
-    /// The row of a subject. When the region is full it is one in this process alone.
-    pub(super) fn of(region: &Arc<Region>, id: u64) -> Self {
-        if let Some(at) = region.find(id) {
-            return Self {
-                region: Arc::clone(region),
-                at,
-            };
+impl Rows {
+    /// No rows yet.
+    pub(super) fn none(region: &Arc<Region>) -> Self {
+        Self {
+            region: Arc::clone(region),
+            own: 0,
+            rates: 0,
+            spend: 0,
+        }
+    }
+
+    /// The rows of a subject for limits that `plan` tells from others (not zero), with spend in
+    /// periods of a kind. When the region is full they are in this process alone.
+    ///
+    /// The first plan that comes has its arrival times in the subject's own row. Each kind of period
+    /// has a row to itself: workers that take a change in at different times each count their own.
+    pub(super) fn of(region: &Arc<Region>, id: u64, plan: u64, kind: Option<u64>) -> Self {
+        if let Some(rows) = Self::within(region, id, plan, kind) {
+            return rows;
         }
         let more = region.overflow.get_or_init(|| {
             let rows = region.rows.max(1024);
             Arc::new(Region::private(rows).unwrap_or_else(|_| Region::small(1024, 1, 0)))
         });
-        Self::of(more, id)
+        Self::of(more, id, plan, kind)
     }
 
-    /// The row of the same subject for other limits: `plan` tells them apart (not zero). The first
-    /// that comes gets the subject's own row.
-    pub(super) fn for_plan(&self, id: u64, plan: u64) -> Self {
-        let own = self.region.word(self.at + PLAN);
-        match own.compare_exchange(0, plan, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => self.clone(),
-            Err(now) if now == plan => self.clone(),
-            Err(_) => Self::of(&self.region, (id ^ plan.rotate_left(32)).max(1)),
-        }
+    fn within(region: &Arc<Region>, id: u64, plan: u64, kind: Option<u64>) -> Option<Self> {
+        let own = region.find(id)?;
+        let first = region.word(own + PLAN);
+        let rates = match first.compare_exchange(0, plan, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => own,
+            Err(now) if now == plan => own,
+            Err(_) => region.find((id ^ plan.rotate_left(32)).max(1))?,
+        };
+        let spend = match kind {
+            None => 0,
+            Some(kind) => {
+                let mix = kind.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                region.find((id ^ mix).max(1))?
+            }
+        };
+        Some(Self {
+            region: Arc::clone(region),
+            own,
+            rates,
+            spend,
+        })
     }
 
+    /// The region.
+    pub(super) fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub(super) fn is_none(&self) -> bool {
+        self.own == 0
+    }
+
+    /// The state of a rate.
     #[inline]
     pub(super) fn cell(&self, cell: Cell) -> &AtomicU64 {
-        self.region.word(self.at + CELLS + cell as usize)
+        self.region.word(self.rates + CELLS + cell as usize)
     }
 
-    /// The row of the same subject's spend in periods of one kind, which is its one word. Another
-    /// kind has another row: workers that take a change in at different times each count their own.
-    pub(super) fn for_spend(&self, id: u64, kind: u64) -> Self {
-        let mix = kind.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        Self::of(&self.region, (id ^ mix).max(1))
-    }
-
-    /// What was spent, in such a row; see [`super::budget`].
+    /// What was spent; see [`super::budget`].
     #[inline]
-    pub(super) fn spent(&self) -> &AtomicU64 {
-        self.cell(Cell::PerSecond)
-    }
-
-    /// Whether other workers share the row.
-    pub(super) fn is_shared(&self) -> bool {
-        self.region.workers > 1
+    pub(super) fn spent(&self) -> Option<&AtomicU64> {
+        (self.spend != 0).then(|| self.region.word(self.spend + CELLS))
     }
 
     /// What workers hold: permits.
     #[inline]
     pub(super) fn permits(&self) -> Held<'_> {
-        Held {
-            row: self,
-            offset: 0,
-        }
+        self.held(0)
     }
 
     /// What workers hold: reserved money.
     #[inline]
     pub(super) fn reserved(&self) -> Held<'_> {
-        Held {
-            row: self,
-            offset: 1,
-        }
+        self.held(1)
     }
 
     /// How many requests wait at each worker.
     pub(super) fn waiting(&self) -> Held<'_> {
+        self.held(2)
+    }
+
+    #[inline]
+    fn held(&self, offset: usize) -> Held<'_> {
         Held {
-            row: self,
-            offset: 2,
+            region: &self.region,
+            first: self.own + WORKERS + offset,
         }
+    }
+
+    /// Whether other workers share the rows.
+    pub(super) fn is_shared(&self) -> bool {
+        self.region.workers > 1
     }
 
     /// How many workers hold permits or have requests that wait, if another one has such.
@@ -418,34 +450,34 @@ impl Row {
 /// the other: never is more held than allowed.
 #[derive(Clone, Copy)]
 pub(super) struct Held<'a> {
-    row: &'a Row,
-    offset: usize,
+    region: &'a Region,
+    /// The word of worker 0.
+    first: usize,
 }
 
-impl Held<'_> {
+impl<'a> Held<'a> {
     #[inline]
-    fn word(&self, worker: usize) -> &AtomicU64 {
-        let at = self.row.at + WORKERS + PER_WORKER * worker + self.offset;
-        self.row.region.word(at)
+    fn word(&self, worker: usize) -> &'a AtomicU64 {
+        self.region.word(self.first + PER_WORKER * worker)
     }
 
     #[inline]
-    fn own(&self) -> &AtomicU64 {
-        self.word(self.row.region.worker)
+    fn own(&self) -> &'a AtomicU64 {
+        self.word(self.region.worker)
     }
 
     /// Held by all workers.
     #[inline]
     pub(super) fn sum(self) -> u64 {
-        (0..self.row.region.workers)
+        (0..self.region.workers)
             .map(|worker| self.word(worker).load(Ordering::SeqCst))
             .fold(0, u64::saturating_add)
     }
 
     #[inline]
     fn others(&self) -> u64 {
-        (0..self.row.region.workers)
-            .filter(|worker| *worker != self.row.region.worker)
+        (0..self.region.workers)
+            .filter(|worker| *worker != self.region.worker)
             .map(|worker| self.word(worker).load(Ordering::SeqCst))
             .fold(0, u64::saturating_add)
     }
@@ -468,7 +500,7 @@ impl Held<'_> {
             {
                 continue;
             }
-            if self.row.region.workers == 1 {
+            if self.region.workers == 1 {
                 return true;
             }
             if self.sum() <= max() {
