@@ -7,13 +7,14 @@ SOURCES := $(shell find rust benches/micro -name '*.rs' -o -name Cargo.toml) Car
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup run test test-rust test-python lint bench load soak clean help prerequisites
+.PHONY: setup run test test-rust test-python lint bench load sim soak clean help prerequisites
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run    gateway, database and simulated engine; prints a key and a curl line"
 	@echo "make test   every test        make lint    every check"
 	@echo "make bench  micro-benchmarks  make load    whole-gateway benchmark"
+	@echo "make sim    limits of many nodes, simulated"
 
 prerequisites:
 	@command -v $(PYTHON) >/dev/null || { echo "forebay: Python 3.11 or newer is needed ($(PYTHON) is not there)" >&2; exit 1; }
@@ -62,6 +63,9 @@ bench: setup
 
 load: setup
 	$(BIN)/python benches/load/run.py --out benches/load/results $(ARGS)
+
+sim:
+	cargo run --quiet --release --package forebay-sim -- --docs docs $(ARGS)
 
 soak: setup
 	$(BIN)/python benches/load/soak.py $(ARGS)

@@ -10,8 +10,9 @@
 //! does.
 //!
 //! Overshoot of a rate in any window W, of N participants: at most `b + r·W + N·(L + c)`, plus what
-//! requests used beyond their reservation. L, what a participant holds at most, is the larger of one
-//! request and b/20; c, what it may spend before it has asked, is as much, and never above b/N.
+//! requests used beyond their reservation. L, what a participant holds at most, is the smaller of b/20
+//! and b/N, or one request; c, what it may spend before it has asked, is b/20 or one request, and
+//! never above b/N.
 //! All of it is debited, so the next window pays it back. Holdings do not overshoot while the store
 //! answers.
 //!
