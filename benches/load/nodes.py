@@ -1,13 +1,17 @@
-"""Three gateways, one Valkey, one key: how well one limit holds, and what its store's faults cost.
+"""Several gateways, one Valkey, one key: does its limit hold, and what do the store's faults cost?
 
-Run it as `python benches/load/nodes.py`; `--help` has the options. It drives one key at several
-times its limit through all gateways at once and prints, phase by phase: what was admitted against
-the bound, the share of requests decided without asking the store, and how long a refusal takes.
+``python benches/load/nodes.py --help``. One key is driven through all gateways at once, without a
+pause, while Valkey works, is killed, is paused (SIGSTOP) and is slowed by 200 ms. For each phase a
+row tells what was admitted beside the limit and the stated bound, how many requests waited for the
+store, and how long decisions took: in the core, and as clients of the key and of one without limits
+see it. The last lines say what does not hold; the exit status is then 1.
 """
 
 import argparse
 import asyncio
 import json
+import os
+import re
 import sys
 import tempfile
 import time
@@ -15,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
@@ -28,41 +32,103 @@ from tests.support.valkey import SlowWay, Valkey  # noqa: E402
 BODY = json.dumps(
     {"model": "sim", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
 ).encode()
+PROBES_PER_S = 20.0
+"""Requests a second to each gateway with the key that has no limits."""
+SLOW_S = 0.1
+"""Each way."""
+RETURN_S = 5.0
+"""Within which the limit is exact again."""
+STEADY = 1.01
+"""Of the limit, at most, at steady load."""
+DECIDED = 0.99
+"""Of the admissions, at least, without the store."""
+ADMISSION_MS = 5.0
+"""99 % of decisions, at most."""
+
+
+class Asked(NamedTuple):
+    """One request: when it was sent and answered, monotonic seconds, through which gateway."""
+
+    sent: float
+    answered: float
+    gateway: int
+    status: int
 
 
 @dataclass
-class Seen:
-    """Answers of one phase: when each came, its status and the seconds it took."""
+class Phase:
+    """From one mark to the next, with what the gateways counted in between."""
 
-    answers: list[tuple[float, int, float]] = field(default_factory=list)
+    name: str
+    began: float
+    ended: float
+    counted: dict[str, float]
+    asked: list[Asked] = field(default_factory=list)
+    probed: list[Asked] = field(default_factory=list)
 
-    def admitted(self) -> list[float]:
-        return [at for at, status, _ in self.answers if status == 200]
-
-    def refused_s(self) -> list[float]:
-        return sorted(took for _, status, took in self.answers if status == 429)
-
-    def others(self) -> int:
-        return sum(status not in (200, 429) for _, status, _ in self.answers)
+    @property
+    def admitted(self) -> list[Asked]:
+        """Those that were."""
+        return [one for one in self.asked if one.status == 200]
 
 
-async def client(port: int, secret: str, seen: Seen, pause_s: float, until: float) -> None:
-    """One connection that asks every `pause_s` seconds."""
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(BODY)}\r\n\r\n"
-    ).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        while time.monotonic() < until:
-            began = time.monotonic()
-            writer.write(head + BODY)
-            status = await answer(reader)
-            now = time.monotonic()
-            seen.answers.append((now, status, now - began))
-            await asyncio.sleep(max(0.0, pause_s - (now - began)))
-    finally:
-        writer.close()
+def excess(admitted: list[Asked], per_s: float) -> float:
+    """The most by which any window had more than ``per_s`` allows: the burst that was seen.
+
+    A window is from the sending of its first request to the answer of its last.
+    """
+    most, least = 0.0, float("inf")
+    for count, one in enumerate(sorted(admitted, key=lambda one: one.answered)):
+        least = min(least, count - per_s * one.sent)
+        most = max(most, count + 1 - per_s * one.answered - least)
+    return most
+
+
+def quantile_ms(asked: list[Asked], q: float) -> float:
+    """Milliseconds."""
+    took = sorted(one.answered - one.sent for one in asked)
+    return took[min(len(took) - 1, int(q * len(took)))] * 1e3 if took else 0.0
+
+
+class Load:
+    """Clients that ask until they are told to stop."""
+
+    def __init__(self, gateways: list[Gateway]) -> None:
+        self._ports = [gateway.port for gateway in gateways]
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """After their present requests."""
+        self._stop.set()
+
+    async def run(self, secret: str, per_s: float, connections: int, into: list[Asked]) -> None:
+        """Ask through each gateway on so many connections, ``per_s`` in all, until `stop`."""
+        pause_s = len(self._ports) * connections / per_s
+        async with asyncio.TaskGroup() as group:
+            for i in range(connections):
+                for gateway in range(len(self._ports)):
+                    place = (i * len(self._ports) + gateway) / (connections * len(self._ports))
+                    group.create_task(self._client(gateway, secret, pause_s, place, into))
+
+    async def _client(
+        self, gateway: int, secret: str, pause_s: float, place: float, into: list[Asked]
+    ) -> None:
+        data = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {secret}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(BODY)}\r\n\r\n"
+        ).encode() + BODY
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._ports[gateway])
+        due = time.monotonic() + place * pause_s
+        try:
+            while not self._stop.is_set():
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                sent = time.monotonic()
+                writer.write(data)
+                status = await answer(reader)
+                into.append(Asked(sent, time.monotonic(), gateway, status))
+                due = max(due + pause_s, time.monotonic())
+        finally:
+            writer.close()
 
 
 async def answer(reader: asyncio.StreamReader) -> int:
@@ -75,47 +141,30 @@ async def answer(reader: asyncio.StreamReader) -> int:
     return status
 
 
-async def load(gateways: list[Gateway], secret: str, options: argparse.Namespace, s: float) -> Seen:
-    """Ask all gateways for `s` seconds."""
-    seen = Seen()
-    connections = options.connections
-    pause_s = len(gateways) * connections / (options.times * options.rpm / 60)
-    until = time.monotonic() + s
-    async with asyncio.TaskGroup() as group:
-        for gateway in gateways:
-            for _ in range(connections):
-                group.create_task(client(gateway.port, secret, seen, pause_s, until))
-                await asyncio.sleep(min(0.01, pause_s / connections))
-    return seen
+def figures(gateways: list[Gateway]) -> dict[str, float]:
+    """All series of all gateways, added up."""
+    total: dict[str, float] = {}
+    for gateway in gateways:
+        text = gateway.call("/metrics").body.decode()
+        for name, value in re.findall(r"^([^#\s]\S*) (\S+)$", text, re.MULTILINE):
+            total[name] = total.get(name, 0.0) + float(value)
+    return total
 
 
-def worst(admitted: list[float], span_s: float) -> int:
-    """The most that were admitted within `span_s` seconds."""
-    most, first = 0, 0
-    for i, at in enumerate(admitted):
-        while at - admitted[first] > span_s:
-            first += 1
-        most = max(most, i - first + 1)
-    return most
-
-
-def quantile(values: list[float], q: float) -> float:
-    return values[min(len(values) - 1, int(q * len(values)))] * 1e3 if values else 0.0
-
-
-def counters(gateways: list[Gateway]) -> dict[str, float]:
-    names: dict[str, Callable[[Gateway], float]] = {
-        "lease": lambda g: g.metric("forebay_lease_takes_total", **{"from": "lease"}),
-        "share": lambda g: g.metric("forebay_lease_takes_total", **{"from": "share"}),
-        "waits": lambda g: g.metric("forebay_lease_waits_total"),
-        "calls": lambda g: g.metric("forebay_lease_calls_total", outcome="ok"),
-    }
-    return {name: sum(map(read, gateways)) for name, read in names.items()}
+def decided_ms(counted: dict[str, float], q: float) -> str:
+    """Below which of the histogram's bounds so many decisions of the core are."""
+    bounds = {}
+    for name, value in counted.items():
+        if found := re.fullmatch(r'forebay_admission_seconds_bucket\{le="(\S+)"\}', name):
+            bounds[float(found.group(1))] = value
+    least = q * max(bounds.values(), default=0.0)
+    ms = min((le for le, count in bounds.items() if count >= least), default=0.0) * 1e3
+    return f"≤ {ms:g}"
 
 
 @contextmanager
-def stack(options: argparse.Namespace) -> Iterator[tuple[list[Gateway], Valkey, SlowWay, str]]:
-    """Everything that runs, and the key's secret."""
+def stack(options: argparse.Namespace) -> Iterator[tuple[list[Gateway], Valkey, SlowWay]]:
+    """Everything that runs."""
     with ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="forebay-nodes-")))
         folder.chmod(0o711)
@@ -128,7 +177,7 @@ def stack(options: argparse.Namespace) -> Iterator[tuple[list[Gateway], Valkey, 
         way = SlowWay(valkey.port)
         way.start()
         running.callback(way.stop)
-        engine = Engine(folder / "engine", "--model", "sim", "--decode-rate", "100000")
+        engine = Engine(folder / "engine", "--model", "sim", "--decode-rate", "0")
         engine.start()
         running.callback(engine.stop)
         config: dict[str, Any] = {
@@ -143,82 +192,155 @@ def stack(options: argparse.Namespace) -> Iterator[tuple[list[Gateway], Valkey, 
             gateway.start()
             running.callback(gateway.stop)
             gateways.append(gateway)
-        key = gateways[0].new_key(rpm=options.rpm, rpm_burst=options.burst)
-        time.sleep(2.0)  # a key reaches every gateway within a second
-        yield gateways, valkey, way, key.secret
+        yield gateways, valkey, way
 
 
-def tell(
-    name: str,
-    seen: Seen,
-    before: dict[str, float],
-    gateways: list[Gateway],
-    s: float,
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    """One phase's figures, printed and returned."""
-    after = counters(gateways)
-    delta = {key: after[key] - before[key] for key in after}
-    admitted = seen.admitted()
-    row = {
-        "phase": name,
-        "asked": len(seen.answers),
-        "admitted": len(admitted),
-        "limit": round(options.rpm / 60 * s),
-        "worst_second": worst(admitted, 1.0),
-        "other_answers": seen.others(),
-        "refused_p50_ms": round(quantile(seen.refused_s(), 0.5), 2),
-        "refused_p99_ms": round(quantile(seen.refused_s(), 0.99), 2),
-        "without_store_pct": round(100 * (1 - delta["waits"] / max(1, len(seen.answers))), 2),
-        "calls_per_s": round(delta["calls"] / s, 1),
-        "from_share": int(delta["share"]),
-    }
-    print(json.dumps(row), flush=True)
-    return row
-
-
-async def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+async def measure(options: argparse.Namespace) -> list[Phase]:
     """All phases."""
-    rows = []
-    with stack(options) as (gateways, valkey, way, secret):
+    phases: list[Phase] = []
+    with stack(options) as (gateways, valkey, way):
+        per_s = options.rpm / 60
+        limited = await asyncio.to_thread(
+            gateways[0].new_key, rpm=options.rpm, rpm_burst=options.burst
+        )
+        free = await asyncio.to_thread(gateways[0].new_key)
+        await asyncio.sleep(2.0)  # a key reaches every gateway within a second
+        asked: list[Asked] = []
+        probed: list[Asked] = []
+        load = Load(gateways)
 
-        async def phase(name: str, s: float) -> None:
-            before = counters(gateways)
-            seen = await load(gateways, secret, options, s)
-            rows.append(tell(name, seen, before, gateways, s, options))
+        async def phase(name: str, seconds: float) -> None:
+            before, began = await asyncio.to_thread(figures, gateways), time.monotonic()
+            await asyncio.sleep(seconds)
+            ended, after = time.monotonic(), await asyncio.to_thread(figures, gateways)
+            counted = {series: value - before.get(series, 0.0) for series, value in after.items()}
+            phases.append(Phase(name, began, ended, counted))
 
-        await phase("burst and steady", options.seconds)
-        await phase("steady", options.seconds)
-        for fault, begin, end in (
-            ("killed", valkey.kill, valkey.start),
-            ("paused", valkey.pause, valkey.resume),
-            ("slowed", lambda: setattr(way, "delay_s", 0.1), lambda: setattr(way, "delay_s", 0.0)),
-        ):
-            begin()
-            await phase(fault, options.seconds)
-            end()
-            await phase(f"5 s after {fault}", 5.0)
-            health = [g.health()["checks"].get("limits") for g in gateways]
-            assert health == ["ok"] * len(gateways), health
-            await phase(f"then, after {fault}", options.seconds)
-    return rows
+        async def all_phases() -> None:
+            await phase("burst", options.seconds)
+            await phase("steady", options.seconds)
+            faults: list[tuple[str, Callable[[], None], Callable[[], None]]] = [
+                ("killed", valkey.kill, valkey.start),
+                ("paused", valkey.pause, valkey.resume),
+                ("slowed", lambda: set_delay(way, SLOW_S), lambda: set_delay(way, 0.0)),
+            ]
+            for fault, begin, end in faults:
+                await asyncio.to_thread(begin)
+                await phase(fault, options.seconds)
+                await asyncio.to_thread(end)
+                await phase("returning", RETURN_S)
+                await phase(f"after {fault}", options.seconds)
+            load.stop()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(
+                load.run(limited.secret, options.times * per_s, options.connections, asked)
+            )
+            group.create_task(load.run(free.secret, PROBES_PER_S * len(gateways), 1, probed))
+            group.create_task(all_phases())
+        logs = "".join(gateway.log() for gateway in gateways)
+        assert "Traceback" not in logs, logs
+    for one in phases:
+        one.asked = [a for a in asked if one.began <= a.answered < one.ended]
+        one.probed = [a for a in probed if one.began <= a.answered < one.ended]
+    return phases
 
 
-def main() -> None:
-    """Parse the command line and run."""
+def set_delay(way: SlowWay, delay_s: float) -> None:
+    """For all that is sent from now on."""
+    way.delay_s = delay_s
+
+
+def row(phase: Phase, options: argparse.Namespace) -> dict[str, Any]:
+    """A phase's figures."""
+    per_s = options.rpm / 60
+    seconds = phase.ended - phase.began
+    admitted = phase.admitted
+    waits = phase.counted.get("forebay_lease_waits_total", 0.0)
+    shares = phase.counted.get('forebay_lease_takes_total{from="share"}', 0.0)
+    calls = phase.counted.get('forebay_lease_calls_total{outcome="ok"}', 0.0)
+    each = [sum(a.gateway == i for a in admitted) for i in range(options.nodes)]
+    return {
+        "phase": phase.name,
+        "asked": len(phase.asked),
+        "admitted": len(admitted),
+        "of the limit": round(len(admitted) / (per_s * seconds), 3),
+        "by node": " ".join(map(str, each)),
+        "burst seen": round(excess(admitted, per_s), 1),
+        "from shares": round(shares),
+        "waited": round(waits),
+        "core p99, ms": decided_ms(phase.counted, 0.99),
+        "core p99.9, ms": decided_ms(phase.counted, 0.999),
+        "429 p50, ms": round(quantile_ms([a for a in phase.asked if a.status == 429], 0.5), 2),
+        "429 p99, ms": round(quantile_ms([a for a in phase.asked if a.status == 429], 0.99), 2),
+        "free p50, ms": round(quantile_ms(phase.probed, 0.5), 2),
+        "free p99, ms": round(quantile_ms(phase.probed, 0.99), 2),
+        "calls/s": round(calls / seconds, 1),
+        "others": sum(a.status not in (200, 429) for a in phase.asked)
+        + sum(a.status != 200 for a in phase.probed),
+    }
+
+
+def failures(phases: list[Phase], options: argparse.Namespace) -> list[str]:
+    """What does not hold."""
+    per_s, nodes, burst = options.rpm / 60, options.nodes, options.burst
+    lease = max(burst / 20, 1.0)
+    bound = burst + nodes * (lease + min(lease, burst / nodes))
+    found = []
+    for phase in phases:
+        shown = row(phase, options)
+        seconds = phase.ended - phase.began
+        if shown["burst seen"] > bound:
+            found.append(f"{phase.name}: a burst of {shown['burst seen']}, allowed {bound:g}")
+        exact = phase.name == "steady" or phase.name.startswith("after")
+        if exact and len(phase.admitted) > STEADY * per_s * seconds + 1:
+            found.append(f"{phase.name}: {shown['of the limit']} of the limit")
+        if exact and shown["waited"] > (1 - DECIDED) * len(phase.admitted):
+            found.append(f"{phase.name}: {shown['waited']} of {len(phase.admitted)} waited")
+        if exact and shown["from shares"]:
+            found.append(f"{phase.name}: {shown['from shares']} from shares")
+        if float(shown["core p99, ms"].split()[-1]) > ADMISSION_MS:
+            found.append(f"{phase.name}: p99 of admission {shown['core p99, ms']} ms")
+        if shown["others"]:
+            found.append(f"{phase.name}: {shown['others']} other answers")
+        if phase.name in ("killed", "paused", "slowed"):
+            # Each its part of the rate, and its part of the burst at once.
+            for i in range(nodes):
+                mine = [a for a in phase.admitted if a.gateway == i]
+                seen, part = excess(mine, per_s / nodes), (burst / nodes + 2 * lease)
+                if seen > part:
+                    found.append(f"{phase.name}: node {i} had a burst of {seen:.1f} of {part:.1f}")
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(map(str, one.values()) for one in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> int:
+    """Parse the command line and run; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--rpm", type=int, default=600)
     parser.add_argument("--burst", type=int, default=100)
     parser.add_argument("--times", type=float, default=10.0, help="offered, of the limit")
     parser.add_argument("--connections", type=int, default=8, help="to each gateway")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each phase")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each phase")
     parser.add_argument("--out", type=Path, help="a file for the figures, JSON")
     options = parser.parse_args()
-    rows = asyncio.run(run(options))
+    before = os.getloadavg()[0]
+    phases = asyncio.run(measure(options))
+    rows = [row(phase, options) for phase in phases]
+    print(table(rows))
+    print(f"load average before {before:.1f}, after {os.getloadavg()[0]:.1f}")
+    found = failures(phases, options)
+    print("\n".join(found) or "all of it holds")
     if options.out is not None:
         options.out.write_text(json.dumps(rows, indent=1) + "\n")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

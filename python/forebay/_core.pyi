@@ -102,6 +102,8 @@ class Core:
         ``remaining`` (units, or nano-USD of budgets) and ``reset_s`` (seconds).
         """
 
+    @property
+    def shares_limits(self) -> bool: ...
     def leases(self, expected: int) -> Leases:
         """Share limits with other processes from now on: `expected` of them, until the store tells.
 

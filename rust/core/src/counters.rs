@@ -60,6 +60,8 @@ impl OfGate {
 pub struct Counters {
     /// Renders them.
     pub registry: Registry,
+    /// From a request's arrival to the decision whether it starts.
+    pub admission: Arc<Histogram>,
     /// Admitted requests that have not ended.
     pub in_flight: Arc<Gauge>,
     /// Keys loaded.
@@ -134,6 +136,11 @@ impl Counters {
             .gauge("forebay_workers", "Worker processes that answered.")
             .set(1);
         Self {
+            admission: registry.histogram(
+                "forebay_admission_seconds",
+                "From a request's arrival to the decision, a wait for the shared limits' store included.",
+                Bounds::DECISION,
+            ),
             in_flight: registry.gauge(
                 "forebay_requests_in_flight",
                 "Admitted requests that have not ended.",

@@ -1,7 +1,7 @@
 //! Admission: one plain call from a request's bytes to a running exchange, or to a clear refusal.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -375,11 +375,15 @@ impl Gateway {
         request: Request<'_>,
         body: Bytes,
     ) -> Arc<Slot> {
+        let began = Instant::now();
         let id = uuid::Uuid::now_v7();
         let mut answer_headers = Vec::with_capacity(8);
         answer_headers.push(request_id_header(request.request_id, &id));
         let slot = Arc::new(Slot::new());
         let decided = self.decide(endpoint, request, &body, &id, &mut answer_headers, &slot);
+        if !matches!(decided, Err(No::Wanting(_))) {
+            self.metrics.admission.observe_duration(began.elapsed());
+        }
         let driver = match decided {
             Ok((job, record)) => self.runtime.spawn(drive(*job, record)),
             Err(No::Error(error)) => return Arc::new(self.refusal(&error, answer_headers)),
@@ -388,7 +392,7 @@ impl Gateway {
                 let (gateway, slot) = (Arc::clone(self), Arc::clone(&slot));
                 self.runtime.spawn(async move {
                     gateway
-                        .admit_granted(endpoint, request, body, id, slot, wanting)
+                        .admit_granted(endpoint, request, body, (id, began), slot, wanting)
                         .await;
                 })
             }
@@ -403,7 +407,7 @@ impl Gateway {
         endpoint: Endpoint,
         request: Kept,
         body: Bytes,
-        id: uuid::Uuid,
+        (id, began): (uuid::Uuid, Instant),
         slot: Arc<Slot>,
         wanting: Wanting,
     ) {
@@ -411,7 +415,9 @@ impl Gateway {
         wanting.answered(GRANT_WAIT, || self.now().mono).await;
         let request = request.request();
         let mut headers = vec![request_id_header(request.request_id, &id)];
-        let error = match self.decide(endpoint, request, &body, &id, &mut headers, &slot) {
+        let decided = self.decide(endpoint, request, &body, &id, &mut headers, &slot);
+        self.metrics.admission.observe_duration(began.elapsed());
+        let error = match decided {
             Ok((job, record)) => {
                 drive(*job, record).await;
                 return;

@@ -98,6 +98,11 @@ impl Bounds {
         2_560_000, 5_120_000, 10_240_000, 20_480_000, 40_960_000, 81_920_000,
     ]);
 
+    /// Time to decide in seconds: 10 µs to 100 ms.
+    pub const DECISION: Self = Self::micros(&[
+        10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000,
+    ]);
+
     /// Time to first token in seconds, OpenTelemetry's for `gen_ai.server.time_to_first_token`.
     pub const FIRST_TOKEN: Self = Self::micros(&[
         1_000, 5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 250_000, 500_000, 750_000,

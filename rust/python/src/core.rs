@@ -295,6 +295,12 @@ impl Core {
         Ok(Some(PyBytes::new(py, &json)))
     }
 
+    /// Whether limits are shared with other machines.
+    #[getter]
+    fn shares_limits(&self) -> bool {
+        self.gateway.leases.is_active()
+    }
+
     /// Shares limits with other processes from now on: `expected` of them, until the store tells.
     fn leases(&self, expected: u64) -> PyResult<Leases> {
         Leases::new(Arc::clone(&self.gateway), expected)

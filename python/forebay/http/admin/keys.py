@@ -1,5 +1,6 @@
 """Operations on API keys."""
 
+import asyncio
 from typing import Annotated, Literal
 
 import msgspec
@@ -13,6 +14,8 @@ from forebay.store.limits import FIELDS, Limits
 from forebay.store.money import text
 
 MAX_PAGE = 1000
+STORE_S = 0.05
+"""Seconds after which the store of shared limits has answered, or will not."""
 
 
 class KeyQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,6 +148,10 @@ async def revoke_key(call: Call) -> PublicKey:
 async def live_limits(call: Call) -> LiveLimits:
     """What remains of every limit that applies to the key, without asking the database."""
     found = call.core.key_limits(call.path["key_id"])
+    if found is not None and call.core.shares_limits:
+        # That had the store asked what other nodes have left.
+        await asyncio.sleep(STORE_S)
+        found = call.core.key_limits(call.path["key_id"])
     if found is None:
         raise KeyNotFound(f"this gateway knows no API key with the id {call.path['key_id']!r}")
     entries = msgspec.json.decode(found)
