@@ -38,7 +38,7 @@ pub(crate) struct Outcome {
     pub(crate) by_second: Vec<u64>,
 }
 
-/// Requests begin when participants have told that they live.
+/// Requests begin when participants have told that they live, or at once where they do not know each other.
 const QUIET: Nanos = 2 * SECOND;
 
 struct World<'a> {
@@ -62,27 +62,29 @@ struct Holding {
 /// Runs one setting.
 pub(crate) fn play(setting: &Setting, seed: u64) -> Outcome {
     let mut world = World::new(setting, seed);
-    world.quiet();
+    let knows = setting.expected >= setting.nodes as u64;
+    let quiet = if knows { QUIET } else { 0 };
+    world.run_until(quiet);
     let before: (u64, u64, u64) = world.counts();
     let mut demand = Demand::new(setting, seed ^ 0x5151);
     let mut faults = setting.faults.iter().peekable();
     loop {
         let mut next = demand.next();
-        next.at += QUIET;
-        while let Some((at, fault)) = faults.next_if(|(at, _)| QUIET + at <= next.at) {
-            world.run_until(QUIET + at);
+        next.at += quiet;
+        while let Some((at, fault)) = faults.next_if(|(at, _)| quiet + at <= next.at) {
+            world.run_until(quiet + at);
             if let Fault::Demand(times) = fault {
                 demand.scale(*times);
             } else {
                 world.suffer(*fault);
             }
         }
-        if next.at >= QUIET + setting.span {
+        if next.at >= quiet + setting.span {
             break;
         }
         world.request(next);
     }
-    world.run_until(QUIET + setting.span + SECOND);
+    world.run_until(quiet + setting.span + SECOND);
     world.outcome(before)
 }
 
@@ -133,12 +135,6 @@ impl<'a> World<'a> {
                 ideal_in_use: vec![0; setting.keys],
                 ends: BinaryHeap::new(),
             },
-        }
-    }
-
-    fn quiet(&mut self) {
-        for fleet in &mut self.fleets {
-            fleet.run_until(QUIET);
         }
     }
 
