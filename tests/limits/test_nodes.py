@@ -233,7 +233,7 @@ def test_two_at_a_time_over_three_nodes(nodes: Nodes, engine: ScriptedUpstream) 
     for _ in range(3):
         gate = Gatekeeper(engine)
         got, join = at_once([lambda g=g: ask(g, key) for g in nodes.gateways * 3])  # type: ignore[misc]
-        until(lambda: len(got) >= 7, "the others are refused")
+        until(lambda got=got: len(got) >= 7, "the others are refused")  # type: ignore[misc]
         until(lambda: engine.active == 2, "two run")
         assert {one.status for one in got} == {429}
         error = got[0].error()
@@ -285,12 +285,6 @@ def test_the_store_is_away_at_the_start(postgres: EmbeddedPostgres, tmp_path: Pa
             assert sum(flood(gateways, key, 3.0, 0.01)) <= 2
         finally:
             valkey.stop()
-
-
-def ask_in_vain(gateway: Gateway, key: Key) -> None:
-    """A request whose gateway dies."""
-    with pytest.raises(OSError):
-        ask(gateway, key)
 
 
 def test_workers_of_two_nodes_share_as_four(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
