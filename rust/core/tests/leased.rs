@@ -658,6 +658,31 @@ fn without_the_store_hard_limits_refuse_and_say_when_to_come_back() {
 }
 
 #[test]
+fn limits_that_were_idle_while_the_store_was_away_are_whole_when_it_is_back() {
+    let mut nodes = Nodes::new(3);
+    let hard = |limits: Limits| Limits {
+        on_store_loss: OnStoreLoss::Deny,
+        ..limits
+    };
+    let rate = nodes.meter(0, "key:rate", &hard(slow_requests(30)));
+    let few = nodes.meter(0, "key:few", &hard(permits(3)));
+    nodes.down = true;
+    nodes.run(5 * SECOND);
+    for meter in [&rate, &few] {
+        admit(&mut nodes, 0, meter, NOTHING).unwrap_err();
+    }
+    // One that nobody asked for is looked at by someone.
+    let looked_at = nodes.meter(0, "key:other", &hard(slow_requests(30)));
+    assert_eq!(looked_at.standings(nodes.clock())[0].remaining, 0);
+    nodes.run(10 * SECOND);
+    nodes.down = false;
+    nodes.run(3 * SECOND);
+    for meter in [&rate, &few, &looked_at] {
+        reserve(&mut nodes, 0, meter, NOTHING).cancel();
+    }
+}
+
+#[test]
 fn without_the_store_each_node_has_its_share() {
     let mut nodes = Nodes::new(4);
     nodes.down = true;

@@ -64,7 +64,8 @@ pub enum LeaseQuote {
         remaining: u64,
     },
     /// It is not here, but the store may have it: call [`Lease::request`], wait for
-    /// [`Lease::answered`], and take again, once. A second such answer is a refusal.
+    /// [`Lease::answered`], and take again. Another request may have taken what came, so that it is
+    /// worth asking once or twice more.
     NeedGrant,
     /// Nothing to be had before `until`.
     Wait {
@@ -507,6 +508,8 @@ impl Lease {
             level,
             now,
         ))));
+        // However idle, it asks once when the store is back, so that no request finds a share then.
+        self.enqueue();
     }
 
     /// Notes that a request came, and has the syncer look at this lease.

@@ -268,7 +268,7 @@ impl Lease {
         };
         let low = recent && target > 0 && held < signed(target.div_ceil(2));
         let ages = recent && held > 0 && expires.saturating_sub(now) < RENEW;
-        let heal = share.is_some() && recent;
+        let heal = share.is_some();
         if !(waits || in_debt || surplus > 0 || low || ages || heal) {
             return if recent || held < 0 {
                 Due::At(now + TAU)
@@ -340,7 +340,7 @@ impl Lease {
         };
         let low = recent && free < signed(target.div_ceil(2));
         let beat = slow.part > 0 && now >= slow.last_sent + BEAT;
-        let heal = share.is_some() && (recent || slow.part > 0);
+        let heal = share.is_some();
         if !(waits || unsettled || free < 0 || surplus > 0 || low || beat || heal) {
             return if recent {
                 Due::At(now + TAU)
