@@ -228,21 +228,57 @@ def at_once(calls: Sequence[Callable[[], Answer]]) -> tuple[list[Answer], Callab
     return got, join
 
 
-def test_two_at_a_time_over_three_nodes(nodes: Nodes, engine: ScriptedUpstream) -> None:
+@pytest.mark.parametrize("again", range(3))
+def test_two_at_a_time_over_three_nodes(nodes: Nodes, engine: ScriptedUpstream, again: int) -> None:
     key = nodes.key(concurrency=2)
-    for _ in range(3):
-        gate = Gatekeeper(engine)
-        got, join = at_once([lambda g=g: ask(g, key) for g in nodes.gateways * 3])  # type: ignore[misc]
-        until(lambda got=got: len(got) >= 7, "the others are refused")  # type: ignore[misc]
-        until(lambda: engine.active == 2, "two run")
-        assert {one.status for one in got} == {429}
-        error = got[0].error()
-        assert "2 requests at a time" in error["message"], error
-        gate.open()
-        join()
-        assert sorted(one.status for one in got) == [200] * 2 + [429] * 7
-        # A holding that nobody uses goes back after 3 s; here the others ask for it before.
-        until(lambda: ask(nodes.gateways[0], key).status == 200, "permits are back", 6.0, 0.1)
+    gate = Gatekeeper(engine)
+    got, join = at_once([lambda g=g: ask(g, key) for g in nodes.gateways * 3])  # type: ignore[misc]
+    until(lambda got=got: len(got) >= 7, "the others are refused")  # type: ignore[misc]
+    until(lambda: engine.active == 2, "two run")
+    assert {one.status for one in got} == {429}
+    error = got[0].error()
+    assert "2 requests at a time" in error["message"], error
+    gate.open()
+    join()
+    assert sorted(one.status for one in got) == [200] * 2 + [429] * 7
+    # What a node has and does not use goes back after 3 s at the latest.
+    for gateway in nodes.gateways:
+        until(lambda g=gateway: ask(g, key).status == 200, "its permit", 6.0, 0.1)  # type: ignore[misc]
+
+
+def test_first_requests_at_once_all_find_what_is_there(
+    nodes: Nodes, engine: ScriptedUpstream
+) -> None:
+    key = nodes.key(concurrency=40)
+    gate = Gatekeeper(engine)
+    got, join = at_once([lambda g=g: ask(g, key) for g in nodes.gateways * 8])  # type: ignore[misc]
+    until(lambda: engine.active + len(got) == 24, "all are decided")
+    assert got == []
+    gate.open()
+    join()
+    assert {one.status for one in got} == {200}
+
+
+def test_a_budget_is_one_for_all_nodes(nodes: Nodes, engine: ScriptedUpstream) -> None:
+    key = nodes.key(budget="1", budget_period="total")
+    # Thirty tokens are reserved, 3 cents, and 2 used.
+    engine.script = lambda connection, _: connection.json(answer(10, 10))
+    spent = 0.0
+    refused = 0
+    while refused < 30:
+        got = [ask(gateway, key) for gateway in nodes.gateways]
+        admitted = sum(one.status == 200 for one in got)
+        spent += 0.02 * admitted
+        refused = 0 if admitted else refused + 1
+        time.sleep(0.02)
+    assert 0.96 <= round(spent, 2) <= 1.0
+    assert {one.status for one in got} == {429}
+
+    def told() -> bool:
+        return bool(ask(nodes.gateways[0], key).error()["type"] == "insufficient_quota")
+
+    # What others spent is known for good once the database has summed it up: every 5 s.
+    until(told, "it is told as spent", 15.0, 0.2)
 
 
 def test_a_changed_limit_holds_at_every_node(nodes: Nodes, engine: ScriptedUpstream) -> None:
@@ -265,6 +301,37 @@ def test_a_flush_gives_no_second_burst(nodes: Nodes, engine: ScriptedUpstream) -
     assert admitted <= bound(60, 1, time.monotonic() - began)
 
 
+def test_the_store_is_killed_and_comes_back(nodes: Nodes, engine: ScriptedUpstream) -> None:
+    key = nodes.key(rpm=600, rpm_burst=30)
+    hard = nodes.key(rpm=600, on_store_loss="deny")
+    flood(nodes.gateways, key, 3.0, 0.005)
+    nodes.valkey.kill()
+    try:
+        for gateway in nodes.gateways:
+            until(lambda g=gateway: limits_check(g) != "ok", "the loss")  # type: ignore[misc]
+            assert "limits are 1/3 of each" in limits_check(gateway)
+        assert ask(nodes.gateways[0], hard).status == 429
+        began = time.monotonic()
+        admitted = flood(nodes.gateways, key, 3.0, 0.005)
+        span_s = time.monotonic() - began
+        for one in admitted:
+            assert 0.8 * 10 / 3 * span_s <= one <= 10 / 3 * span_s + 10
+    finally:
+        nodes.valkey.start()
+    nodes.wait_healthy()
+    time.sleep(5.0)  # exact again within
+    assert ask(nodes.gateways[0], hard).status == 200
+    began = time.monotonic()
+    total = sum(flood(nodes.gateways, key, 4.0, 0.005))
+    span_s = time.monotonic() - began
+    assert 0.8 * 10 * span_s <= total <= bound(30, 10, span_s)
+    share = [g.metric("forebay_lease_takes_total", **{"from": "share"}) for g in nodes.gateways]
+    flood(nodes.gateways, key, 1.0, 0.005)
+    assert share == [
+        g.metric("forebay_lease_takes_total", **{"from": "share"}) for g in nodes.gateways
+    ]
+
+
 def test_the_store_is_away_at_the_start(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
     valkey = Valkey(tmp_path / "valkey")
     valkey.port = closed_port()
@@ -285,6 +352,46 @@ def test_the_store_is_away_at_the_start(postgres: EmbeddedPostgres, tmp_path: Pa
             assert sum(flood(gateways, key, 3.0, 0.01)) <= 2
         finally:
             valkey.stop()
+
+
+def test_what_a_killed_node_held_comes_back(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    valkey = Valkey(tmp_path / "valkey")
+    valkey.start()
+    try:
+        with started(tmp_path, postgres, "nodes_killed", valkey, 2) as (gateways, engine):
+            nodes = Nodes(gateways, valkey)
+            nodes.wait_healthy()
+            key = nodes.key(concurrency=2)
+            gate = Gatekeeper(engine)
+            doomed, survivor = gateways
+            held = [
+                threading.Thread(target=ask_in_vain, args=(doomed, key), daemon=True)
+                for _ in range(2)
+            ]
+            for thread in held:
+                thread.start()
+            until(lambda: engine.active == 2, "both run")
+            assert ask(survivor, key).status == 429
+            assert doomed.popen is not None
+            doomed.popen.kill()
+            doomed.popen.wait()
+            killed = time.monotonic()
+            gate.open()
+            engine.wait_idle()
+            engine.reset()
+            until(lambda: ask(survivor, key).status == 200, "its permits are back", 8.0, 0.1)
+            # The part lives for 5 s after the last word of it; it is counted once a second.
+            assert time.monotonic() - killed < 6.5
+            got = flood([survivor], key, 0.5)
+            assert got[0] > 0
+    finally:
+        valkey.stop()
+
+
+def ask_in_vain(gateway: Gateway, key: Key) -> None:
+    """A request whose gateway dies."""
+    with pytest.raises(ConnectionError):
+        ask(gateway, key)
 
 
 def test_workers_of_two_nodes_share_as_four(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
