@@ -114,7 +114,14 @@ impl Seen {
         self.covariance = (1.0 - weight) * (self.covariance + weight * x * y);
         let ratio = (self.tokens / self.bytes).clamp(*SLOPES.start(), *SLOPES.end());
         if self.variance < (LEAST_SPREAD * self.bytes).powi(2) {
-            return (ratio, 0.0);
+            // All alike: what exceeds ordinary text is the template's. A first "hi" of seven tokens
+            // must not make every longer prompt look enormous.
+            let base = self.tokens - self.bytes / FIRST_RATIO;
+            return if base < 0.0 {
+                (ratio, 0.0)
+            } else {
+                (1.0 / FIRST_RATIO, base)
+            };
         }
         let slope = (self.covariance / self.variance).clamp(*SLOPES.start(), *SLOPES.end());
         let base = self.tokens - slope * self.bytes;
