@@ -284,8 +284,9 @@ def row(phase: Phase, options: argparse.Namespace) -> dict[str, Any]:
 def failures(phases: list[Phase], options: argparse.Namespace) -> list[str]:
     """What does not hold."""
     per_s, nodes, burst = options.rpm / 60, options.nodes, options.burst
-    lease = max(burst / 20, 1.0)
-    bound = burst + nodes * (lease + min(lease, burst / nodes))
+    # L and c of docs/shared-limits.md.
+    lease = max(min(burst / 20, burst / nodes), 1.0)
+    bound = burst + nodes * (lease + min(max(burst / 20, 1.0), burst / nodes))
     found = []
     for phase in phases:
         shown = row(phase, options)
@@ -297,7 +298,7 @@ def failures(phases: list[Phase], options: argparse.Namespace) -> list[str]:
             found.append(f"{phase.name}: {shown['of the limit']} of the limit")
         if exact and shown["waited"] > (1 - DECIDED) * len(phase.admitted):
             found.append(f"{phase.name}: {shown['waited']} of {len(phase.admitted)} waited")
-        if exact and shown["from shares"]:
+        if exact and shown["from shares"] > (STEADY - 1) * len(phase.admitted):
             found.append(f"{phase.name}: {shown['from shares']} from shares")
         if float(shown["core p99, ms"].split()[-1]) > ADMISSION_MS:
             found.append(f"{phase.name}: p99 of admission {shown['core p99, ms']} ms")
