@@ -6,9 +6,9 @@ use std::time::Duration;
 use arc_swap::{ArcSwapOption, ArcSwapWeak};
 
 use super::lease::{Lease, LeaseQuote, Leases, Terms};
-use super::meter::{Denial, MeterState, tighter};
 use super::plan::Plan;
-use super::{Ask, CONCURRENCY_RETRY, Dimension, Nanos, Now, Quota, Standing, State};
+use super::verdict::{Denial, tighter};
+use super::{Ask, CONCURRENCY_RETRY, Dimension, MeterState, Nanos, Now, Quota, Standing, State};
 
 /// One limit of a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,185 +1,21 @@
 //! Every limit of one subject, decided together.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwapOption;
 
 use super::budget::Spent;
-use super::gcra::{Quote, Tat};
-use super::lease::{Lease, Leases, OnStoreLoss};
-use super::leased::{Leased, Limit, Lines, Stop};
+use super::gcra::Tat;
+use super::lease::{Lease, Leases};
+use super::leased::{Leased, Limit};
+use super::pending::Here;
 use super::plan::Plan;
 use super::region::{Cell, Region, Rows, subject_id};
-use super::{Budget, Nanos, Quota, Scope, State};
-
-/// The wait suggested to a request refused for concurrency: no clock tells when another one ends.
-/// The same for money that is reserved by requests in flight.
-pub const CONCURRENCY_RETRY: Nanos = 1_000_000_000;
-
-/// An instant on both clocks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Now {
-    /// The monotonic clock, the same in all processes that share a region.
-    pub mono: Nanos,
-    /// The calendar's, unix seconds.
-    pub unix_s: i64,
-}
-
-/// What a request takes from each limit, besides one request and one permit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ask {
-    /// Input and output tokens.
-    pub tokens: u64,
-    /// Nano-USD.
-    pub nano: u64,
-}
-
-/// A subject's limits as configured; `None` is no limit and 0 refuses everything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Limits {
-    /// Requests per second.
-    pub rps: Option<u64>,
-    /// Requests at once; all of `rps` unless given.
-    pub rps_burst: Option<u64>,
-    /// Requests per minute.
-    pub rpm: Option<u64>,
-    /// Requests at once; a sixth of `rpm` (ten seconds' worth), at least 1, unless given.
-    pub rpm_burst: Option<u64>,
-    /// Tokens per minute.
-    pub tpm: Option<u64>,
-    /// Tokens at once; all of `tpm` unless given.
-    pub tpm_burst: Option<u64>,
-    /// Requests in flight.
-    pub concurrency: Option<u32>,
-    /// Money.
-    pub budget: Option<Budget>,
-    /// Without the shared store.
-    pub on_store_loss: OnStoreLoss,
-}
-
-/// Which limit refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dimension {
-    /// Requests per second or minute.
-    Requests,
-    /// Tokens per minute.
-    Tokens,
-    /// Requests in flight.
-    Concurrency,
-    /// Money.
-    Budget,
-}
-
-impl Dimension {
-    /// The name used in headers, metrics and messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Requests => "requests",
-            Self::Tokens => "tokens",
-            Self::Concurrency => "concurrency",
-            Self::Budget => "budget",
-        }
-    }
-}
-
-/// An admission, with the fill that it left for the headers of the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admitted {
-    /// Tokens reserved, to be passed to [`Meter::settle`] or [`Meter::cancel`].
-    pub reserved: u64,
-    /// Absent without a limit on requests.
-    pub requests: Option<State>,
-    /// Absent without a limit on tokens.
-    pub tokens: Option<State>,
-}
-
-/// A refusal. It cost nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Whose limit it is; of a single meter, the key's.
-    pub scope: Scope,
-    /// The limit to name: one that no wait cures, else the one with the longest wait.
-    pub dimension: Dimension,
-    /// Of which period it is: `second`, `minute`, `day`, `month`, `total`; empty for concurrency.
-    pub period: &'static str,
-    /// The wait after which all limits would admit the same request ([`CONCURRENCY_RETRY`], a
-    /// guess, for what requests in flight hold). `None`: the cost exceeds the burst, or the budget
-    /// is spent, which no wait cures.
-    pub retry_after: Option<Nanos>,
-    /// Units per period, requests in flight or nano-USD, as configured.
-    pub limit: u64,
-    /// The most that one request may cost in that dimension.
-    pub burst: u64,
-    /// The fill of all limits.
-    pub state: MeterState,
-}
-
-/// The fill of the limits of a subject, or of the tightest ones of several.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MeterState {
-    /// Absent without a limit on requests.
-    pub requests: Option<State>,
-    /// Absent without a limit on tokens.
-    pub tokens: Option<State>,
-    /// Requests in flight; counted if there is any limit.
-    pub in_flight: u64,
-    /// The limit on requests in flight.
-    pub max_in_flight: Option<u32>,
-}
-
-impl MeterState {
-    /// The tighter of each, of two subjects.
-    #[must_use]
-    pub fn tighter(self, other: Self) -> Self {
-        let room = |state: &Self| {
-            state
-                .max_in_flight
-                .map(|max| u64::from(max).saturating_sub(state.in_flight))
-        };
-        let ours = match (room(&self), room(&other)) {
-            (Some(a), Some(b)) => a <= b,
-            (None, Some(_)) => false,
-            _ => true,
-        };
-        let held = if ours { &self } else { &other };
-        Self {
-            requests: tighter(self.requests, other.requests),
-            tokens: tighter(self.tokens, other.tokens),
-            in_flight: held.in_flight,
-            max_in_flight: held.max_in_flight,
-        }
-    }
-}
-
-/// The limit that a client meets first: less remaining, or as much for longer.
-#[inline]
-pub(super) fn tighter(a: Option<State>, b: Option<State>) -> Option<State> {
-    match (a, b) {
-        (Some(a), Some(b)) => {
-            let rank = |state: &State| (state.remaining, std::cmp::Reverse(state.reset));
-            Some(if rank(&b) < rank(&a) { b } else { a })
-        }
-        (a, b) => a.or(b),
-    }
-}
-
-/// One limit as it stands, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// What it counts.
-    pub dimension: Dimension,
-    /// As in [`Refusal::period`].
-    pub period: &'static str,
-    /// As configured.
-    pub limit: u64,
-    /// What may be taken at once.
-    pub burst: u64,
-    /// What could be taken now.
-    pub remaining: u64,
-    /// Time until all of it could; unknown for concurrency.
-    pub reset: Option<Nanos>,
-}
+use super::verdict::tighter;
+use super::{
+    Admitted, Ask, Budget, Dimension, Limits, MeterState, Nanos, Now, Quota, Refusal, Scope,
+    Standing,
+};
 
 /// Every limit of one subject: requests, tokens, concurrency and money, each optional.
 ///
@@ -187,11 +23,11 @@ pub struct Standing {
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct Meter {
-    plan: Arc<Plan>,
+    pub(super) plan: Arc<Plan>,
     /// None without limits, and where limits are leased.
     rows: Rows,
     /// Present where limits are shared with other machines.
-    leased: Option<Box<Leased>>,
+    pub(super) leased: Option<Box<Leased>>,
     id: u64,
     /// The meter with newer limits that has taken this one's place.
     next: ArcSwapOption<Meter>,
@@ -247,7 +83,7 @@ impl Meter {
     }
 
     #[inline]
-    fn rows(&self) -> Option<&Rows> {
+    pub(super) fn rows(&self) -> Option<&Rows> {
         (!self.rows.is_none()).then_some(&self.rows)
     }
 
@@ -492,7 +328,7 @@ impl Meter {
         }
     }
 
-    fn money(&self) -> Option<(Budget, Spent<'_>)> {
+    pub(super) fn money(&self) -> Option<(Budget, Spent<'_>)> {
         let budget = self.plan.budget?;
         let spent = Spent {
             word: self.rows()?.spent()?,
@@ -534,334 +370,6 @@ impl Meter {
             } else {
                 tat.refund(quota, taken - used);
             }
-        }
-    }
-}
-
-/// Why a meter says no, without its fill.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Denial {
-    pub(super) dimension: Dimension,
-    pub(super) period: &'static str,
-    pub(super) retry_after: Option<Nanos>,
-    pub(super) limit: u64,
-    pub(super) burst: u64,
-}
-
-impl Denial {
-    /// Whether it is the one to tell of two: what no wait cures, else the longer wait.
-    pub(super) fn outranks(&self, other: &Self) -> bool {
-        let rank = |denial: &Self| (denial.retry_after.is_none(), denial.retry_after);
-        rank(self) > rank(other)
-    }
-
-    fn worse(self, other: Option<Self>) -> Self {
-        match other {
-            Some(other) if !self.outranks(&other) => other,
-            _ => self,
-        }
-    }
-
-    pub(super) fn refusal(self, scope: Scope, state: MeterState) -> Box<Refusal> {
-        let Self {
-            dimension,
-            period,
-            retry_after,
-            limit,
-            burst,
-        } = self;
-        Box::new(Refusal {
-            scope,
-            dimension,
-            period,
-            retry_after,
-            limit,
-            burst,
-            state,
-        })
-    }
-}
-
-/// One meter's part in an admission: looked at first, then taken.
-pub(super) enum Pending<'a> {
-    Here(Here<'a>),
-    Leased(Lines),
-}
-
-impl<'a> Pending<'a> {
-    #[inline]
-    pub(super) fn new(meter: &'a Meter, now: Now, ask: Ask) -> Self {
-        match &meter.leased {
-            None => Self::Here(Here::new(meter, now, ask)),
-            Some(leased) => Self::Leased(Lines::new(leased, &meter.plan, now, ask)),
-        }
-    }
-
-    /// The worst that stands against it, if anything does.
-    #[inline]
-    pub(super) fn stop(&self) -> Option<Stop> {
-        match self {
-            Self::Here(here) => here.denial().map(Stop::Deny),
-            Self::Leased(lines) => lines.stop(),
-        }
-    }
-
-    /// Takes all of it, or nothing.
-    #[inline]
-    pub(super) fn take(&mut self) -> Result<(), Stop> {
-        match self {
-            Self::Here(here) => here.take().map_err(Stop::Deny),
-            Self::Leased(lines) => lines.take(),
-        }
-    }
-
-    /// Takes everything back: another meter said no.
-    #[cold]
-    pub(super) fn give_back(&self) {
-        match self {
-            Self::Here(here) => here.give_back(),
-            Self::Leased(lines) => lines.undo(),
-        }
-    }
-
-    /// The fill that is left.
-    #[inline]
-    pub(super) fn state(&self) -> MeterState {
-        match self {
-            Self::Here(here) => here.state(),
-            Self::Leased(lines) => lines.state(),
-        }
-    }
-
-    /// What the store may have and leases here have not.
-    pub(super) fn wants(&self) -> Vec<(Arc<Lease>, u64)> {
-        match self {
-            Self::Here(_) => Vec::new(),
-            Self::Leased(lines) => lines.wants().collect(),
-        }
-    }
-}
-
-/// The part of a meter whose limits are this machine's.
-pub(super) struct Here<'a> {
-    meter: &'a Meter,
-    now: Now,
-    nano: u64,
-    rates: [Option<Asked<'a>>; 3],
-}
-
-/// One bucket's part.
-#[derive(Clone, Copy)]
-struct Asked<'a> {
-    tat: Tat<'a>,
-    quota: &'a Quota,
-    clock: u64,
-    cost: u64,
-    quote: Quote,
-}
-
-impl<'a> Asked<'a> {
-    #[inline]
-    fn new(quota: Option<&'a Quota>, word: &'a AtomicU64, now: Nanos, cost: u64) -> Option<Self> {
-        let quota = quota?;
-        let (tat, clock) = (Tat(word), quota.ticks(now));
-        Some(Self {
-            tat,
-            quota,
-            clock,
-            cost,
-            quote: tat.quote(quota, clock, cost),
-        })
-    }
-
-    #[inline]
-    fn state(&self, now: Nanos) -> State {
-        match self.quote {
-            Quote::Pass(_, new) => self.quota.state(new, self.clock, now),
-            Quote::Wait(_) | Quote::Never => self.tat.peek(self.quota, now),
-        }
-    }
-
-    fn denial(&self, at: usize, now: Nanos) -> Option<Denial> {
-        let retry_after = match self.quote {
-            Quote::Pass(..) => return None,
-            Quote::Wait(until) => Some(self.quota.wait(until, now)),
-            Quote::Never => None,
-        };
-        let (dimension, period) = match at {
-            0 => (Dimension::Requests, "second"),
-            1 => (Dimension::Requests, "minute"),
-            _ => (Dimension::Tokens, "minute"),
-        };
-        Some(Denial {
-            dimension,
-            period,
-            retry_after,
-            limit: self.quota.limit(),
-            burst: self.quota.burst(),
-        })
-    }
-}
-
-impl<'a> Here<'a> {
-    #[inline]
-    fn new(meter: &'a Meter, now: Now, ask: Ask) -> Self {
-        let plan = &*meter.plan;
-        let rates = match meter.rows() {
-            None => [None; 3],
-            Some(rows) => {
-                let asked = |quota: &'a Option<Quota>, cell, cost| {
-                    Asked::new(quota.as_ref(), rows.cell(cell), now.mono, cost)
-                };
-                [
-                    asked(&plan.per_second, Cell::PerSecond, 1),
-                    asked(&plan.per_minute, Cell::PerMinute, 1),
-                    asked(&plan.tokens, Cell::Tokens, ask.tokens),
-                ]
-            }
-        };
-        Self {
-            meter,
-            now,
-            nano: ask.nano,
-            rates,
-        }
-    }
-
-    /// The worst that stands against it, if anything does.
-    #[inline]
-    fn denial(&self) -> Option<Denial> {
-        let rows = self.meter.rows()?;
-        let passes = self
-            .rates
-            .iter()
-            .flatten()
-            .all(|asked| matches!(asked.quote, Quote::Pass(..)))
-            && rows.permits().sum() < self.meter.plan.max_in_flight
-            && self.meter.plan.budget.is_none();
-        if passes { None } else { self.worst() }
-    }
-
-    #[inline(never)]
-    fn worst(&self) -> Option<Denial> {
-        let rows = self.meter.rows()?;
-        let mut worst = None;
-        for (at, asked) in self.rates.iter().enumerate() {
-            if let Some(denial) = asked.and_then(|asked| asked.denial(at, self.now.mono)) {
-                worst = Some(denial.worse(worst));
-            }
-        }
-        if rows.permits().sum() >= self.meter.plan.max_in_flight {
-            worst = Some(self.full_house().worse(worst));
-        }
-        if let Some(denial) = self.over_budget() {
-            worst = Some(denial.worse(worst));
-        }
-        worst
-    }
-
-    fn full_house(&self) -> Denial {
-        let max = self.meter.plan.max_in_flight;
-        Denial {
-            dimension: Dimension::Concurrency,
-            period: "",
-            retry_after: (max > 0).then_some(CONCURRENCY_RETRY),
-            limit: max,
-            burst: max,
-        }
-    }
-
-    fn over_budget(&self) -> Option<Denial> {
-        let (budget, spent) = self.meter.money()?;
-        let rows = self.meter.rows()?;
-        spent.roll(self.now.unix_s);
-        let known = spent.get(self.now.unix_s).saturating_add(self.nano);
-        let fits = |taken: u64| taken <= budget.nano && budget.nano > 0;
-        if fits(known.saturating_add(rows.reserved().sum())) {
-            return None;
-        }
-        Some(Denial {
-            dimension: Dimension::Budget,
-            period: budget.period.as_str(),
-            // What is only reserved may come back.
-            retry_after: fits(known).then_some(CONCURRENCY_RETRY),
-            limit: budget.nano,
-            burst: budget.nano,
-        })
-    }
-
-    /// Takes all of it, or nothing.
-    #[inline]
-    fn take(&mut self) -> Result<(), Denial> {
-        let Some(rows) = self.meter.rows() else {
-            return Ok(());
-        };
-        let max = self.meter.plan.max_in_flight;
-        if !rows.permits().take(1, || max) {
-            return Err(self.full_house());
-        }
-        let mut failed = None;
-        for (at, asked) in self.rates.iter_mut().enumerate() {
-            let Some(asked) = asked else { continue };
-            asked.quote = asked
-                .tat
-                .take(asked.quota, asked.clock, asked.quote, asked.cost);
-            if let Some(denial) = asked.denial(at, self.now.mono) {
-                failed = Some((at, denial));
-                break;
-            }
-        }
-        if let Some((at, denial)) = failed {
-            self.undo(at);
-            return Err(denial);
-        }
-        if let Some((budget, spent)) = self.meter.money() {
-            let left = || budget.nano.saturating_sub(spent.get(self.now.unix_s));
-            if !rows.reserved().take(self.nano, left) {
-                let denial = self.over_budget();
-                self.undo(self.rates.len());
-                // Gone again already: then it was a race, and a moment is enough.
-                return Err(denial.unwrap_or(Denial {
-                    dimension: Dimension::Budget,
-                    period: budget.period.as_str(),
-                    retry_after: Some(CONCURRENCY_RETRY),
-                    limit: budget.nano,
-                    burst: budget.nano,
-                }));
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives back the permit and the first `rates` of what was taken.
-    #[cold]
-    fn undo(&self, rates: usize) {
-        for asked in self.rates.iter().take(rates).flatten() {
-            asked.tat.refund(asked.quota, asked.cost);
-        }
-        self.meter.release();
-    }
-
-    /// Takes everything back: another meter said no.
-    #[cold]
-    fn give_back(&self) {
-        self.undo(self.rates.len());
-        self.meter.spend(self.now.unix_s, self.nano, 0);
-    }
-
-    /// The fill that is left.
-    #[inline]
-    fn state(&self) -> MeterState {
-        let Some(rows) = self.meter.rows() else {
-            return MeterState::default();
-        };
-        let state = |asked: &Option<Asked>| asked.as_ref().map(|asked| asked.state(self.now.mono));
-        let [per_second, per_minute, tokens] = &self.rates;
-        MeterState {
-            requests: tighter(state(per_second), state(per_minute)),
-            tokens: state(tokens),
-            in_flight: rows.permits().sum(),
-            max_in_flight: u32::try_from(self.meter.plan.max_in_flight).ok(),
         }
     }
 }

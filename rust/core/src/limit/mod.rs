@@ -13,23 +13,26 @@ mod budget;
 mod gcra;
 pub mod lease;
 mod leased;
+mod limits;
 mod meter;
+mod pending;
 mod permits;
 mod plan;
 mod region;
 mod reservation;
 mod table;
+mod verdict;
 
 pub use budget::{Budget, MAX_BUDGET, Period};
 pub use gcra::{BadQuota, Bucket, Decision, MAX_NOW, Quota, State};
 pub use lease::OnStoreLoss;
-pub use meter::{
-    Admitted, Ask, CONCURRENCY_RETRY, Dimension, Limits, Meter, MeterState, Now, Refusal, Standing,
-};
+pub use limits::{Ask, Limits, Now};
+pub use meter::Meter;
 pub use permits::Permits;
 pub use region::{MAX_WORKERS, Region, subject_id};
 pub use reservation::{Declined, GRANT_WAIT, Meters, PROGRESS_STEP, Reservation, Scope, Wanting};
 pub use table::Table;
+pub use verdict::{Admitted, CONCURRENCY_RETRY, Dimension, MeterState, Refusal, Standing};
 
 /// Nanoseconds of a monotonic clock, or a span of them.
 pub type Nanos = u64;

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::lease::Lease;
 use super::leased::Stop;
-use super::meter::{Ask, Denial, MeterState, Now, Pending};
-use super::{Meter, Nanos, Refusal};
+use super::pending::Pending;
+use super::verdict::Denial;
+use super::{Ask, Meter, MeterState, Nanos, Now, Refusal};
 
 /// How many tokens beyond its reservation a stream may deliver before they are charged.
 pub const PROGRESS_STEP: u64 = 256;
