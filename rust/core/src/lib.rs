@@ -6,12 +6,14 @@
 //! [`exchange`] alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end
 //! comes in, [`slot`] where an answer goes out.
 pub mod adaptive;
+mod admission;
 mod alarm;
 pub mod counters;
 mod dispatch;
 pub mod edits;
 pub mod error;
 pub mod estimate;
+pub mod events;
 pub mod exchange;
 pub mod gate;
 pub mod gateway;
