@@ -44,7 +44,7 @@ run: setup
 test: test-rust test-python
 
 test-rust: setup
-	cargo test --quiet --release --workspace --exclude forebay-python
+	cargo test --quiet --profile checked --workspace --exclude forebay-python
 
 test-python: setup
 	$(BIN)/python -m pytest -q
