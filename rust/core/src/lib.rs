@@ -8,6 +8,7 @@
 pub mod adaptive;
 mod admission;
 mod alarm;
+pub mod copy;
 pub mod counters;
 mod dispatch;
 pub mod edits;
@@ -32,6 +33,7 @@ pub mod relay;
 pub mod scrub;
 pub mod slot;
 pub mod snapshot;
+pub mod spool;
 pub mod sse;
 pub mod subjects;
 pub mod upstream;

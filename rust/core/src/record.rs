@@ -87,8 +87,12 @@ pub struct UsageEvent {
     pub ttft_ms: Option<f64>,
     /// Output tokens by the time from first token to the end.
     pub tokens_per_second: Option<f64>,
-    /// What it cost, nano-USD; absent when the model has no price.
-    pub cost_nano: Option<u64>,
+    /// The price that it was rated by.
+    pub price_id: Option<i64>,
+    /// What it cost, pico-USD; absent when there was no price.
+    pub cost_pico: Option<i64>,
+    /// What the client said that it was for, as a JSON object.
+    pub tags: Option<Box<str>>,
 }
 
 /// Microseconds since the epoch.
@@ -198,7 +202,9 @@ impl Record {
                 duration_ms: 0.0,
                 ttft_ms: None,
                 tokens_per_second: None,
-                cost_nano: None,
+                price_id: None,
+                cost_pico: None,
+                tags: None,
             }),
             started: Instant::now(),
             first_token: None,
@@ -349,7 +355,8 @@ impl Record {
         }
         let (usage, source) = self.tokens(outcome);
         let cost = self.model.price.map(|price| price.cost(&usage));
-        event.cost_nano = cost;
+        event.cost_pico =
+            cost.map(|nano| i64::try_from(nano).unwrap_or(i64::MAX).saturating_mul(1000));
         if let Some(reservation) = self.reservation.take() {
             if self.contacted {
                 reservation.settle(usage.total(), cost.unwrap_or(0));
