@@ -1,13 +1,14 @@
 //! Forebay's core: everything per byte and per request, without Python.
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
-//! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`],
+//! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`], [`mod@copy`],
 //! [`queue`], [`adaptive`]. Effects: [`upstream`] alone opens sockets, [`gate`] lets requests in to it;
 //! [`exchange`] alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end
 //! comes in, [`slot`] where an answer goes out.
 pub mod adaptive;
 mod admission;
 mod alarm;
+pub mod copy;
 pub mod counters;
 mod dispatch;
 pub mod edits;
