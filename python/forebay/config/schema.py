@@ -12,6 +12,7 @@ MIB = 1024 * 1024
 
 UpstreamKind = Literal["sglang", "openai_compatible"]
 Policy = Literal["round_robin"]
+OnDisconnect = Literal["abort", "drain"]
 Server = Literal["core", "granian"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
@@ -89,6 +90,10 @@ class Upstream(Section, frozen=True, kw_only=True):
     queue: where requests wait once there are as many in flight.
     http2: speak HTTP/2 from the first byte (prior knowledge on ``http://``, ALPN on ``https://``).
     discover: serve every model this upstream lists, besides those under ``models``.
+    on_disconnect: what becomes of a request whose client leaves. ``abort``: it is stopped, and what
+        was delivered is billed. ``drain``: its answer is read to the end, and billed whole; for
+        providers that bill the whole anyway. None: as its kind does.
+    drain_s, drain_bytes: how far it is read at most, in seconds and bytes after the client left.
     """
 
     kind: UpstreamKind
@@ -99,6 +104,9 @@ class Upstream(Section, frozen=True, kw_only=True):
     queue: Queue = Queue()
     http2: bool = False
     discover: bool = False
+    on_disconnect: OnDisconnect | None = None
+    drain_s: Seconds = 120.0
+    drain_bytes: Annotated[int, Meta(ge=1024, le=1024 * MIB)] = MIB
 
 
 class Target(Section, frozen=True, kw_only=True):

@@ -42,6 +42,7 @@ def build(config: Config, discovered: Mapping[str, Sequence[str]]) -> bytes:
 def _upstream(config: Config, name: str, models: Mapping[str, Model]) -> dict[str, Any]:
     upstream = config.upstreams[name]
     kind = KINDS[upstream.kind]
+    drains = kind.drains if upstream.on_disconnect is None else upstream.on_disconnect == "drain"
     served = [
         model.timeouts.connect
         for model in models.values()
@@ -64,6 +65,7 @@ def _upstream(config: Config, name: str, models: Mapping[str, Model]) -> dict[st
         "continuous_usage": kind.continuous_usage,
         "rid": kind.rid,
         "abort_path": kind.abort_path,
+        "drain": {"seconds": upstream.drain_s, "bytes": upstream.drain_bytes} if drains else None,
     }
 
 

@@ -1,9 +1,10 @@
 //! Admission: one plain call from a request's bytes to a running exchange, or to a clear refusal.
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::arrival::Arrival;
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::exchange::{self, Job, drive};
@@ -12,12 +13,14 @@ use crate::headers::{rate_headers, request_id_header, upstream_headers};
 use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
 use crate::peek::{Peek, peek};
+use crate::prompt_log::Choice;
 use crate::queue::{self, Priority};
 use crate::record::{Opening, Record};
 use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
 use crate::relay::Shape;
 use crate::slot::{Answering, Headers, Slot};
 use crate::snapshot::Model;
+use crate::tags;
 
 /// How often a request asks the store that machines share while it waits.
 const MAX_ASKS: u32 = 4;
@@ -30,14 +33,22 @@ impl Gateway {
         request: Request<'_>,
         body: Bytes,
     ) -> Arc<Slot> {
-        let began = Instant::now();
-        let id = uuid::Uuid::now_v7();
+        let arrival = Arrival::now();
         let mut answer_headers = Vec::with_capacity(8);
-        answer_headers.push(request_id_header(request.request_id, &id));
+        answer_headers.push(request_id_header(request.request_id, &arrival.id));
         let slot = Arc::new(Slot::new());
-        let decided = self.decide(endpoint, request, &body, &id, &mut answer_headers, &slot);
+        let decided = self.decide(
+            endpoint,
+            request,
+            &body,
+            &arrival,
+            &mut answer_headers,
+            &slot,
+        );
         if !matches!(decided, Err(No::Wanting(_))) {
-            self.metrics.admission.observe_duration(began.elapsed());
+            self.metrics
+                .admission
+                .observe_duration(arrival.at.elapsed());
         }
         let driver = match decided {
             Ok((job, record)) => self.runtime.spawn(drive(*job, record)),
@@ -47,7 +58,7 @@ impl Gateway {
                 let (gateway, slot) = (Arc::clone(self), Arc::clone(&slot));
                 self.runtime.spawn(async move {
                     gateway
-                        .admit_granted(endpoint, request, body, (id, began), slot, wanting)
+                        .admit_granted(endpoint, request, body, arrival, slot, wanting)
                         .await;
                 })
             }
@@ -62,28 +73,32 @@ impl Gateway {
         endpoint: Endpoint,
         request: Kept,
         body: Bytes,
-        (id, began): (uuid::Uuid, Instant),
+        arrival: Arrival,
         slot: Arc<Slot>,
         mut wanting: Wanting,
     ) {
         let answer = Answering(Arc::clone(&slot));
         let request = request.request();
-        let mut headers = vec![request_id_header(request.request_id, &id)];
+        let mut headers = vec![request_id_header(request.request_id, &arrival.id)];
         let mut asked = 0;
         let decided = loop {
-            let left = GRANT_WAIT.saturating_sub(began.elapsed());
+            let left = GRANT_WAIT.saturating_sub(arrival.at.elapsed());
             wanting.answered(left, || self.now().mono).await;
             asked += 1;
-            let decided = self.decide(endpoint, request, &body, &id, &mut headers, &slot);
+            let decided = self.decide(endpoint, request, &body, &arrival, &mut headers, &slot);
             match decided {
                 // What came was for several, and another one was quicker.
-                Err(No::Wanting(again)) if asked < MAX_ASKS && began.elapsed() < GRANT_WAIT => {
+                Err(No::Wanting(again))
+                    if asked < MAX_ASKS && arrival.at.elapsed() < GRANT_WAIT =>
+                {
                     wanting = again;
                 }
                 decided => break decided,
             }
         };
-        self.metrics.admission.observe_duration(began.elapsed());
+        self.metrics
+            .admission
+            .observe_duration(arrival.at.elapsed());
         let error = match decided {
             Ok((job, record)) => {
                 drive(*job, record).await;
@@ -102,7 +117,7 @@ impl Gateway {
         endpoint: Endpoint,
         request: Request<'_>,
         bytes: &Bytes,
-        id: &uuid::Uuid,
+        arrival: &Arrival,
         answer_headers: &mut Headers,
         slot: &Arc<Slot>,
     ) -> Result<(Box<Job>, Record), No> {
@@ -123,6 +138,10 @@ impl Gateway {
             .into());
         }
         json_content(request.content_type)?;
+        let tags = match request.tags {
+            Some(header) => tags::parse(header)?,
+            None => None,
+        };
         let body = peek(bytes).map_err(|error| unreadable(&error))?;
         complete(endpoint, &body)?;
         let snapshot = self.snapshot.load();
@@ -138,7 +157,8 @@ impl Gateway {
         }
         let (reservation, cost) = self.reserve(&key, model, endpoint, &body, answer_headers)?;
         let opening = Opening {
-            event_id: *id.as_bytes(),
+            arrival: *arrival,
+            tags,
             request_id: answer_headers
                 .first()
                 .and_then(|(_, id)| id.to_str().ok())
@@ -156,7 +176,12 @@ impl Gateway {
                 body.prompt_bytes
             },
         };
-        let record = Record::open(self, slot, model, reservation, opening);
+        let mut record = Record::open(self, slot, model, reservation, opening);
+        let (ask, choice) = self.place(&key, cost.reserve);
+        if let Some(log) = self.prompt_log() {
+            let settings = snapshot.prompt_logs.as_ref();
+            record.log = log.capture(choice, *arrival.id.as_bytes(), settings, bytes);
+        }
         let prompts = match endpoint {
             Endpoint::Completions => body.prompt_items.max(1),
             Endpoint::Chat | Endpoint::Embeddings => 1,
@@ -182,18 +207,21 @@ impl Gateway {
             headers: upstream_headers(&request, answer_headers),
             answer_headers: std::mem::take(answer_headers),
             single: choices == 1 && endpoint != Endpoint::Embeddings,
-            rid: id.simple().to_string(),
+            rid: arrival.id.simple().to_string(),
             max_answer_bytes: snapshot.max_answer_bytes,
-            ask: self.place(&key, cost.reserve),
+            ask,
         };
         Ok((Box::new(job), record))
     }
 
-    /// How a request of `tokens` stands in a queue.
-    fn place(&self, key: &Key, tokens: u64) -> queue::Ask {
+    /// How a request of `tokens` stands in a queue, and what of it is logged.
+    fn place(&self, key: &Key, tokens: u64) -> (queue::Ask, Choice) {
         let subjects = self.subjects.load();
         let account = subjects.accounts.get(&*key.account);
-        queue::Ask {
+        let choice = key
+            .log
+            .or(account.map(|account| account.log).unwrap_or_default());
+        let ask = queue::Ask {
             account: Arc::clone(&key.account),
             weight: account.map_or(1.0, |account| account.weight),
             priority: if key.batch {
@@ -202,7 +230,8 @@ impl Gateway {
                 Priority::Interactive
             },
             tokens,
-        }
+        };
+        (ask, choice)
     }
 
     /// Takes what the request may cost from every limit that applies, or says which one refuses.
@@ -286,7 +315,7 @@ impl From<Error> for No {
 }
 
 /// A request that outlives its front end's call.
-struct Kept([Option<Vec<u8>>; 5]);
+struct Kept([Option<Vec<u8>>; 6]);
 
 impl Kept {
     fn of(request: &Request<'_>) -> Self {
@@ -296,6 +325,7 @@ impl Kept {
             request.request_id,
             request.traceparent,
             request.tracestate,
+            request.tags,
         ];
         Self(fields.map(|field| field.map(<[u8]>::to_vec)))
     }
@@ -307,6 +337,7 @@ impl Kept {
             request_id,
             traceparent,
             tracestate,
+            tags,
         ] = self.0.each_ref().map(Option::as_deref);
         Request {
             authorization,
@@ -314,6 +345,7 @@ impl Kept {
             request_id,
             traceparent,
             tracestate,
+            tags,
         }
     }
 }

@@ -12,9 +12,9 @@ pub const TRAILER: [u8; 2] = [0xff, 0xff];
 const EPOCH_US: i64 = 946_684_800_000_000;
 
 /// A value of a column. `None` is null.
-pub trait Value {
+pub trait Value: Sized {
     /// Appends the value's bytes without their length. False: it is null, and nothing was appended.
-    fn put(&self, out: &mut Vec<u8>) -> bool;
+    fn put(self, out: &mut Vec<u8>) -> bool;
 }
 
 /// Appends one row of `columns` values: [`Row::put`] each, in the table's order.
@@ -70,26 +70,26 @@ pub struct Jsonb<'a>(pub &'a str);
 pub struct Bytea<'a>(pub &'a [u8]);
 
 impl<T: Value> Value for Option<T> {
-    fn put(&self, out: &mut Vec<u8>) -> bool {
-        self.as_ref().is_some_and(|value| value.put(out))
+    fn put(self, out: &mut Vec<u8>) -> bool {
+        self.is_some_and(|value| value.put(out))
     }
 }
 
 impl Value for Uuid {
-    fn put(&self, out: &mut Vec<u8>) -> bool {
+    fn put(self, out: &mut Vec<u8>) -> bool {
         out.extend_from_slice(&self.0);
         true
     }
 }
 
 impl Value for Timestamp {
-    fn put(&self, out: &mut Vec<u8>) -> bool {
+    fn put(self, out: &mut Vec<u8>) -> bool {
         self.0.saturating_sub(EPOCH_US).put(out)
     }
 }
 
 impl Value for Jsonb<'_> {
-    fn put(&self, out: &mut Vec<u8>) -> bool {
+    fn put(self, out: &mut Vec<u8>) -> bool {
         // The format's version.
         out.push(1);
         out.extend_from_slice(self.0.as_bytes());
@@ -98,7 +98,7 @@ impl Value for Jsonb<'_> {
 }
 
 impl Value for Bytea<'_> {
-    fn put(&self, out: &mut Vec<u8>) -> bool {
+    fn put(self, out: &mut Vec<u8>) -> bool {
         out.extend_from_slice(self.0);
         true
     }
@@ -106,7 +106,7 @@ impl Value for Bytea<'_> {
 
 /// `text`. No text of PostgreSQL can hold U+0000; it becomes U+FFFD.
 impl Value for &str {
-    fn put(&self, out: &mut Vec<u8>) -> bool {
+    fn put(self, out: &mut Vec<u8>) -> bool {
         let mut parts = self.split('\0');
         out.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
         for part in parts {
@@ -119,8 +119,8 @@ impl Value for &str {
 
 /// `bool`.
 impl Value for bool {
-    fn put(&self, out: &mut Vec<u8>) -> bool {
-        out.push(u8::from(*self));
+    fn put(self, out: &mut Vec<u8>) -> bool {
+        out.push(u8::from(self));
         true
     }
 }
@@ -129,7 +129,7 @@ macro_rules! numbers {
     ($($(#[$doc:meta])* $number:ty),*) => {$(
         $(#[$doc])*
         impl Value for $number {
-            fn put(&self, out: &mut Vec<u8>) -> bool {
+            fn put(self, out: &mut Vec<u8>) -> bool {
                 out.extend_from_slice(&self.to_be_bytes());
                 true
             }

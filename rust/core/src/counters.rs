@@ -85,6 +85,7 @@ pub struct Counters {
     queue_wait: Arc<Family<Histogram, 1>>,
     limits: Arc<Family<Gauge, 1>>,
     shed: Arc<Family<Counter, 2>>,
+    hang_ups: Arc<Family<Counter, 2>>,
     errors: Arc<Family<Counter, 1>>,
     refusals: Arc<Family<Counter, 2>>,
 }
@@ -193,6 +194,11 @@ impl Counters {
                 "Requests that an upstream's queue refused, by reason.",
                 ["upstream", "reason"],
             ),
+            hang_ups: registry.counters(
+                "forebay_client_hangups_total",
+                "Requests whose client left, by upstream and what became of them: stopped, read to their end, or stopped while they were.",
+                ["upstream", "then"],
+            ),
             errors: registry.counters(
                 "forebay_errors_total",
                 "Errors, by kind; refusals included.",
@@ -242,6 +248,16 @@ impl Counters {
     /// An error was answered, or made the gateway try elsewhere.
     pub fn failed(&self, kind: Kind) {
         self.errors.get_or_create(&[kind.name()]).inc();
+    }
+
+    /// A client left while `upstream` had its request, which went on without it or not.
+    pub fn left(&self, upstream: &str, lingered: bool, ended: Option<Outcome>) {
+        let then = match (lingered, ended) {
+            (false, _) => "stopped",
+            (true, Some(_)) => "drained",
+            (true, None) => "cut",
+        };
+        self.hang_ups.get_or_create(&[upstream, then]).inc();
     }
 
     /// A limit refused a request.

@@ -22,6 +22,7 @@ use crate::edits::{Edits, Wanted};
 use crate::error::{Error, Kind, Retry};
 use crate::gate::Permit;
 use crate::gateway::{Endpoint, Gateway};
+use crate::linger::{OnDisconnect, Unread, outstayed};
 use crate::queue::Ask;
 use crate::record::{Outcome, Progress, Record};
 use crate::relay::{self, Shape, StreamRelay};
@@ -134,10 +135,17 @@ pub async fn fetch(
 /// ends or is dropped; the record then says what had come of it.
 pub async fn drive(job: Job, mut record: Record) {
     let gateway = Arc::clone(&job.gateway);
+    let may_linger = |target: &Target| target.upstream.on_disconnect != OnDisconnect::Abort;
+    let lingers = job.model.targets.iter().any(may_linger);
+    let mut gone = false;
     tokio::select! {
         biased;
         () = run(&job, &mut record) => {}
         () = gateway.halting() => {}
+        () = outstayed(&job.slot, &mut gone), if lingers => {}
+    }
+    if gone {
+        record.client_gone();
     }
 }
 
@@ -151,6 +159,9 @@ async fn run(job: &Job, record: &mut Record) {
         let error = match next {
             Ok((target, permit)) => {
                 let attempts = record.attempt(&target.upstream.name);
+                if !job.slot.lingers(record.linger(&target.upstream)) {
+                    return;
+                }
                 match attempt(job, &target, permit, attempts, total, &mut alarm, record).await {
                     Ok(()) => return,
                     Err(error) => error,
@@ -161,6 +172,13 @@ async fn run(job: &Job, record: &mut Record) {
                 return;
             }
         };
+        if !job.slot.lingers(None) {
+            // Nobody waits for another one's answer.
+            if error.kind != Kind::ClientClosed {
+                record.close(Outcome::Error, error.kind.status(), Some(error.kind), None);
+            }
+            return;
+        }
         let elsewhere = error.kind.retry() == Retry::Sibling || error.kind == Kind::Unavailable;
         if left.is_empty() || !elsewhere || Instant::now() >= total {
             refuse(job, &error, record);
@@ -178,12 +196,16 @@ fn refuse(job: &Job, error: &Error, record: &mut Record) {
     if let Some((upstream, attempts)) = record.attempted() {
         headers.extend(attempt_headers(&upstream, attempts));
     }
+    let body = error.openai_body();
+    if let Some(log) = &mut record.log {
+        log.answered(&body);
+    }
     record.close(Outcome::Error, error.kind.status(), Some(error.kind), None);
     record.book();
     job.slot.start(Head {
         status: error.kind.status(),
         headers,
-        body: error.openai_body(),
+        body,
         more: false,
     });
 }
@@ -296,7 +318,8 @@ async fn attempt(
         )
         .await
     } else {
-        let body = read_whole(&mut incoming, job, total, alarm).await?;
+        let mut unread = Unread::new(upstream.on_disconnect);
+        let body = read_whole(&mut incoming, job, total, alarm, &mut unread, record).await?;
         stopper.rid = None;
         let (body, finish) = unary(job, body, record)?;
         if let Some((usage, _)) = record.progress.reported {
@@ -328,6 +351,7 @@ async fn stream(
 ) -> Result<(), Error> {
     let mut relay = StreamRelay::new(job.shape);
     let mut early = BytesMut::new();
+    let mut unread = Unread::new(stopper.upstream.on_disconnect);
     let mut committed = false;
     loop {
         let until = if committed {
@@ -347,7 +371,8 @@ async fn stream(
                 (Err(Error::new(Kind::UpstreamTimeout, text)), true)
             }
             Ok(Some(Ok(chunk))) => {
-                let feed = |out: &mut BytesMut| relay.feed(chunk, out);
+                unread.came(&job.slot, record, chunk.len())?;
+                let feed = |out: &mut BytesMut| logged(record, out, |out| relay.feed(chunk, out));
                 let result = if committed {
                     job.slot.write(feed)
                 } else {
@@ -356,10 +381,10 @@ async fn stream(
                 (result, relay.is_done())
             }
             Ok(Some(Err(cause))) => {
-                let result = finish(&mut relay, committed, &job.slot, &mut early);
+                let result = finish(&mut relay, committed, job, &mut early, record);
                 (result.map_err(|error| error.cause(cause)), true)
             }
-            Ok(None) => (finish(&mut relay, committed, &job.slot, &mut early), true),
+            Ok(None) => (finish(&mut relay, committed, job, &mut early, record), true),
         };
         advance(&relay, record, permit);
         if !committed && relay.is_started() {
@@ -430,6 +455,7 @@ fn advance(relay: &StreamRelay, record: &mut Record, permit: &mut Permit) {
     record.advance(Progress {
         reported,
         content_events: relay.content_events(),
+        answered: relay.content_events() > 0,
     });
     if let Some((usage, _)) = reported {
         permit.used(usage.total());
@@ -445,21 +471,34 @@ fn cut(job: &Job, relay: &StreamRelay, record: &mut Record, error: &Error) {
         Some(error.kind),
         relay.finish_reason(),
     );
+    job.slot
+        .write(|out| logged(record, out, |out| relay::error_event(error, out)));
     record.book();
-    job.slot.write(|out| relay::error_event(error, out));
     job.slot.finish();
+}
+
+/// Lets `fill` write to the client, and the prompt log see what it wrote.
+fn logged<T>(record: &mut Record, out: &mut BytesMut, fill: impl FnOnce(&mut BytesMut) -> T) -> T {
+    let from = out.len();
+    let filled = fill(out);
+    if let Some(log) = &mut record.log {
+        log.streamed(out.get(from..).unwrap_or_default());
+    }
+    filled
 }
 
 fn finish(
     relay: &mut StreamRelay,
     committed: bool,
-    slot: &Slot,
+    job: &Job,
     early: &mut BytesMut,
+    record: &mut Record,
 ) -> Result<(), Error> {
+    let mut end = |out: &mut BytesMut| logged(record, out, |out| relay.end(out));
     if committed {
-        slot.write(|out| relay.end(out))
+        job.slot.write(end)
     } else {
-        relay.end(early)
+        end(early)
     }
 }
 
@@ -533,6 +572,8 @@ async fn read_whole(
     job: &Job,
     total: Instant,
     alarm: &mut Alarm,
+    unread: &mut Unread,
+    record: &mut Record,
 ) -> Result<Bytes, Error> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
@@ -560,7 +601,10 @@ async fn read_whole(
                 .cause(cause));
             }
             Ok(Some(Ok(chunk))) => {
-                if first.len().max(rest.len()) + chunk.len() > job.max_answer_bytes {
+                let length = first.len().max(rest.len()) + chunk.len();
+                record.progress = estimated(job.endpoint, length);
+                unread.came(&job.slot, record, chunk.len())?;
+                if length > job.max_answer_bytes {
                     return Err(Error::new(
                         Kind::UpstreamError,
                         "The engine's answer is too large.",
@@ -580,12 +624,32 @@ async fn read_whole(
     }
 }
 
+/// What so many bytes of a unary answer have cost, without usage: text of four bytes a token, in an
+/// envelope of as much again and more.
+fn estimated(endpoint: Endpoint, bytes: usize) -> Progress {
+    let tokens = bytes as u64 / 16;
+    Progress {
+        reported: None,
+        content_events: match endpoint {
+            Endpoint::Embeddings => 0,
+            Endpoint::Chat | Endpoint::Completions => tokens,
+        },
+        answered: tokens > 0,
+    }
+}
+
 /// Checks a unary answer and reads its usage.
 fn unary(job: &Job, body: Bytes, record: &mut Record) -> Result<(Bytes, Option<String>), Error> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        // Some page or other: no engine made it.
+        record.progress = Progress::default();
+    }
     let seen = Inspected::parse(&body).map_err(|cause| {
         Error::new(Kind::UpstreamError, "The engine's answer is not JSON.").cause(cause)
     })?;
     if seen.failed() {
+        // An error in disguise: nothing was made.
+        record.progress = Progress::default();
         return Err(scrub::stream_error(&body, job.shape.asked));
     }
     let choices = seen.choices.as_deref().unwrap_or_default();
@@ -595,16 +659,17 @@ fn unary(job: &Job, body: Bytes, record: &mut Record) -> Result<(Bytes, Option<S
         .map(str::to_owned);
     record.progress = Progress {
         reported: seen.usage().map(|usage| (usage, true)),
-        // Without usage: text of four bytes a token, in an envelope of as much again and more.
-        content_events: match job.endpoint {
-            Endpoint::Embeddings => 0,
-            Endpoint::Chat | Endpoint::Completions => body.len() as u64 / 16,
-        },
+        ..estimated(job.endpoint, body.len())
     };
-    if job.shape.completions && body.windows(11).any(|at| at == b"\"text\":null") {
+    let body = if job.shape.completions && body.windows(11).any(|at| at == b"\"text\":null") {
         let mut out = BytesMut::with_capacity(body.len());
         relay::mend_null_text(&body, &mut out);
-        return Ok((out.freeze(), finish));
+        out.freeze()
+    } else {
+        body
+    };
+    if let Some(log) = &mut record.log {
+        log.answered(&body);
     }
     Ok((body, finish))
 }

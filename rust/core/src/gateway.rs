@@ -1,6 +1,6 @@
 //! The gateway's state: what every request is decided by, and how it is changed.
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -17,6 +17,7 @@ use crate::headers::bearer;
 use crate::keys::{Denied, Key, KeySpec, Keys};
 use crate::limit::lease::{LeaseCounters, Leases};
 use crate::limit::{Nanos, Now, Region};
+use crate::prompt_log::{MAX_WAITING, PromptLog, Sink};
 use crate::slot::{Answering, Head, Headers, Slot, error_headers};
 use crate::snapshot::{Snapshot, SnapshotSpec};
 use crate::subjects::{Ground, SubjectSpec, Subjects};
@@ -75,6 +76,8 @@ pub struct Request<'a> {
     pub traceparent: Option<&'a [u8]>,
     /// `tracestate`.
     pub tracestate: Option<&'a [u8]>,
+    /// `x-forebay-tags`; see [`crate::tags`].
+    pub tags: Option<&'a [u8]>,
 }
 
 /// What the log is told of a failure.
@@ -99,6 +102,7 @@ pub struct Gateway {
     halted: AtomicBool,
     halting: Notify,
     note: RwLock<Option<Note>>,
+    prompt_log: OnceLock<PromptLog>,
 }
 
 impl Gateway {
@@ -120,6 +124,7 @@ impl Gateway {
             halted: AtomicBool::new(false),
             halting: Notify::new(),
             note: RwLock::new(None),
+            prompt_log: OnceLock::new(),
         }
     }
 
@@ -137,6 +142,20 @@ impl Gateway {
     /// Sets where failures are told.
     pub fn on_failure(&self, note: Note) {
         *self.note.write() = Some(note);
+    }
+
+    /// From now on requests are logged, for those who want it, and entries go to `sink`. Once only: a
+    /// second sink is dropped.
+    pub fn log_prompts(&self, sink: Box<dyn Sink>) -> std::io::Result<()> {
+        let log = PromptLog::start(sink, &self.metrics.registry, MAX_WAITING)?;
+        // The log that is there stays.
+        let _ = self.prompt_log.set(log);
+        Ok(())
+    }
+
+    /// The prompt log, if there is one.
+    pub fn prompt_log(&self) -> Option<&PromptLog> {
+        self.prompt_log.get()
     }
 
     /// Tells the log of a failure.

@@ -51,8 +51,7 @@ mod tests {
             prompt: 1_000_000,
             completion: 1_000_000,
             cached: 500_000,
-            reasoning: 0,
-            cache_write: 0,
+            ..Usage::default()
         };
         assert_eq!(price.cost(&usage), 75_000_000 + 37_500_000 + 600_000_000);
         let dust = Price { input: 1, ..price };

@@ -1,13 +1,17 @@
 //! What one admitted request leaves behind: exactly one usage event, and its tokens settled.
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
+use crate::arrival::Arrival;
 use crate::error::Kind;
 use crate::gateway::{Endpoint, Gateway};
 use crate::keys::KeyId;
 use crate::limit::Reservation;
+use crate::linger::{Linger, OnDisconnect};
+use crate::prompt_log::Capture;
 use crate::slot::stopped;
 use crate::snapshot::Model;
+use crate::upstream::Upstream;
 use crate::usage::{Source, Usage};
 
 /// How a request ended.
@@ -87,19 +91,10 @@ pub struct UsageEvent {
     pub ttft_ms: Option<f64>,
     /// Output tokens by the time from first token to the end.
     pub tokens_per_second: Option<f64>,
-    /// The price that it was rated by.
-    pub price_id: Option<i64>,
-    /// What it cost, pico-USD; absent when there was no price.
-    pub cost_pico: Option<i64>,
-    /// What the client said that it was for, as a JSON object.
+    /// The client's labels: the text of a JSON object of strings.
     pub tags: Option<Box<str>>,
-}
-
-/// Microseconds since the epoch.
-pub fn unix_us() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_micros() as i64)
+    /// What it cost, nano-USD; absent when the model has no price.
+    pub cost_nano: Option<u64>,
 }
 
 /// What the engine has said of usage so far.
@@ -109,6 +104,8 @@ pub struct Progress {
     pub reported: Option<(Usage, bool)>,
     /// Events that carried content.
     pub content_events: u64,
+    /// The engine has begun an answer that is no error.
+    pub answered: bool,
 }
 
 /// The guard of one admitted request. Its drop books the request, whatever happened.
@@ -124,6 +121,11 @@ pub struct Record {
     prompt_estimate: u64,
     prompt_bytes: usize,
     contacted: bool,
+    /// The last attempt goes on without its client.
+    lingers: bool,
+    client_gone: bool,
+    /// What is kept of it for the prompt log.
+    pub(crate) log: Option<Box<Capture>>,
     /// Updated as the answer goes by.
     pub progress: Progress,
     /// Set once the answer's end is known.
@@ -132,8 +134,10 @@ pub struct Record {
 
 /// What is known of a request when it is admitted.
 pub struct Opening {
-    /// UUIDv7.
-    pub event_id: [u8; 16],
+    /// When it came, and the id made of that.
+    pub arrival: Arrival,
+    /// See [`UsageEvent::tags`].
+    pub tags: Option<Box<str>>,
     /// As in `x-request-id`.
     pub request_id: String,
     /// Who is billed.
@@ -163,7 +167,8 @@ impl Record {
     ) -> Self {
         gateway.metrics.in_flight.add(1);
         let Opening {
-            event_id,
+            arrival,
+            tags,
             request_id,
             account,
             key_id,
@@ -179,11 +184,11 @@ impl Record {
             model: Arc::clone(model),
             reservation: Some(reservation),
             event: Some(UsageEvent {
-                event_id,
+                event_id: *arrival.id.as_bytes(),
                 request_id,
                 account,
                 key_id,
-                admitted_us: unix_us(),
+                admitted_us: arrival.unix_us,
                 first_byte_us: None,
                 ended_us: 0,
                 model_asked,
@@ -202,16 +207,18 @@ impl Record {
                 duration_ms: 0.0,
                 ttft_ms: None,
                 tokens_per_second: None,
-                price_id: None,
-                cost_pico: None,
-                tags: None,
+                tags,
+                cost_nano: None,
             }),
-            started: Instant::now(),
+            started: arrival.at,
             first_token: None,
             endpoint,
             prompt_estimate,
             prompt_bytes,
             contacted: false,
+            lingers: false,
+            client_gone: false,
+            log: None,
             progress: Progress::default(),
             outcome: None,
         }
@@ -246,10 +253,35 @@ impl Record {
         self.contacted = false;
     }
 
+    /// How an attempt at `upstream` goes on when its client leaves; `None`: not.
+    pub fn linger(&mut self, upstream: &Upstream) -> Option<Linger> {
+        let linger = match upstream.on_disconnect {
+            OnDisconnect::Abort => None,
+            OnDisconnect::Drain(cap) => self.reservation.as_mut().map(|reservation| Linger {
+                places: reservation.places(),
+                cap,
+            }),
+        };
+        self.lingers = linger.is_some();
+        linger
+    }
+
+    /// The client has left, and not because the gateway stopped.
+    pub fn client_gone(&mut self) {
+        self.client_gone = true;
+    }
+
     /// The answer's head is out, with `status`.
     pub fn committed(&mut self, status: u16) {
         self.first_byte();
-        if let Some(event) = &mut self.event {
+        self.status(status);
+    }
+
+    /// What the client was told; one that has left is told nothing more.
+    fn status(&mut self, status: u16) {
+        if let Some(event) = &mut self.event
+            && !self.slot.is_cancelled()
+        {
             event.status = status;
         }
     }
@@ -257,9 +289,11 @@ impl Record {
     /// The first byte of the answer is there.
     pub fn first_byte(&mut self) {
         if self.first_token.is_none() {
-            self.first_token = Some(Instant::now());
+            let now = Instant::now();
+            self.first_token = Some(now);
             if let Some(event) = &mut self.event {
-                event.first_byte_us = Some(unix_us());
+                let waited = (now - self.started).as_micros() as i64;
+                event.first_byte_us = Some(event.admitted_us + waited);
             }
         }
     }
@@ -296,8 +330,8 @@ impl Record {
         finish: Option<&str>,
     ) {
         self.outcome = Some(outcome);
+        self.status(status);
         if let Some(event) = &mut self.event {
-            event.status = status;
             event.error_kind = error.map(Kind::name);
             event.finish_reason = finish.map(str::to_owned);
         }
@@ -311,7 +345,10 @@ impl Record {
         match self.progress.reported {
             Some((usage, true)) => (usage, Source::Reported),
             Some((usage, false)) => (usage, Source::Counted),
-            None if outcome == Outcome::Error => (Usage::default(), Source::Estimated),
+            // An engine that answered nothing, or with an error, has nothing to be paid for.
+            None if outcome == Outcome::Error && !self.progress.answered => {
+                (Usage::default(), Source::Estimated)
+            }
             None => {
                 let usage = Usage {
                     prompt: self.prompt_estimate,
@@ -337,14 +374,17 @@ impl Record {
         let Some(mut event) = self.event.take() else {
             return;
         };
-        let outcome = self.outcome.unwrap_or_else(|| {
-            // A runtime that goes down drops its connections too: those clients did not leave.
-            if self.slot.is_cancelled() && !self.gateway.is_halted() {
-                Outcome::ClientClosed
-            } else {
-                Outcome::GatewayDied
-            }
-        });
+        // A runtime that goes down drops its connections too: those clients did not leave.
+        let left = self.client_gone || self.slot.is_cancelled() && !self.gateway.is_halted();
+        let ended = self.outcome;
+        let outcome = match ended {
+            _ if left => Outcome::ClientClosed,
+            Some(outcome) => outcome,
+            None => Outcome::GatewayDied,
+        };
+        if left && let Some(upstream) = &event.upstream {
+            self.gateway.metrics.left(upstream, self.lingers, ended);
+        }
         if outcome == Outcome::GatewayDied {
             let error = stopped();
             if event.first_byte_us.is_none() {
@@ -353,10 +393,9 @@ impl Record {
             event.error_kind = Some(error.kind.name());
             self.slot.abandon(&error);
         }
-        let (usage, source) = self.tokens(outcome);
+        let (usage, source) = self.tokens(ended.unwrap_or(outcome));
         let cost = self.model.price.map(|price| price.cost(&usage));
-        event.cost_pico =
-            cost.map(|nano| i64::try_from(nano).unwrap_or(i64::MAX).saturating_mul(1000));
+        event.cost_nano = cost;
         if let Some(reservation) = self.reservation.take() {
             if self.contacted {
                 reservation.settle(usage.total(), cost.unwrap_or(0));
@@ -388,6 +427,9 @@ impl Record {
         event.outcome = outcome.name();
         if outcome == Outcome::ClientClosed {
             event.error_kind = Some(Kind::ClientClosed.name());
+        }
+        if let Some(log) = self.log.take() {
+            log.end(&event);
         }
         self.gateway
             .metrics

@@ -26,9 +26,12 @@ use forebay_core::keys::KeySpec;
 use forebay_core::limit::Region;
 use forebay_core::listener::{Bounds, Listener};
 use forebay_core::price::Price;
+use forebay_core::prompt_log::{ChoiceSpec, SettingsSpec};
 use forebay_core::record::UsageEvent;
 use forebay_core::slot::Slot;
-use forebay_core::snapshot::{AdaptiveSpec, ModelSpec, SnapshotSpec, TargetSpec, UpstreamSpec};
+use forebay_core::snapshot::{
+    AdaptiveSpec, DrainSpec, ModelSpec, SnapshotSpec, TargetSpec, UpstreamSpec,
+};
 use forebay_core::subjects::LimitsSpec;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -73,6 +76,7 @@ pub fn key_spec(id: &str) -> KeySpec {
         },
         per_model: rustc_hash::FxHashMap::default(),
         priority: None,
+        log: ChoiceSpec::default(),
         expires_at: None,
         revoked: false,
     }
@@ -98,6 +102,8 @@ pub struct Setup {
     pub write_stall: Duration,
     pub keys: Vec<KeySpec>,
     pub price: Option<Price>,
+    pub drain: Option<DrainSpec>,
+    pub prompt_logs: Option<SettingsSpec>,
 }
 
 impl Default for Setup {
@@ -119,6 +125,8 @@ impl Default for Setup {
             write_stall: Duration::from_secs(5),
             keys: vec![key_spec(KEY)],
             price: None,
+            drain: None,
+            prompt_logs: None,
         }
     }
 }
@@ -163,6 +171,7 @@ impl Rig {
                 continuous_usage: true,
                 rid: true,
                 abort_path: Some("/abort_request".to_owned()),
+                drain: setup.drain,
             });
         let targets = engines.iter().zip(names).map(|(_, name)| TargetSpec {
             upstream: name.to_owned(),
@@ -183,6 +192,7 @@ impl Rig {
                 max_event_bytes: setup.max_event_bytes,
                 max_answer_bytes: setup.max_answer_bytes,
                 complete: true,
+                prompt_logs: setup.prompt_logs,
             })
             .unwrap();
         gateway.load_keys(setup.keys, true).unwrap();
