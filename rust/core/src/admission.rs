@@ -13,11 +13,12 @@ use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
 use crate::peek::{Peek, peek};
 use crate::queue::{self, Priority};
-use crate::record::{Opening, Record};
+use crate::record::{Opening, Record, unix_us};
 use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
 use crate::relay::Shape;
 use crate::slot::{Answering, Headers, Slot};
 use crate::snapshot::Model;
+use crate::usage::Usage;
 
 /// How often a request asks the store that machines share while it waits.
 const MAX_ASKS: u32 = 4;
@@ -136,7 +137,9 @@ impl Gateway {
             .code("model_not_allowed")
             .into());
         }
-        let (reservation, cost) = self.reserve(&key, model, endpoint, &body, answer_headers)?;
+        let admitted_us = unix_us();
+        let whose = (&*key, &**model, admitted_us);
+        let (reservation, cost) = self.reserve(whose, endpoint, &body, answer_headers)?;
         let opening = Opening {
             event_id: *id.as_bytes(),
             request_id: answer_headers
@@ -146,6 +149,7 @@ impl Gateway {
                 .to_owned(),
             account: Arc::clone(&key.account),
             key_id: key.id,
+            admitted_us,
             model_asked: asked.clone(),
             endpoint,
             stream: body.stream,
@@ -209,8 +213,7 @@ impl Gateway {
     /// The answer's headers tell the tightest limit either way.
     fn reserve(
         &self,
-        key: &Key,
-        model: &Model,
+        (key, model, admitted_us): (&Key, &Model, i64),
         endpoint: Endpoint,
         body: &Peek<'_>,
         answer_headers: &mut Headers,
@@ -222,13 +225,16 @@ impl Gateway {
             .filter_map(|meter| meter.token_burst())
             .min();
         let cost = Cost::of(body, endpoint, model, burst);
-        if model.price.is_none() && meters.iter().flatten().any(|meter| meter.has_budget()) {
-            return Err(unpriced(&model.name).into());
-        }
+        let nano = if meters.iter().flatten().any(|meter| meter.has_budget()) {
+            self.dearest(key, model, &cost, admitted_us)
+                .ok_or_else(|| unpriced(&model.name))?
+        } else {
+            0
+        };
         let now = self.now();
         let ask = Ask {
             tokens: cost.reserve,
-            nano: cost.nano,
+            nano,
         };
         match Reservation::admit(meters, now, ask) {
             Ok((reservation, fill)) => {
@@ -241,6 +247,22 @@ impl Gateway {
             }
             Err(Declined::Wanting(wanting)) => Err(No::Wanting(wanting)),
         }
+    }
+
+    /// What a request may cost at the dearest of the model's upstreams, nano-USD; `None` if one of
+    /// them has no price. How long it will take is not known: time is spent as it passes.
+    fn dearest(&self, key: &Key, model: &Model, cost: &Cost, admitted_us: i64) -> Option<u64> {
+        let prices = self.prices();
+        let rates = prices.rates(&model.name, &key.account);
+        let usage = Usage {
+            prompt: cost.prompt,
+            completion: cost.output,
+            ..Usage::default()
+        };
+        model.targets.iter().try_fold(0, |most, target| {
+            let price = rates.at(&target.upstream.name, admitted_us)?;
+            Some(price.nano(&usage, 0).max(most))
+        })
     }
 
     /// A limit refuses a request of `tokens`.
@@ -322,10 +344,10 @@ impl Kept {
 struct Cost {
     /// Input tokens.
     prompt: u64,
+    /// Output tokens.
+    output: u64,
     /// Tokens to reserve.
     reserve: u64,
-    /// Money to reserve, nano-USD; 0 without a price.
-    nano: u64,
 }
 
 impl Cost {
@@ -340,7 +362,6 @@ impl Cost {
             (_, Some(cap)) => cap.saturating_mul(answers),
             (_, None) => usual(),
         };
-        let nano = model.price.map_or(0, |price| price.of(prompt, output));
         let reserve = match burst {
             None => prompt.saturating_add(output),
             // Only the input can be more than a burst holds; output is settled on what it was.
@@ -355,8 +376,8 @@ impl Cost {
         };
         Self {
             prompt,
+            output,
             reserve,
-            nano,
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::headers::bearer;
 use crate::keys::{Denied, Key, KeySpec, Keys};
 use crate::limit::lease::{LeaseCounters, Leases};
 use crate::limit::{Nanos, Now, Region};
+use crate::price::{PriceBook, PriceSpec};
 use crate::slot::{Answering, Head, Headers, Slot, error_headers};
 use crate::snapshot::{Snapshot, SnapshotSpec};
 use crate::subjects::{Ground, SubjectSpec, Subjects};
@@ -92,6 +93,7 @@ pub struct Gateway {
     pub leases: Arc<Leases>,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) subjects: ArcSwap<Subjects>,
+    prices: ArcSwap<PriceBook>,
     region: Arc<Region>,
     pub(crate) runtime: Handle,
     keys_current: AtomicBool,
@@ -113,6 +115,7 @@ impl Gateway {
             metrics,
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             subjects: ArcSwap::default(),
+            prices: ArcSwap::default(),
             region,
             runtime,
             keys_current: AtomicBool::new(false),
@@ -184,6 +187,18 @@ impl Gateway {
             .next(specs, &self.ground(), self.now().mono)?;
         self.subjects.store(Arc::new(next));
         Ok(())
+    }
+
+    /// Takes the whole price book in; on an error nothing changes. A request that an upstream has
+    /// been tried for keeps the price that it has.
+    pub fn load_prices(&self, specs: Vec<PriceSpec>) -> Result<(), String> {
+        self.prices.store(Arc::new(PriceBook::of(specs)?));
+        Ok(())
+    }
+
+    /// The price book.
+    pub fn prices(&self) -> arc_swap::Guard<Arc<PriceBook>> {
+        self.prices.load()
     }
 
     /// The accounts and models that have limits.

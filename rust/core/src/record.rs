@@ -6,6 +6,7 @@ use crate::error::Kind;
 use crate::gateway::{Endpoint, Gateway};
 use crate::keys::KeyId;
 use crate::limit::Reservation;
+use crate::price::Price;
 use crate::slot::stopped;
 use crate::snapshot::Model;
 use crate::usage::{Source, Usage};
@@ -87,8 +88,11 @@ pub struct UsageEvent {
     pub ttft_ms: Option<f64>,
     /// Output tokens by the time from first token to the end.
     pub tokens_per_second: Option<f64>,
-    /// What it cost, nano-USD; absent when the model has no price.
-    pub cost_nano: Option<u64>,
+    /// What it cost, pico-USD; absent when no price was in force.
+    pub cost_pico: Option<u64>,
+    /// The row of the price book that the cost is by; absent where none is, and of what was not
+    /// served, which costs nothing.
+    pub price_id: Option<i64>,
 }
 
 /// Microseconds since the epoch.
@@ -120,6 +124,8 @@ pub struct Record {
     prompt_estimate: u64,
     prompt_bytes: usize,
     contacted: bool,
+    /// What the upstream tried last costs.
+    price: Option<Price>,
     /// Updated as the answer goes by.
     pub progress: Progress,
     /// Set once the answer's end is known.
@@ -136,6 +142,8 @@ pub struct Opening {
     pub account: Arc<str>,
     /// The key.
     pub key_id: KeyId,
+    /// When it was admitted, unix microseconds.
+    pub admitted_us: i64,
     /// As the client named it.
     pub model_asked: String,
     /// Which API.
@@ -163,6 +171,7 @@ impl Record {
             request_id,
             account,
             key_id,
+            admitted_us,
             model_asked,
             endpoint,
             stream,
@@ -179,7 +188,7 @@ impl Record {
                 request_id,
                 account,
                 key_id,
-                admitted_us: unix_us(),
+                admitted_us,
                 first_byte_us: None,
                 ended_us: 0,
                 model_asked,
@@ -198,7 +207,8 @@ impl Record {
                 duration_ms: 0.0,
                 ttft_ms: None,
                 tokens_per_second: None,
-                cost_nano: None,
+                cost_pico: None,
+                price_id: None,
             }),
             started: Instant::now(),
             first_token: None,
@@ -206,6 +216,7 @@ impl Record {
             prompt_estimate,
             prompt_bytes,
             contacted: false,
+            price: None,
             progress: Progress::default(),
             outcome: None,
         }
@@ -216,6 +227,12 @@ impl Record {
         let Some(event) = &mut self.event else {
             return 0;
         };
+        self.price = self
+            .gateway
+            .prices()
+            .rates(&self.model.name, &event.account)
+            .at(upstream, event.admitted_us)
+            .copied();
         event.upstream = Some(Arc::clone(upstream));
         event.attempts += 1;
         // What a failed attempt said of usage is not the client's to pay.
@@ -267,7 +284,7 @@ impl Record {
         };
         if let Some(reservation) = &mut self.reservation
             && reservation.charge_progress(delivered)
-            && let Some(price) = &self.model.price
+            && let Some(price) = &self.price
         {
             let usage = match progress.reported {
                 Some((usage, _)) => usage,
@@ -277,7 +294,8 @@ impl Record {
                     ..Usage::default()
                 },
             };
-            reservation.spend_progress(price.cost(&usage));
+            let duration_us = self.started.elapsed().as_micros() as u64;
+            reservation.spend_progress(price.nano(&usage, duration_us));
         }
     }
 
@@ -348,11 +366,24 @@ impl Record {
             self.slot.abandon(&error);
         }
         let (usage, source) = self.tokens(outcome);
-        let cost = self.model.price.map(|price| price.cost(&usage));
-        event.cost_nano = cost;
+        let now = Instant::now();
+        let duration = now - self.started;
+        let duration_us = duration.as_micros() as u64;
+        // What was not served, or failed without tokens, costs nothing, whatever the price.
+        let served = self.contacted && (outcome != Outcome::Error || usage.total() > 0);
+        let price = self.price.filter(|_| served);
+        event.price_id = price.map(|price| price.id);
+        event.cost_pico = match price {
+            Some(price) => Some(price.cost(&usage, duration_us)),
+            None => (!served).then_some(0),
+        };
+        if served && price.is_none() {
+            self.model.metrics.unpriced.inc();
+        }
         if let Some(reservation) = self.reservation.take() {
             if self.contacted {
-                reservation.settle(usage.total(), cost.unwrap_or(0));
+                let nano = price.map_or(0, |price| price.nano(&usage, duration_us));
+                reservation.settle(usage.total(), nano);
             } else {
                 reservation.cancel();
             }
@@ -362,10 +393,8 @@ impl Record {
                 .estimator
                 .observe(self.prompt_bytes, usage.prompt, usage.completion);
         }
-        let now = Instant::now();
-        let duration = now - self.started;
-        event.ended_us = event.admitted_us + duration.as_micros() as i64;
-        event.duration_ms = duration.as_secs_f64() * 1e3;
+        event.ended_us = event.admitted_us.saturating_add_unsigned(duration_us);
+        event.duration_ms = duration_us as f64 / 1e3;
         event.ttft_ms = self
             .first_token
             .map(|at| (at - self.started).as_secs_f64() * 1e3);

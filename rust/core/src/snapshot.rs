@@ -9,7 +9,6 @@ use serde::Deserialize;
 use crate::counters::{Counters, OfModel};
 use crate::estimate::Estimator;
 use crate::limit::Region;
-use crate::price::Price;
 use crate::upstream::{Traits, Upstream};
 
 /// Longest timeout: a year, far below where adding it to the clock would overflow.
@@ -114,9 +113,6 @@ pub struct ModelSpec {
     pub aliases: Vec<String>,
     /// Where it is served; at least one.
     pub targets: Vec<TargetSpec>,
-    /// What its tokens cost; absent if that is not known.
-    #[serde(default)]
-    pub price: Option<Price>,
     /// Until the answer's first byte, seconds.
     pub first_byte_s: f64,
     /// Between two reads, seconds.
@@ -145,8 +141,6 @@ pub struct Model {
     pub timeouts: Timeouts,
     /// What its requests cost, as learned so far.
     pub estimator: Arc<Estimator>,
-    /// What its tokens cost.
-    pub price: Option<Price>,
     /// Its metrics.
     pub metrics: OfModel,
     next: AtomicUsize,
@@ -259,7 +253,6 @@ impl Snapshot {
                 estimator: known
                     .map(|model| Arc::clone(&model.estimator))
                     .unwrap_or_default(),
-                price: spec.price,
                 metrics: counters.model(&spec.name),
                 next: AtomicUsize::new(0),
             });

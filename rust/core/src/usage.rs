@@ -10,7 +10,7 @@ const MAX_TOKENS: u64 = 1 << 40;
 /// Token counts of one request. Units: tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Input tokens, cached ones included.
+    /// Input tokens, those read from and written to a cache included.
     pub prompt: u64,
     /// Output tokens, reasoning included.
     pub completion: u64,
@@ -18,6 +18,8 @@ pub struct Usage {
     pub cached: u64,
     /// Output tokens spent on reasoning.
     pub reasoning: u64,
+    /// Input tokens that the engine put into its cache.
+    pub cache_write: u64,
 }
 
 /// Where the counts come from.
@@ -90,6 +92,7 @@ impl Usage {
                 .and_then(|d| d.reasoning_tokens)
                 .or(wire.reasoning_tokens)
                 .unwrap_or(0),
+            cache_write: 0,
         };
         let fields = [
             usage.prompt,
@@ -163,7 +166,8 @@ mod tests {
                 prompt: 22,
                 completion: 10,
                 cached: 4,
-                reasoning: 3
+                reasoning: 3,
+                cache_write: 0,
             })
         );
         let openai = r#"{"prompt_tokens":1,"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":1}}"#;

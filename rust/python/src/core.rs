@@ -273,6 +273,15 @@ impl Core {
             .map_err(PyValueError::new_err)
     }
 
+    /// Takes the price book in, whole.
+    fn load_prices(&self, records: &[u8]) -> PyResult<()> {
+        let specs =
+            serde_json::from_slice(records).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        self.gateway
+            .load_prices(specs)
+            .map_err(PyValueError::new_err)
+    }
+
     /// Raises what was spent of budgets to what the database knows of.
     fn set_spent(&self, records: &[u8]) -> PyResult<()> {
         let specs: Vec<_> =

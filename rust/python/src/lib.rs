@@ -5,6 +5,7 @@ mod core;
 mod exchange;
 mod leases;
 mod limits;
+mod prices;
 mod pure;
 
 use pyo3::prelude::*;
@@ -23,6 +24,8 @@ mod _core {
     use crate::leases::{Lease, Leases};
     #[pymodule_export]
     use crate::limits::SharedLimits;
+    #[pymodule_export]
+    use crate::prices::PriceBook;
     #[pymodule_export]
     use crate::pure::{Limiter, SseDecoder, peek};
 

@@ -25,7 +25,7 @@ use forebay_core::gateway::{Endpoint, Gateway, Request};
 use forebay_core::keys::KeySpec;
 use forebay_core::limit::Region;
 use forebay_core::listener::{Bounds, Listener};
-use forebay_core::price::Price;
+use forebay_core::price::PriceSpec;
 use forebay_core::record::UsageEvent;
 use forebay_core::slot::Slot;
 use forebay_core::snapshot::{AdaptiveSpec, ModelSpec, SnapshotSpec, TargetSpec, UpstreamSpec};
@@ -97,7 +97,8 @@ pub struct Setup {
     pub body_read: Duration,
     pub write_stall: Duration,
     pub keys: Vec<KeySpec>,
-    pub price: Option<Price>,
+    /// The price book.
+    pub prices: Vec<PriceSpec>,
 }
 
 impl Default for Setup {
@@ -118,7 +119,7 @@ impl Default for Setup {
             body_read: Duration::from_secs(5),
             write_stall: Duration::from_secs(5),
             keys: vec![key_spec(KEY)],
-            price: None,
+            prices: Vec::new(),
         }
     }
 }
@@ -175,7 +176,6 @@ impl Rig {
                     name: "m".to_owned(),
                     aliases: vec!["alias".to_owned()],
                     targets: targets.collect(),
-                    price: setup.price,
                     first_byte_s: setup.first_byte,
                     idle_s: setup.idle,
                     total_s: setup.total,
@@ -185,6 +185,7 @@ impl Rig {
                 complete: true,
             })
             .unwrap();
+        gateway.load_prices(setup.prices).unwrap();
         gateway.load_keys(setup.keys, true).unwrap();
         // Shown where a test fails.
         gateway.on_failure(Box::new(|error, _| println!("{error}")));
