@@ -141,13 +141,11 @@ ALL_PRICES = "SELECT * FROM prices WHERE superseded_at IS NULL ORDER BY id"
 
 def to_price(row: Any) -> Price:
     """One row of the table."""
-    values = {name: text(from_numeric(row[name])) for name in AMOUNTS}
-    moments = {
-        name: None if row[name] is None else row[name].timestamp()
-        for name in ("effective_from", "effective_to", "superseded_at", "created_at")
-    }
-    kept = {name: row[name] for name in ("id", *SUBJECT, "currency", "supersedes", "created_by")}
-    return Price(**kept, **values, **moments)
+    values: dict[str, Any] = {name: row[name] for name in Price.__struct_fields__}
+    values |= {name: text(from_numeric(row[name])) for name in AMOUNTS}
+    for name in ("effective_from", "effective_to", "superseded_at", "created_at"):
+        values[name] = None if row[name] is None else row[name].timestamp()
+    return Price(**values)
 
 
 def encode_prices(prices: Iterable[Price]) -> bytes:
@@ -165,9 +163,7 @@ def encode_prices(prices: Iterable[Price]) -> bytes:
                 "to_us": None if price.effective_to is None else _micros(price.effective_to),
                 **{
                     # 10^-6 of a currency's unit for 10^6 tokens are 10^-12 for one.
-                    name: int(
-                        Decimal(getattr(price, name)).scaleb(12 if name == "request" else 6)
-                    )
+                    name: int(Decimal(getattr(price, name)).scaleb(12 if name == "request" else 6))
                     for name in AMOUNTS
                 },
             }

@@ -29,8 +29,7 @@ _LOAD_TIMEOUT_S = 60.0
 _BACKOFF_S = (0.05, 2.0)
 
 _VERSIONS = (
-    "SELECT (SELECT version FROM limits_version) AS limits,"
-    " (SELECT version FROM prices_version) AS prices"
+    "SELECT l.version AS limits, p.version AS prices FROM limits_version l, prices_version p"
 )
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -50,8 +49,8 @@ class KeyWatcher:
         the start, when a budget has changed, and every 5 s; never with an empty list.
     on_health: called when `healthy` changes.
 
-    All are called on the event loop and must not block. Of one change limits and prices come first, then
-    keys, with nothing in between, and then, as soon as it is summed, spend.
+    All are called on the event loop and must not block. Of one change limits come first, then
+    prices, then keys, with nothing in between, and then, as soon as it is summed, spend.
 
     While the database is away nothing is called, so what the callbacks keep stays the last
     snapshot. A lost notification is made good by polling every 0.5 s.
@@ -174,7 +173,7 @@ class KeyWatcher:
                 "SELECT coalesce(max(version), 0) FROM api_keys", timeout=_LOAD_TIMEOUT_S
             )
             rows = await connection.fetch(CHANGED_SINCE, 0, timeout=_LOAD_TIMEOUT_S)
-            versions = await connection.fetchrow(_VERSIONS, timeout=_QUERY_TIMEOUT_S)
+            limits_version, prices_version = await _versions(connection)
             limits = await connection.fetch(ALL_SUBJECTS, False, timeout=_LOAD_TIMEOUT_S)
             prices = await connection.fetch(ALL_PRICES, timeout=_LOAD_TIMEOUT_S)
         records = [record for record in map(to_record, rows) if not record.revoked]
@@ -182,25 +181,25 @@ class KeyWatcher:
         gone = [
             _ended(key_id, digest) for key_id, digest in self._known.items() if key_id not in alive
         ]
-        self._hand_on_limits(limits, versions["limits"])
-        self._hand_on_prices(prices, versions["prices"])
+        self._hand_on_limits(limits, limits_version)
+        self._hand_on_prices(prices, prices_version)
         self._hand_on(records + gone, version)
         self._spend_due.set()
 
     async def _follow(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         """Hand on what has changed since the last time."""
-        versions = await connection.fetchrow(_VERSIONS, timeout=_QUERY_TIMEOUT_S)
+        limits_version, prices_version = await _versions(connection)
         limits = prices = None
-        if versions["limits"] != self._limits_version:
+        if limits_version != self._limits_version:
             limits = await connection.fetch(ALL_SUBJECTS, False, timeout=_LOAD_TIMEOUT_S)
-        if versions["prices"] != self._prices_version:
+        if prices_version != self._prices_version:
             prices = await connection.fetch(ALL_PRICES, timeout=_LOAD_TIMEOUT_S)
         rows = await connection.fetch(CHANGED_SINCE, self._version, timeout=_QUERY_TIMEOUT_S)
         records = [to_record(row) for row in rows]
         if limits is not None:
-            self._hand_on_limits(limits, versions["limits"])
+            self._hand_on_limits(limits, limits_version)
         if prices is not None:
-            self._hand_on_prices(prices, versions["prices"])
+            self._hand_on_prices(prices, prices_version)
         if records:
             self._hand_on(records, records[-1].version)
         if limits is not None or any(map(_has_budget, records)):
@@ -246,6 +245,12 @@ class KeyWatcher:
 
     def _on_event(self, *_: Any) -> None:
         self._wake.set()
+
+
+async def _versions(connection: "asyncpg.Connection[asyncpg.Record]") -> tuple[int, int]:
+    """Of the limits, and of the prices."""
+    rows = await connection.fetch(_VERSIONS, timeout=_QUERY_TIMEOUT_S)
+    return rows[0]["limits"], rows[0]["prices"]
 
 
 def _has_budget(record: KeyRecord) -> bool:
