@@ -25,7 +25,7 @@ class PriceQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     account: str | None = None
     at: Moment | None = None
     history: bool = False
-    after: Annotated[int, Meta(ge=0, lt=1 << 63)] = 0
+    after: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
 
 
