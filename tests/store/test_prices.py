@@ -134,7 +134,7 @@ async def test_prices_do_not_overlap(database: Database) -> None:
         (
             {"currency": "XXZ", "account": "acme"},
             "currency",
-            "is unknown: 'XXZ' (three letters, such as USD or EUR)",
+            "must be a currency of ISO 4217 such as USD",
         ),
         (
             {"currency": "EUR"},

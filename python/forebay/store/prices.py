@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from forebay.store.accounts import check_account_id
-from forebay.store.currency import PLACES
+from forebay.store.currency import check_currency
 from forebay.store.errors import BadValue, PriceNotFound
 from forebay.store.limits import check_name
 from forebay.store.money import from_numeric, text
@@ -379,8 +379,7 @@ def _checked(new: NewPrice) -> dict[str, Any]:
 
 def _value(name: str, given: str, account: str | None) -> Any:
     if name == "currency":
-        if given not in PLACES:
-            raise BadValue("currency", f"is unknown: {given!r} (three letters, such as USD or EUR)")
+        check_currency("currency", given)
         if given != "USD" and account is None:
             raise BadValue("currency", "must be USD where the price is not an account's own")
         return given

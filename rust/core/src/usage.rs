@@ -10,16 +10,16 @@ const MAX_TOKENS: u64 = 1 << 40;
 /// Token counts of one request. Units: tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Input tokens, those read from and written to a cache included.
+    /// Input tokens, cached ones included.
     pub prompt: u64,
     /// Output tokens, reasoning included.
     pub completion: u64,
     /// Input tokens served from the engine's cache.
     pub cached: u64,
+    /// Input tokens written to the engine's cache; none of them cached.
+    pub cache_write: u64,
     /// Output tokens spent on reasoning.
     pub reasoning: u64,
-    /// Input tokens that the engine put into its cache.
-    pub cache_write: u64,
 }
 
 /// Where the counts come from.
@@ -166,8 +166,8 @@ mod tests {
                 prompt: 22,
                 completion: 10,
                 cached: 4,
-                reasoning: 3,
                 cache_write: 0,
+                reasoning: 3
             })
         );
         let openai = r#"{"prompt_tokens":1,"completion_tokens":2,"completion_tokens_details":{"reasoning_tokens":1}}"#;
