@@ -10,6 +10,7 @@ __all__ = [
     "Lease",
     "Leases",
     "Limiter",
+    "PriceBook",
     "SharedLimits",
     "SseDecoder",
     "__version__",
@@ -87,6 +88,13 @@ class Core:
         Raises: ValueError; then nothing has changed.
         """
 
+    def load_prices(self, records: bytes) -> None:
+        """Take the price book in, whole.
+
+        records: JSON as `forebay.store.prices.encode_prices` makes it.
+        Raises: ValueError; then nothing has changed.
+        """
+
     def set_spent(self, records: bytes) -> None:
         """Raise what was spent of budgets to what is known of all nodes.
 
@@ -145,7 +153,7 @@ class Core:
 
     def take_usage(self, limit: int) -> list[tuple[Any, ...]]:
         """Up to `limit` finished requests, oldest first, in the usage table's column order, then
-        the cost in nano-USD (None without a price)."""
+        the cost in pico-USD (None without a price) and the id of the price."""
 
     def take_failures(self) -> list[tuple[str, str, str, str]]:
         """What the log should be told: (kind, message, private cause, request id) each."""
@@ -185,6 +193,34 @@ class Exchange:
 
     def cancel(self, *_args: object) -> None:
         """Stop the engine and book what was delivered. Takes anything, as a done-callback must."""
+
+@final
+class PriceBook:
+    """A price book by itself, for what is to be rated as the core does it."""
+
+    def __new__(cls, records: bytes) -> PriceBook:
+        """records: as `Core.load_prices` takes them. Raises: ValueError."""
+
+    def rate(
+        self,
+        model: str,
+        account: str,
+        upstream: str,
+        admitted_us: int,
+        *,
+        prompt: int = 0,
+        cached: int = 0,
+        cache_write: int = 0,
+        completion: int = 0,
+        reasoning: int = 0,
+        duration_us: int = 0,
+    ) -> tuple[int, int] | None:
+        """The price that holds for a request, and its cost by it; None without a price.
+
+        admitted_us: Unix microseconds. Counts are tokens; prompt includes cached and cache_write,
+            completion includes reasoning.
+        Returns the id of the price's row, and pico-USD, exact up to 2^63 - 1 and never more.
+        """
 
 _Calls = list[tuple[int, list[str], list[str]]]
 """Calls of the script: a number for the reply, keys, arguments after the participant's name."""

@@ -21,13 +21,17 @@ from forebay.store import (
     Database,
     KeyRecord,
     KeyWatcher,
+    Price,
     Spent,
     StoreError,
     SubjectLimits,
     encode_limits,
+    encode_prices,
     encode_records,
     encode_spent,
+    seed_prices,
 )
+from forebay.store.database import UNREACHABLE
 
 if TYPE_CHECKING:
     from forebay.workers.seat import Seat
@@ -43,7 +47,7 @@ FLUSH_S = 10.0
 
 
 class Store:
-    """The database behind the gateway: keys and limits come from it, usage goes to it.
+    """The database behind the gateway: keys, limits and prices come from it, usage goes to it.
 
     It may be away, at the start and later: known keys go on working, and usage waits.
     """
@@ -81,7 +85,8 @@ class Store:
                 continue
             try:
                 applied = await database.migrate()
-            except StoreError as error:
+                await self._seed(database)
+            except (StoreError, *UNREACHABLE) as error:
                 await database.close()
                 log.error("the schema cannot be brought up to date", cause=str(error))
                 await asyncio.sleep(RETRY_S)
@@ -97,15 +102,31 @@ class Store:
             self._load,
             self._gateway.core.keys_current,
             on_limits=self._load_limits,
+            on_prices=self._load_prices,
             on_spent=self._set_spent,
         )
         await self._watcher.start(FIRST_LOAD_S)
+
+    async def _seed(self, database: Database) -> None:
+        models = self._gateway.config.models
+        prices = {name: model.price for name, model in models.items() if model.price is not None}
+        for found in await seed_prices(database, prices):
+            log.warning(
+                "a price in the configuration is not the price book's, which holds",
+                model=found.model,
+                price=found.price_id,
+                configured=found.configured,
+                book=found.book,
+            )
 
     def _load(self, records: list[KeyRecord]) -> None:
         self._gateway.core.load_keys(encode_records(records), False)
 
     def _load_limits(self, subjects: list[SubjectLimits]) -> None:
         self._gateway.core.load_limits(encode_limits(subjects))
+
+    def _load_prices(self, prices: list[Price]) -> None:
+        self._gateway.core.load_prices(encode_prices(prices))
 
     def _set_spent(self, spent: list[Spent]) -> None:
         self._gateway.core.set_spent(encode_spent(spent))

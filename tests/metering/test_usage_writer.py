@@ -43,7 +43,8 @@ def event(**changes: Any) -> tuple[Any, ...]:
         "duration_ms": 12.5,
         "ttft_ms": 3.25,
         "tokens_per_second": 40.0,
-        "cost": 1_250_000_001,
+        "cost": 1_250_000_000_001,
+        "price_id": 7,
     }
     assert tuple(fields) == COLUMNS
     assert changes.keys() <= fields.keys()
@@ -104,7 +105,7 @@ async def test_every_column_arrives(database: Database, source: Source, writer: 
             elif name.endswith("_at") and got is not None:
                 got = round(got.timestamp() * 1e6)
             elif name == "cost" and got is not None:
-                got = got.scaleb(9)
+                got = got.scaleb(12)
             assert got == value, name
 
 

@@ -146,7 +146,7 @@ class Price(Section, frozen=True, kw_only=True):
 class Model(Section, frozen=True, kw_only=True):
     """A model as clients name it.
 
-    price: None has none, and then no budget opens the model.
+    price: what it costs until the price book says otherwise; None leaves it to the book.
     """
 
     targets: Annotated[tuple[Target, ...], Meta(min_length=1)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from forebay.config import Config, Model, Price, Target, Timeouts
+from forebay.config import Config, Model, Target, Timeouts
 from forebay.upstreams import KINDS
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -79,12 +79,4 @@ def _model(name: str, model: Model, taken: set[str]) -> dict[str, Any]:
         "first_byte_s": model.timeouts.first_byte,
         "idle_s": model.timeouts.idle,
         "total_s": model.timeouts.total,
-        "price": None if model.price is None else _price(model.price),
     }
-
-
-def _price(price: Price) -> dict[str, int]:
-    """Pico-dollars a token: dollars for a million tokens, times a million."""
-    cached = price.input if price.cached is None else price.cached
-    prices = {"input": price.input, "cached": cached, "output": price.output}
-    return {name: int(value.scaleb(6)) for name, value in prices.items()}

@@ -50,6 +50,7 @@ _STAGED: dict[str, str] = {
     "ttft_ms": "double precision",
     "tokens_per_second": "double precision",
     "cost": "bigint",
+    "price_id": "bigint",
 }
 
 COLUMNS: tuple[str, ...] = tuple(_STAGED)
@@ -57,8 +58,9 @@ COLUMNS: tuple[str, ...] = tuple(_STAGED)
 
 event_id: 16 bytes, a UUIDv7. admitted_at, first_byte_at, ended_at: int, Unix microseconds.
 stream: bool. status, attempts and the four ``*_tokens``: int. duration_ms, ttft_ms: float,
-milliseconds. tokens_per_second: float. cost: int, nano-dollars. All else: str. event_id,
-request_id, account, key_id, admitted_at, stream and outcome are required, the others may be None.
+milliseconds. tokens_per_second: float. cost: int, pico-dollars. price_id: int. All else: str.
+event_id, request_id, account, key_id, admitted_at, stream and outcome are required, the others may
+be None.
 """
 
 _TIMES = ("admitted_at", "first_byte_at", "ended_at")
@@ -75,7 +77,7 @@ def _converted(name: str) -> str:
     if name in _TIMES:
         return f"'epoch'::timestamptz + {name} * interval '1 microsecond'"
     if name == "cost":
-        return "cost * 0.000000001"
+        return "cost * 0.000000000001"
     return name
 
 

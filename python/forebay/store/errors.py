@@ -41,5 +41,9 @@ class AccountExists(StoreError):
     """An account has this id already."""
 
 
+class PriceNotFound(NotFound):
+    """No price has this id."""
+
+
 class KeyRevoked(StoreError):
     """The API key is revoked and cannot be changed any more."""

@@ -21,6 +21,7 @@ use crate::relay::Shape;
 use crate::slot::{Answering, Headers, Slot};
 use crate::snapshot::Model;
 use crate::tags;
+use crate::usage::Usage;
 
 /// How often a request asks the store that machines share while it waits.
 const MAX_ASKS: u32 = 4;
@@ -155,7 +156,8 @@ impl Gateway {
             .code("model_not_allowed")
             .into());
         }
-        let (reservation, cost) = self.reserve(&key, model, endpoint, &body, answer_headers)?;
+        let whose = (&*key, &**model, arrival.unix_us);
+        let (reservation, cost) = self.reserve(whose, endpoint, &body, answer_headers)?;
         let opening = Opening {
             arrival: *arrival,
             tags,
@@ -176,7 +178,7 @@ impl Gateway {
                 body.prompt_bytes
             },
         };
-        let mut record = Record::open(self, slot, model, reservation, opening);
+        let mut record = Record::open(self, slot, model, reservation, opening)?;
         let (ask, choice) = self.place(&key, cost.reserve);
         if let Some(log) = self.prompt_log() {
             let settings = snapshot.prompt_logs.as_ref();
@@ -238,8 +240,7 @@ impl Gateway {
     /// The answer's headers tell the tightest limit either way.
     fn reserve(
         &self,
-        key: &Key,
-        model: &Model,
+        (key, model, admitted_us): (&Key, &Model, i64),
         endpoint: Endpoint,
         body: &Peek<'_>,
         answer_headers: &mut Headers,
@@ -251,13 +252,16 @@ impl Gateway {
             .filter_map(|meter| meter.token_burst())
             .min();
         let cost = Cost::of(body, endpoint, model, burst);
-        if model.price.is_none() && meters.iter().flatten().any(|meter| meter.has_budget()) {
-            return Err(unpriced(&model.name).into());
-        }
+        let nano = if meters.iter().flatten().any(|meter| meter.has_budget()) {
+            self.dearest(key, model, &cost, admitted_us)
+                .ok_or_else(|| unpriced(&model.name))?
+        } else {
+            0
+        };
         let now = self.now();
         let ask = Ask {
             tokens: cost.reserve,
-            nano: cost.nano,
+            nano,
         };
         match Reservation::admit(meters, now, ask) {
             Ok((reservation, fill)) => {
@@ -270,6 +274,22 @@ impl Gateway {
             }
             Err(Declined::Wanting(wanting)) => Err(No::Wanting(wanting)),
         }
+    }
+
+    /// What a request may cost at the dearest of the model's upstreams, nano-USD; `None` if one of
+    /// them has no price. How long it will take is not known: time is spent as it passes.
+    fn dearest(&self, key: &Key, model: &Model, cost: &Cost, admitted_us: i64) -> Option<u64> {
+        let prices = self.prices();
+        let rates = prices.rates(&model.name, &key.account);
+        let usage = Usage {
+            prompt: cost.prompt,
+            completion: cost.output,
+            ..Usage::default()
+        };
+        model.targets.iter().try_fold(0, |most, target| {
+            let price = rates.at(&target.upstream.name, admitted_us)?;
+            Some(price.nano(&usage, 0).max(most))
+        })
     }
 
     /// A limit refuses a request of `tokens`.
@@ -354,10 +374,10 @@ impl Kept {
 struct Cost {
     /// Input tokens.
     prompt: u64,
+    /// Output tokens.
+    output: u64,
     /// Tokens to reserve.
     reserve: u64,
-    /// Money to reserve, nano-USD; 0 without a price.
-    nano: u64,
 }
 
 impl Cost {
@@ -372,7 +392,6 @@ impl Cost {
             (_, Some(cap)) => cap.saturating_mul(answers),
             (_, None) => usual(),
         };
-        let nano = model.price.map_or(0, |price| price.of(prompt, output));
         let reserve = match burst {
             None => prompt.saturating_add(output),
             // Only the input can be more than a burst holds; output is settled on what it was.
@@ -387,8 +406,8 @@ impl Cost {
         };
         Self {
             prompt,
+            output,
             reserve,
-            nano,
         }
     }
 }

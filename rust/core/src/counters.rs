@@ -30,6 +30,8 @@ pub struct OfModel {
     pub input: Arc<Counter>,
     /// Output tokens booked.
     pub output: Arc<Counter>,
+    /// Requests booked without a price.
+    pub unpriced: Arc<Counter>,
 }
 
 /// Handles of one upstream whose requests in flight are bounded.
@@ -80,6 +82,7 @@ pub struct Counters {
     pub completions: Arc<Counter>,
     endpoints: Vec<OfEndpoint>,
     tokens: Arc<Family<Counter, 2>>,
+    unpriced: Arc<Family<Counter, 1>>,
     attempts: Arc<Family<Counter, 1>>,
     waiting: Arc<Family<Gauge, 1>>,
     queue_wait: Arc<Family<Histogram, 1>>,
@@ -168,6 +171,11 @@ impl Counters {
                 "Tokens booked, by model and direction.",
                 ["model", "direction"],
             ),
+            unpriced: registry.counters(
+                "forebay_unpriced_requests_total",
+                "Requests served at no cost because no price was in force, by model.",
+                ["model"],
+            ),
             attempts: registry.counters(
                 "forebay_upstream_attempts_total",
                 "Requests sent, by upstream.",
@@ -227,6 +235,7 @@ impl Counters {
         OfModel {
             input: self.tokens.get_or_create(&[name, "input"]),
             output: self.tokens.get_or_create(&[name, "output"]),
+            unpriced: self.unpriced.get_or_create(&[name]),
         }
     }
 

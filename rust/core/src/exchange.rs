@@ -168,7 +168,7 @@ async fn run(job: &Job, record: &mut Record) {
                 }
             }
             Err(error) => {
-                refuse(job, &error, record);
+                refuse(job, &error, record).await;
                 return;
             }
         };
@@ -181,7 +181,7 @@ async fn run(job: &Job, record: &mut Record) {
         }
         let elsewhere = error.kind.retry() == Retry::Sibling || error.kind == Kind::Unavailable;
         if left.is_empty() || !elsewhere || Instant::now() >= total {
-            refuse(job, &error, record);
+            refuse(job, &error, record).await;
             return;
         }
         job.gateway.note(&error, &job.answer_headers);
@@ -189,7 +189,7 @@ async fn run(job: &Job, record: &mut Record) {
 }
 
 /// Answers with an error before anything else was answered.
-fn refuse(job: &Job, error: &Error, record: &mut Record) {
+async fn refuse(job: &Job, error: &Error, record: &mut Record) {
     job.gateway.note(error, &job.answer_headers);
     let mut headers = job.answer_headers.clone();
     headers.extend(error_headers(error));
@@ -201,7 +201,7 @@ fn refuse(job: &Job, error: &Error, record: &mut Record) {
         log.answered(&body);
     }
     record.close(Outcome::Error, error.kind.status(), Some(error.kind), None);
-    record.book();
+    record.book_durably().await;
     job.slot.start(Head {
         status: error.kind.status(),
         headers,
@@ -327,7 +327,7 @@ async fn attempt(
         }
         record.first_byte();
         record.close(Outcome::Ok, status, None, finish.as_deref());
-        record.book();
+        record.book_durably().await;
         job.slot.start(head(body, false));
         Ok(())
     }
@@ -353,6 +353,8 @@ async fn stream(
     let mut early = BytesMut::new();
     let mut unread = Unread::new(stopper.upstream.on_disconnect);
     let mut committed = false;
+    // The last bytes wait until the end is recorded for good.
+    let holds = record.is_held();
     loop {
         let until = if committed {
             (Instant::now() + job.model.timeouts.idle).min(total)
@@ -373,7 +375,7 @@ async fn stream(
             Ok(Some(Ok(chunk))) => {
                 unread.came(&job.slot, record, chunk.len())?;
                 let feed = |out: &mut BytesMut| logged(record, out, |out| relay.feed(chunk, out));
-                let result = if committed {
+                let result = if committed && !holds {
                     job.slot.write(feed)
                 } else {
                     feed(&mut early)
@@ -381,10 +383,13 @@ async fn stream(
                 (result, relay.is_done())
             }
             Ok(Some(Err(cause))) => {
-                let result = finish(&mut relay, committed, job, &mut early, record);
+                let result = finish(&mut relay, committed && !holds, job, &mut early, record);
                 (result.map_err(|error| error.cause(cause)), true)
             }
-            Ok(None) => (finish(&mut relay, committed, job, &mut early, record), true),
+            Ok(None) => (
+                finish(&mut relay, committed && !holds, job, &mut early, record),
+                true,
+            ),
         };
         advance(&relay, record, permit);
         if !committed && relay.is_started() {
@@ -392,6 +397,8 @@ async fn stream(
             permit.first_token();
             record.committed(200);
             job.slot.start(head(Bytes::new(), true));
+        }
+        if committed && !(holds && ended) && !early.is_empty() {
             let early = std::mem::take(&mut early);
             job.slot.write(|out| out.extend_from_slice(&early));
         }
@@ -404,30 +411,20 @@ async fn stream(
         match result {
             Err(error) if !committed => return Err(error),
             Err(error) => {
-                cut(job, &relay, record, &error);
+                cut(job, &relay, record, &error, &early).await;
                 return Ok(());
             }
             Ok(()) if ended => {
                 stopper.rid = None;
-                let aborted = matches!(relay.finish_reason(), Some("abort" | "error"));
-                let outcome = if aborted {
-                    Outcome::UpstreamCut
-                } else {
-                    Outcome::Ok
-                };
-                record.close(
-                    outcome,
-                    200,
-                    aborted.then_some(Kind::UpstreamError),
-                    relay.finish_reason(),
-                );
+                close_whole(&relay, record);
                 if !committed {
                     return Err(Error::new(
                         Kind::UpstreamError,
                         "The engine sent an empty stream.",
                     ));
                 }
-                record.book();
+                record.book_durably().await;
+                job.slot.write(|out| out.extend_from_slice(&early));
                 job.slot.finish();
                 drain(&mut incoming).await;
                 return Ok(());
@@ -443,10 +440,22 @@ async fn stream(
                 Kind::UpstreamTimeout,
                 "The request took longer than it may.",
             );
-            cut(job, &relay, record, &error);
+            cut(job, &relay, record, &error, &early).await;
             return Ok(());
         }
     }
+}
+
+/// The stream is whole; an engine may say in it that it gave up.
+fn close_whole(relay: &StreamRelay, record: &mut Record) {
+    let aborted = matches!(relay.finish_reason(), Some("abort" | "error"));
+    let outcome = if aborted {
+        Outcome::UpstreamCut
+    } else {
+        Outcome::Ok
+    };
+    let error = aborted.then_some(Kind::UpstreamError);
+    record.close(outcome, 200, error, relay.finish_reason());
 }
 
 /// Tells the record and the queue what the stream has cost so far.
@@ -462,8 +471,9 @@ fn advance(relay: &StreamRelay, record: &mut Record, permit: &mut Permit) {
     }
 }
 
-/// Ends a stream that has begun. The status is out; the error is the stream's last event.
-fn cut(job: &Job, relay: &StreamRelay, record: &mut Record, error: &Error) {
+/// Ends a stream that has begun. The status is out; the error is the stream's last event, after
+/// what was held back.
+async fn cut(job: &Job, relay: &StreamRelay, record: &mut Record, error: &Error, held: &[u8]) {
     job.gateway.note(error, &job.answer_headers);
     record.close(
         Outcome::UpstreamCut,
@@ -471,9 +481,10 @@ fn cut(job: &Job, relay: &StreamRelay, record: &mut Record, error: &Error) {
         Some(error.kind),
         relay.finish_reason(),
     );
-    job.slot
-        .write(|out| logged(record, out, |out| relay::error_event(error, out)));
-    record.book();
+    let mut last = BytesMut::from(held);
+    logged(record, &mut last, |out| relay::error_event(error, out));
+    record.book_durably().await;
+    job.slot.write(|out| out.extend_from_slice(&last));
     job.slot.finish();
 }
 
@@ -489,13 +500,13 @@ fn logged<T>(record: &mut Record, out: &mut BytesMut, fill: impl FnOnce(&mut Byt
 
 fn finish(
     relay: &mut StreamRelay,
-    committed: bool,
+    at_once: bool,
     job: &Job,
     early: &mut BytesMut,
     record: &mut Record,
 ) -> Result<(), Error> {
     let mut end = |out: &mut BytesMut| logged(record, out, |out| relay.end(out));
-    if committed {
+    if at_once {
         job.slot.write(end)
     } else {
         end(early)

@@ -10,7 +10,6 @@ use crate::counters::{Counters, OfModel};
 use crate::estimate::Estimator;
 use crate::limit::Region;
 use crate::linger::{Cap, OnDisconnect};
-use crate::price::Price;
 use crate::prompt_log::{Settings, SettingsSpec};
 use crate::upstream::{Traits, Upstream};
 
@@ -147,9 +146,6 @@ pub struct ModelSpec {
     pub aliases: Vec<String>,
     /// Where it is served; at least one.
     pub targets: Vec<TargetSpec>,
-    /// What its tokens cost; absent if that is not known.
-    #[serde(default)]
-    pub price: Option<Price>,
     /// Until the answer's first byte, seconds.
     pub first_byte_s: f64,
     /// Between two reads, seconds.
@@ -178,8 +174,6 @@ pub struct Model {
     pub timeouts: Timeouts,
     /// What its requests cost, as learned so far.
     pub estimator: Arc<Estimator>,
-    /// What its tokens cost.
-    pub price: Option<Price>,
     /// Its metrics.
     pub metrics: OfModel,
     next: AtomicUsize,
@@ -301,7 +295,6 @@ impl Snapshot {
                 estimator: known
                     .map(|model| Arc::clone(&model.estimator))
                     .unwrap_or_default(),
-                price: spec.price,
                 metrics: counters.model(&spec.name),
                 next: AtomicUsize::new(0),
             });

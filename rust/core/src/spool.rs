@@ -20,6 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -32,8 +33,11 @@ use self::keeper::{Bell, Keeper};
 pub use self::lane::{Full, Opened, Standing};
 use self::lane::{Lane, Layout};
 use self::row::{Column, ENTRY, Rate, USAGE};
-use crate::metrics::{Counter, Registry};
+use crate::error::{Error, Kind};
+use crate::metrics::{Counter, Gauge, Registry};
 
+/// When a client may come again that was refused for want of space.
+const RETRY: Duration = Duration::from_secs(1);
 /// A part of what usage may take is kept for prompt logs.
 const LOG_SHARE: u64 = 4;
 /// Above this part of its space the usage lane is given all there is: prompt logs are dropped.
@@ -49,6 +53,16 @@ pub enum Durability {
     Machine,
 }
 
+/// What becomes of requests that cannot be recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFull {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They are served, and counted.
+    ServeUnmetered,
+}
+
 /// Where a spool is, and how large it may be.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -62,6 +76,8 @@ pub struct Config {
     pub max_bytes: u64,
     /// What may be lost.
     pub durability: Durability,
+    /// What becomes of requests that cannot be recorded.
+    pub on_full: OnFull,
 }
 
 /// What happens to spools.
@@ -72,8 +88,6 @@ pub struct SpoolCounters {
     pub unmetered: Arc<Counter>,
     /// Ends of requests for which there was no space: never, as far as anyone knows.
     pub lost: Arc<Counter>,
-    /// Prompt logs dropped for lack of space.
-    pub logs_dropped: Arc<Counter>,
     /// Failures to bring records to the disk, or to make space ahead.
     pub failures: Arc<Counter>,
     /// Spools of processes that had gone.
@@ -82,6 +96,12 @@ pub struct SpoolCounters {
     pub interrupted: Arc<Counter>,
     /// Files with damage.
     pub damaged: Arc<Counter>,
+    /// Bytes of files with usage.
+    bytes: Arc<Gauge>,
+    /// Bytes that they may have.
+    max_bytes: Arc<Gauge>,
+    /// Prompt logs that wait to be shipped.
+    logs_waiting: Arc<Gauge>,
 }
 
 impl SpoolCounters {
@@ -101,10 +121,6 @@ impl SpoolCounters {
                 "forebay_spool_lost_total",
                 "Ends of requests that could not be recorded.",
             ),
-            logs_dropped: counter(
-                "forebay_spool_logs_dropped_total",
-                "Prompt logs dropped for lack of space.",
-            ),
             failures: counter(
                 "forebay_spool_failures_total",
                 "Failures to write the usage spool to the disk.",
@@ -120,6 +136,18 @@ impl SpoolCounters {
             damaged: counter(
                 "forebay_spool_damaged_total",
                 "Files of spools in which something was damaged.",
+            ),
+            bytes: registry.gauge(
+                "forebay_spool_bytes",
+                "Bytes of the usage spool on the disk.",
+            ),
+            max_bytes: registry.gauge(
+                "forebay_spool_max_bytes",
+                "Bytes that the usage spool may have.",
+            ),
+            logs_waiting: registry.gauge(
+                "forebay_prompt_log_backlog_entries",
+                "Prompt logs that wait for the database.",
             ),
         }
     }
@@ -239,13 +267,32 @@ impl Spool {
         })
     }
 
-    /// Records a prompt log's row, if there is space for it.
-    pub fn log(&self, row: &[u8]) {
+    /// What becomes of a request that could not be recorded.
+    ///
+    /// Errors: it is not served.
+    pub fn full(&self) -> Result<(), Error> {
+        if self.config.on_full == OnFull::ServeUnmetered {
+            self.counters.unmetered.inc();
+            return Ok(());
+        }
+        self.counters.refused.inc();
+        let error = Error::new(
+            Kind::Unavailable,
+            "The gateway cannot record usage now, and serves nothing that it cannot record. Please try again later.",
+        );
+        Err(error.code("usage_spool_full").retry_after(RETRY))
+    }
+
+    /// What may be lost.
+    pub fn durability(&self) -> Durability {
+        self.config.durability
+    }
+
+    /// Records a prompt log's row. False: there is no space for it.
+    pub fn log(&self, row: &[u8]) -> bool {
         let usage = self.usage.standing();
         let scarce = usage.bytes as f64 > usage.max_bytes as f64 * LOGS_UNTIL;
-        if scarce || self.logs.entry(row).is_err() {
-            self.counters.logs_dropped.inc();
-        }
+        !scarce && self.logs.entry(row).is_ok()
     }
 
     /// Waits until what was recorded is as safe as was asked for. At once with
@@ -429,6 +476,16 @@ impl Spool {
         self.logs.standing()
     }
 
+    /// Brings the gauges up to date.
+    pub fn show(&self) {
+        let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let standing = self.usage.standing();
+        self.counters.bytes.set(count(standing.bytes));
+        self.counters.max_bytes.set(count(standing.max_bytes));
+        let logs = self.logs.standing().waiting;
+        self.counters.logs_waiting.set(count(logs));
+    }
+
     /// Why the disk does not take what it should; `None` while it does.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().clone()
@@ -450,8 +507,7 @@ impl Spool {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        if let Some(keeper) = self.keeper.get_mut().take() {
-            keeper.leave(&self.bell);
-        }
+        // Not waited for: it may be the keeper that drops the spool.
+        self.bell.stop();
     }
 }

@@ -112,11 +112,8 @@ pub(crate) fn usage_event<'py>(
         event.duration_ms.into_pyobject(py)?.into_any(),
         event.ttft_ms.into_pyobject(py)?.into_any(),
         event.tokens_per_second.into_pyobject(py)?.into_any(),
-        event
-            .cost_pico
-            .map(|pico| pico / 1000)
-            .into_pyobject(py)?
-            .into_any(),
+        event.cost_pico.into_pyobject(py)?.into_any(),
+        event.price_id.into_pyobject(py)?.into_any(),
     ];
     PyTuple::new(py, values)
 }

@@ -24,6 +24,7 @@ from forebay.store.errors import (
     BadValue,
     KeyNotFound,
     KeyRevoked,
+    PriceNotFound,
     StoreUnavailable,
 )
 
@@ -271,6 +272,8 @@ def _refused(error: Exception) -> Refused | None:
         )
     if isinstance(error, KeyNotFound):
         return Refused("not_found", text, code="key_not_found")
+    if isinstance(error, PriceNotFound):
+        return Refused("not_found", text, code="price_not_found")
     if isinstance(error, AccountNotFound):
         return Refused("not_found", text, code="account_not_found")
     if isinstance(error, AccountExists):

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
 
-from forebay.http.admin import accounts, keys, limits, openapi, usage
+from forebay.http.admin import accounts, keys, limits, openapi, prices, usage
 from forebay.http.admin.operation import PREFIX, Call, DatabaseSource, Endpoint, Operation
 from forebay.store.accounts import Account, AccountChanges
 from forebay.store.keys import KeyChanges, PublicKey
 from forebay.store.limits import Limits
+from forebay.store.prices import Correction, NewPrice, Price
 
 if TYPE_CHECKING:
     from forebay.gateway import Gateway
@@ -105,6 +106,41 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     *_limits_of("/accounts/{account}/limits", "an account"),
     *_limits_of("/models/{model}/limits", "a model, for all clients together"),
+    Operation(
+        "GET",
+        "/prices",
+        "List prices",
+        prices.list_prices,
+        query=prices.PriceQuery,
+        answer=prices.PricePage,
+    ),
+    Operation(
+        "POST",
+        "/prices",
+        "Set a price from a time on",
+        prices.set_price,
+        body=NewPrice,
+        answer=Price,
+        status=201,
+    ),
+    Operation(
+        "POST",
+        "/prices/import",
+        "Set many prices, all or none",
+        prices.import_prices,
+        body=prices.PriceImport,
+        answer=prices.PriceList,
+        status=201,
+    ),
+    Operation("GET", "/prices/{price_id}", "One price", prices.get_price, answer=Price),
+    Operation(
+        "POST",
+        "/prices/{price_id}/correct",
+        "Put right what a price was",
+        prices.correct_price,
+        body=Correction,
+        answer=prices.PriceList,
+    ),
     Operation(
         "GET",
         "/usage",

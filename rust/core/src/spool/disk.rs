@@ -50,7 +50,7 @@ fn fill(file: &File, bytes: u64) -> io::Result<()> {
 /// For file systems that cannot allocate ahead.
 fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
     use std::os::unix::fs::FileExt;
-    let zeros = [0; 64 * 1024];
+    let zeros = vec![0; 64 * 1024];
     let mut at = 0;
     while at < bytes {
         let rest = usize::try_from(bytes - at).unwrap_or(usize::MAX);

@@ -38,7 +38,8 @@ impl Bell {
         }
     }
 
-    fn stop(&self) {
+    /// Tells the keeper to end.
+    pub(super) fn stop(&self) {
         self.rung.lock().stop = true;
         self.heard.notify_one();
     }
@@ -79,11 +80,6 @@ impl Keeper {
         bell.stop();
         // A keeper that panicked has ended too.
         let _ = self.0.join();
-    }
-
-    /// Tells it to end.
-    pub(super) fn leave(self, bell: &Bell) {
-        bell.stop();
     }
 }
 

@@ -188,7 +188,7 @@ impl Lane {
         self.appended();
     }
 
-    /// Records how a request ended. Gives what [`Lane::appended_count`] is then.
+    /// Records how a request ended. Gives how many records there are then.
     pub(super) fn end(&self, opened: &Opened, row: &[u8]) -> Result<u64, Full> {
         let crc = crc32c::crc32c(row);
         let mut state = self.state.lock();
@@ -225,11 +225,6 @@ impl Lane {
         if !self.dirty.load(Ordering::Relaxed) && !self.dirty.swap(true, Ordering::AcqRel) {
             (self.wake)(false);
         }
-    }
-
-    /// Records ever appended.
-    pub(super) fn appended_count(&self) -> u64 {
-        self.state.lock().appended
     }
 
     fn append(

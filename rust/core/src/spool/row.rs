@@ -2,6 +2,7 @@
 //!
 //! A row in the spool is a row of PostgreSQL's binary COPY, so shipping copies bytes. A usage row
 //! lacks the columns that the spool itself knows: node, boot and seq follow the id.
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value, json};
@@ -9,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::frame::PROGRESS;
 use crate::copy::{self, Jsonb, Timestamp, Uuid};
 use crate::error::Kind;
-use crate::record::{Outcome, UsageEvent};
+use crate::record::UsageEvent;
 use crate::usage::{Source, Usage};
 
 /// A column's name and type.
@@ -142,7 +143,7 @@ pub fn put_usage(event: &UsageEvent, out: &mut Vec<u8>) {
         .put(event.ttft_ms)
         .put(event.tokens_per_second)
         .put(event.price_id)
-        .put(event.cost_pico)
+        .put(event.cost_pico.map(long))
         .put(event.tags.as_deref().map(Jsonb))
         .end();
 }
@@ -250,7 +251,7 @@ pub struct Served<'a> {
 }
 
 /// Gives the price's id and the cost in pico-dollars.
-pub type Rate<'a> = &'a dyn Fn(&Served<'_>) -> Option<(i64, i64)>;
+pub type Rate<'a> = &'a dyn Fn(&Served<'_>) -> Option<(i64, u64)>;
 
 /// The row of a request whose process died: what its beginning says, and how far it had come.
 /// `None` if `begin` is no row.
@@ -261,10 +262,6 @@ pub fn interrupted(
     rate: Rate<'_>,
 ) -> Option<Vec<u8>> {
     let fields = Fields::parse(begin, USAGE.len() - ORIGIN)?;
-    let place = |name: &str| {
-        let at = USAGE.iter().position(|(column, _)| *column == name)?;
-        Some(if at == 0 { 0 } else { at.checked_sub(ORIGIN)? })
-    };
     let text = |name: &str| {
         let bytes = fields.0.get(place(name)?).copied().flatten()?;
         std::str::from_utf8(bytes).ok()
@@ -278,14 +275,20 @@ pub fn interrupted(
     };
     let ended_us = reached.seen_us.max(admitted_us);
     let duration_us = ended_us - admitted_us;
-    let rated = rate(&Served {
+    // What no upstream had is not rated, and costs nothing.
+    let served = Served {
         account: text("account")?,
         model: text("model_served")?,
         upstream,
         admitted_us,
         usage,
         duration_us,
-    });
+    };
+    let rated = reached.contacted.then(|| rate(&served)).flatten();
+    let cost = match rated {
+        Some((_, cost)) => Some(cost),
+        None => (!reached.contacted).then_some(0),
+    };
     let first_byte = (reached.first_byte_us != 0).then_some(reached.first_byte_us);
     let source = match (reached.contacted, reached.counted) {
         (false, _) | (true, true) => Source::Counted,
@@ -296,40 +299,65 @@ pub fn interrupted(
         status => status,
     };
     let long = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
-    let mut values = Vec::with_capacity(256);
-    let mut changed: Vec<(usize, Option<std::ops::Range<usize>>)> = Vec::with_capacity(20);
-    let mut set = |name: &str, value: &dyn copy::Value| {
-        let start = values.len();
-        let is_there = value.put(&mut values);
-        if let Some(at) = place(name) {
-            changed.push((at, is_there.then_some(start..values.len())));
-        }
-    };
-    set("first_byte_at", &first_byte.map(Timestamp));
-    set("ended_at", &Timestamp(ended_us));
-    set("upstream", &upstream);
-    set("outcome", &Outcome::GatewayDied.name());
-    set("status", &i32::from(status));
-    set("error_kind", &Kind::Unavailable.name());
-    set("attempts", &i32::from(reached.attempts));
-    set("prompt_tokens", &long(usage.prompt));
-    set("cached_tokens", &long(usage.cached));
-    set("cache_write_tokens", &long(usage.cache_write));
-    set("completion_tokens", &long(usage.completion));
-    set("reasoning_tokens", &long(usage.reasoning));
-    set("source", &source.name());
-    set("duration_ms", &(duration_us as f64 / 1e3));
-    let ttft = first_byte.map(|at| (at - admitted_us) as f64 / 1e3);
-    set("ttft_ms", &ttft);
-    set("price_id", &rated.map(|(id, _)| id));
-    set("cost_pico", &rated.map(|(_, cost)| cost));
+    let mut changes = Changes::default();
+    changes.set("first_byte_at", first_byte.map(Timestamp));
+    changes.set("ended_at", Timestamp(ended_us));
+    changes.set("upstream", upstream);
+    changes.set("status", i32::from(status));
+    changes.set("error_kind", Kind::Unavailable.name());
+    changes.set("attempts", i32::from(reached.attempts));
+    changes.set("prompt_tokens", long(usage.prompt));
+    changes.set("cached_tokens", long(usage.cached));
+    changes.set("cache_write_tokens", long(usage.cache_write));
+    changes.set("completion_tokens", long(usage.completion));
+    changes.set("reasoning_tokens", long(usage.reasoning));
+    changes.set("source", source.name());
+    changes.set("duration_ms", duration_us as f64 / 1e3);
+    changes.set(
+        "ttft_ms",
+        first_byte.map(|at| (at - admitted_us) as f64 / 1e3),
+    );
+    changes.set("price_id", rated.map(|(id, _)| id));
+    changes.set("cost_pico", cost.map(long));
     let mut fields = fields;
-    for (at, range) in changed {
-        if let Some(field) = fields.0.get_mut(at) {
-            *field = range.and_then(|range| values.get(range));
+    changes.apply(&mut fields);
+    Some(fields.encode())
+}
+
+/// Where a column stands in a usage row in the spool.
+fn place(name: &str) -> Option<usize> {
+    let at = USAGE.iter().position(|(column, _)| *column == name)?;
+    if at == 0 {
+        Some(0)
+    } else {
+        at.checked_sub(ORIGIN)
+    }
+}
+
+/// New values of some columns.
+#[derive(Default)]
+struct Changes {
+    values: Vec<u8>,
+    places: Vec<(usize, Option<Range<usize>>)>,
+}
+
+impl Changes {
+    fn set(&mut self, name: &str, value: impl copy::Value) {
+        let start = self.values.len();
+        let is_there = value.put(&mut self.values);
+        if let Some(at) = place(name) {
+            let range = is_there.then_some(start..self.values.len());
+            self.places.push((at, range));
         }
     }
-    Some(fields.encode())
+
+    fn apply<'a>(&'a self, fields: &mut Fields<'a>) {
+        for (at, range) in &self.places {
+            if let Some(field) = fields.0.get_mut(*at) {
+                *field = range.clone().and_then(|range| self.values.get(range));
+            }
+        }
+    }
 }
 
 /// The columns of one row.

@@ -238,12 +238,18 @@ impl Segment {
     pub(super) fn progress(&self, frame: &Frame) -> &[AtomicU64; WORDS] {
         let at = frame.progress();
         assert!(
-            frame.kind == Kind::Begin && at % 8 == 0 && frame.end() <= self.written(),
+            frame.kind == Kind::Begin && at.is_multiple_of(8) && frame.end() <= self.written(),
             "progress of a record that has none"
         );
-        // SAFETY: inside of the mapping, aligned to words as mappings are to pages, and accessed as
-        // atomics alone; the mapping lives as long as `self`.
-        unsafe { &*self.map.as_ptr().add(at).cast::<[AtomicU64; WORDS]>() }
+        #[expect(
+            clippy::cast_ptr_alignment,
+            reason = "a mapping is aligned to pages, and the offset to words"
+        )]
+        // SAFETY: inside of the mapping, aligned, and accessed as atomics alone; the mapping lives
+        // as long as `self`.
+        unsafe {
+            &*self.map.as_ptr().add(at).cast::<[AtomicU64; WORDS]>()
+        }
     }
 }
 
