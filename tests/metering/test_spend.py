@@ -22,7 +22,9 @@ Spend = dict[tuple[date, str, str, str], Decimal]
 
 
 async def spend(database: Database) -> Spend:
-    rows = await database.pool.fetch("SELECT day, account, key_id, model, cost FROM usage_daily WHERE cost > 0")
+    rows = await database.pool.fetch(
+        "SELECT day, account, key_id, model, cost FROM usage_daily WHERE cost > 0"
+    )
     return {(r["day"], r["account"], r["key_id"], r["model"]): r["cost"] for r in rows}
 
 
@@ -142,7 +144,9 @@ events = st.builds(
 def test_spend_is_the_sum_of_the_events(database_url: str, batches: list[Any]) -> None:
     async def run() -> None:
         async with await Database.connect(database_url) as database:
-            await database.pool.execute("TRUNCATE usage_hourly, usage_daily, usage_events, usage_rejected")
+            await database.pool.execute(
+                "TRUNCATE usage_hourly, usage_daily, usage_events, usage_rejected"
+            )
             await write(database, *batches, batch=10)
             assert await spend(database) == await spend_by_events(database)
 

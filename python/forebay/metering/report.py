@@ -79,7 +79,11 @@ async def usage(
     It begins with the whole hour in which that was. account: of this one alone. now: the moment
     to count back from; None takes the database's clock.
     """
-    order = "1" if by in ("day", "month") else "prompt_tokens + completion_tokens DESC, requests DESC, 1"
+    order = (
+        "1"
+        if by in ("day", "month")
+        else "prompt_tokens + completion_tokens DESC, requests DESC, 1"
+    )
     if now is None:
         now = await database.pool.fetchval("SELECT now()")
     start = (now.astimezone(UTC) - timedelta(seconds=since_s)).replace(

@@ -5,7 +5,7 @@ import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
@@ -177,7 +177,7 @@ class Scheduler:
         for job in self._jobs:
             now = datetime.fromtimestamp(self._clock(), UTC)
             row = last.get(job.name)
-            if not job.due(row and row["succeeded_at"], now):
+            if not job.due(None if row is None else row["succeeded_at"], now):
                 continue
             if row is not None and row["failures"]:
                 pause_s = min(_RETRY_S[0] * 2 ** min(row["failures"] - 1, 10), _RETRY_S[1])
@@ -211,6 +211,49 @@ class Scheduler:
         )
 
 
+class LastRun(NamedTuple):
+    """How a job ended. ago: the time since its last success. error: None after a success."""
+
+    name: str
+    ago: str
+    error: str | None
+
+
+async def last_runs(database: "Database") -> list[LastRun]:
+    """The last run of each job, by name."""
+    rows = await database.pool.fetch(
+        "SELECT name, extract(epoch FROM now() - succeeded_at)::float8 AS ago_s, error FROM jobs"
+        " ORDER BY name"
+    )
+    return [LastRun(row["name"], _ago(row["ago_s"]), row["error"]) for row in rows]
+
+
+def _ago(seconds: float | None) -> str:
+    if seconds is None:
+        return "never"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
+
+
+async def by_hand(
+    connection: Connection, now: datetime, *, since: date | None = None, **kept: int | None
+) -> dict[str, dict[str, Any]]:
+    """Run every job of the ledger now, in whoever's lead, and return what each did, by its name.
+
+    since: as `recount` takes it. kept: as `ledger_jobs` takes it.
+    """
+    done = {}
+    for job in ledger_jobs(**kept):
+        if job.name == "recount" and since is not None:
+            # Not what the nightly one would have done, so that is still due.
+            done[job.name] = await recount(connection, now, since)
+            continue
+        done[job.name] = await job.run(connection, now)
+        await record(
+            connection, job.name, started=now, finished=datetime.now(UTC), detail=done[job.name]
+        )
+    return done
+
+
 async def record(
     connection: Connection,
     job: str,
@@ -223,7 +266,7 @@ async def record(
     """Note in the table ``jobs`` how a run ended. failure: None after a success."""
     await connection.execute(
         "INSERT INTO jobs AS j (name, started_at, finished_at, succeeded_at, failures, error,"
-        " detail) VALUES ($1, $2, $3, CASE WHEN $4::text IS NULL THEN $2 END,"
+        " detail) VALUES ($1, $2, $3, CASE WHEN $4::text IS NULL THEN $2::timestamptz END,"
         " CASE WHEN $4 IS NULL THEN 0 ELSE 1 END, $4, $5)"
         " ON CONFLICT (name) DO UPDATE SET started_at = EXCLUDED.started_at,"
         " finished_at = EXCLUDED.finished_at,"

@@ -30,7 +30,5 @@ async def get_usage(call: Call) -> UsageReport:
     """Requests, tokens and cost, by key, model, account, upstream, day or month."""
     query: UsageQuery = call.query
     return UsageReport(
-        data=await usage(
-            call.database, by=query.by, since_s=query.since_s, account=query.account
-        )
+        data=await usage(call.database, by=query.by, since_s=query.since_s, account=query.account)
     )
