@@ -95,8 +95,10 @@ def test_sums_are_those_of_the_events(
                 *(ship(database, *pair) for pair in zip(sources, fates, strict=False))
             )
             assert await balanced(database.pool)
-            kept = {row["event_id"].bytes for row in await database.pool.fetch(
-                "SELECT event_id FROM usage_events")}
+            kept = {
+                row["event_id"].bytes
+                for row in await database.pool.fetch("SELECT event_id FROM usage_events")
+            }
             sent = [item for items in spools for item in items]
             assert kept == {item["event_id"] for item in sent if good(item)}
             rejected = await database.pool.fetchval("SELECT count(*) FROM usage_rejected")
@@ -159,7 +161,12 @@ async def test_a_days_events_are_looked_for_in_their_partition_alone(database: D
 
 @pytest.mark.asyncio
 async def test_times_and_ids_agree(database: Database) -> None:
-    for at in ("1970-01-01Z", "2023-11-14 22:13:20.123Z", "2026-12-31 23:59:59.999Z", "2100-01-01Z"):
+    for at in (
+        "1970-01-01Z",
+        "2023-11-14 22:13:20.123Z",
+        "2026-12-31 23:59:59.999Z",
+        "2100-01-01Z",
+    ):
         back = await database.pool.fetchval(
             "SELECT event_time(event_floor($1::text::timestamptz)) = $1::text::timestamptz", at
         )

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -15,7 +15,7 @@ import pytest_asyncio
 from forebay.metering.shipper import COLUMNS, Shipper
 from forebay.store import Database, EmbeddedPostgres
 
-from tests.support.ledger import BOOT, HOUR_US, NOW_US, Spool, balanced, by_hour, event
+from tests.support.ledger import BOOT, HOUR_US, NOW_US, Spool, balanced, by_hour, event, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -30,13 +30,6 @@ async def shipper(database: Database, spool: Spool) -> AsyncIterator[Shipper]:
     shipper = Shipper(database, spool, interval_s=0.02, batch=100)
     yield shipper
     await shipper.stop()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        await asyncio.sleep(0.01)
 
 
 async def count(database: Database, table: str = "usage_events") -> int:
@@ -146,7 +139,7 @@ async def test_an_outage_loses_nothing_and_takes_no_more(
 async def test_a_connection_cut_within_the_transaction(
     database: Database, spool: Spool, shipper: Shipper, where: str
 ) -> None:
-    """It waits for a lock in its middle and is cut there: nothing of it stays, and it is repeated."""
+    """Cut where it waits for a lock in its middle: nothing of it stays, and it is repeated."""
     spool.events = [event()]
     assert await shipper.flush(5)
     spool.events = [event() for _ in range(50)]
@@ -155,12 +148,11 @@ async def test_a_connection_cut_within_the_transaction(
         await transaction.start()
         await blocker.execute(f"LOCK TABLE {where} IN EXCLUSIVE MODE")
         flushing = asyncio.create_task(shipper.flush(10))
-        while not await blocker.fetchval(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        ):
-            await asyncio.sleep(0.01)
-        await until(lambda: shipper.failures > 0)
+        while not shipper.failures:
+            await blocker.execute(
+                "SELECT pg_terminate_backend(pid), pg_sleep(0.01) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
         assert await blocker.fetchval("SELECT count(*) FROM usage_events") == 1
         await transaction.rollback()
     assert await flushing

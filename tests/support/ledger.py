@@ -1,8 +1,11 @@
 """Events, spools and the books, for tests of metering."""
 
+import asyncio
 import json
+import time
 import uuid
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count
@@ -15,12 +18,14 @@ from tests.support.copy import encode
 NOW_US = 1_700_000_000_123_456  # 2023-11-14 22:13:20 UTC
 HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
+LAST_MS = 253_402_300_799_999
+"""The last millisecond of 9999."""
 BOOT = uuid.UUID(int=7).bytes
 
 Event = dict[str, Any]
 Books = dict[tuple[Any, ...], tuple[Any, ...]]
 
-_numbers = count(1)
+_numbers = count(1_000_000)
 
 
 def event_id(us: int, number: int | None = None) -> bytes:
@@ -137,7 +142,7 @@ async def counted(connection: Connection, *, daily: bool) -> Books:
     """The same, from the events, counted here."""
     sums: dict[tuple[Any, ...], list[Any]] = defaultdict(lambda: [0] * 9 + [Decimal(0)])
     for row in await connection.fetch("SELECT * FROM usage_events"):
-        at = datetime.fromtimestamp((row["event_id"].int >> 80) / 1000, UTC)
+        at = datetime.fromtimestamp(min(row["event_id"].int >> 80, LAST_MS) / 1000, UTC)
         hour = at.replace(minute=0, second=0, microsecond=0)
         model = row["model_served"] if row["model_served"] is not None else row["model_asked"]
         who = (row["account"], row["key_id"], model or "", row["upstream"] or "")
@@ -165,3 +170,11 @@ async def balanced(connection: Connection) -> bool:
         await by_hour(connection) == await counted(connection, daily=False)
         and await by_day(connection) == await counted(connection, daily=True)
     )  # fmt: skip
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait, for 10 s at most, until it is so."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        await asyncio.sleep(0.01)

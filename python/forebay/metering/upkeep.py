@@ -1,4 +1,4 @@
-"""Partitions made ahead, and rows whose time is over taken away. Safe to repeat and side by side."""
+"""Partitions made ahead, and rows taken away whose time is over. All of it is safe to repeat."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any

@@ -3,11 +3,12 @@
 -- An event belongs to the time in its id (a UUIDv7, made when the request came): id, partition, hour
 -- and day cannot disagree.
 
--- The time in an event's id, to the millisecond.
+-- The time in an event's id, to the millisecond; at the end of 9999 for what is no time.
 CREATE FUNCTION event_time(id uuid) RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT timestamptz '1970-01-01 00:00:00+00'
-        + ('x' || left(id::text, 8) || substr(id::text, 10, 4))::bit(48)::bigint
-        * interval '1 millisecond'
+        + least(
+            253402300799999, ('x' || left(id::text, 8) || substr(id::text, 10, 4))::bit(48)::bigint
+        ) * interval '1 millisecond'
 $$;
 
 -- The least UUIDv7 of a millisecond: an event is of the time from a until b when
