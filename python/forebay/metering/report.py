@@ -39,7 +39,7 @@ _SUMS = f"""
     UNION ALL
     SELECT day, {_COLUMNS} FROM usage_daily WHERE day >= ($2 AT TIME ZONE 'UTC')::date
 """
-SAMPLE = 100_000
+SAMPLE = 20_000
 """Latest requests of which the median time to the first byte is taken."""
 
 
@@ -50,7 +50,7 @@ class UsageRow(msgspec.Struct, frozen=True):
     key's name, else the group itself. failed: requests whose outcome is not ok. cost: US dollars.
     prompt_tokens include cached_tokens and cache_write_tokens, completion_tokens include
     reasoning_tokens. ttft_ms_p50: median time to the first byte, milliseconds, of those among the
-    latest 100,000 requests of the time that got one; None without any.
+    latest 20,000 requests of the time that got one; None without any.
     """
 
     group: str
