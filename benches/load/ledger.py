@@ -43,7 +43,7 @@ SELECT (lpad(to_hex(ms), 12, '0') || '7' || lpad(to_hex(n % 4096), 3, '0')
         || '8' || lpad(to_hex(n), 15, '0'))::uuid,
     'node-' || n % 4, md5('boot' || n % 4)::uuid, n, 0, 'req-' || to_hex(n * 7919),
     'account-' || account, 'key-' || account || '-' || n % {keys}, at,
-    at + interval '80 ms', at + interval '1 s', model, model, 'gpu-' || n % 2, 'http', 'chat',
+    at + interval '80 ms', at + interval '1 s', model, model, 'gpu-' || right(model, 1), 'http', 'chat',
     n % 3 <> 0, CASE WHEN n % 50 = 0 THEN 'error' ELSE 'ok' END, 200, 'stop', 1,
     100 + n % 900, n % 100, 0, 50 + n % 400, 0,
     CASE WHEN n % 97 = 0 THEN 'estimated' ELSE 'reported' END,

@@ -13,20 +13,22 @@ if TYPE_CHECKING:
 Group = Literal["key", "model", "account", "upstream", "day", "month"]
 GROUPS: tuple[Group, ...] = ("key", "model", "account", "upstream", "day", "month")
 
-_EXPRESSIONS: dict[Group, str] = {
-    "key": "key_id",
-    "model": "model",
-    "account": "account",
-    "upstream": "upstream",
-    "day": "to_char(day, 'YYYY-MM-DD')",
-    "month": "to_char(day, 'YYYY-MM')",
-}
-_OF_EVENTS: dict[Group, str] = {
-    **_EXPRESSIONS,
-    "model": "coalesce(model_served, model_asked, '')",
-    "upstream": "coalesce(upstream, '')",
-    "day": "to_char(event_time(event_id) AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
-    "month": "to_char(event_time(event_id) AT TIME ZONE 'UTC', 'YYYY-MM')",
+# How the sums are grouped, how events are, and how a group is shown.
+_EXPRESSIONS: dict[Group, tuple[str, str, str]] = {
+    "key": ("key_id", "key_id", "u.grp"),
+    "model": ("model", "coalesce(model_served, model_asked, '')", "u.grp"),
+    "account": ("account", "account", "u.grp"),
+    "upstream": ("upstream", "coalesce(upstream, '')", "u.grp"),
+    "day": (
+        "day",
+        "(event_time(event_id) AT TIME ZONE 'UTC')::date",
+        "to_char(u.grp, 'YYYY-MM-DD')",
+    ),
+    "month": (
+        "date_trunc('month', day::timestamp)",
+        "date_trunc('month', event_time(event_id) AT TIME ZONE 'UTC')",
+        "to_char(u.grp, 'YYYY-MM')",
+    ),
 }
 _COLUMNS = (
     "account, key_id, model, upstream, requests, errors, prompt_tokens, cached_tokens,"
@@ -84,6 +86,7 @@ async def usage(
         if by in ("day", "month")
         else "prompt_tokens + completion_tokens DESC, requests DESC, 1"
     )
+    of_sums, of_events, shown = _EXPRESSIONS[by]
     if now is None:
         now = await database.pool.fetchval("SELECT now()")
     start = (now.astimezone(UTC) - timedelta(seconds=since_s)).replace(
@@ -92,8 +95,8 @@ async def usage(
     midnight = (start + timedelta(days=1)).replace(hour=0)
     rows = await database.pool.fetch(
         f"""
-        SELECT u.*, coalesce(k.name, u.grp) AS label, t.ttft_ms_p50 FROM (
-            SELECT {_EXPRESSIONS[by]} AS grp,
+        SELECT {shown} AS shown, coalesce(k.name, {shown}) AS label, u.*, t.ttft_ms_p50 FROM (
+            SELECT {of_sums} AS grp,
                 sum(requests)::bigint AS requests,
                 sum(errors)::bigint AS failed,
                 sum(prompt_tokens)::bigint AS prompt_tokens,
@@ -104,8 +107,8 @@ async def usage(
                 sum(cost) AS cost
             FROM ({_SUMS}) s WHERE $3::text IS NULL OR account = $3
             GROUP BY 1
-        ) u LEFT JOIN api_keys k ON $4 AND k.id = u.grp LEFT JOIN (
-            SELECT {_OF_EVENTS[by]} AS grp,
+        ) u LEFT JOIN api_keys k ON $4 AND k.id = u.grp::text LEFT JOIN (
+            SELECT {of_events} AS grp,
                 percentile_cont(0.5) WITHIN GROUP (ORDER BY ttft_ms) AS ttft_ms_p50
             FROM (
                 SELECT * FROM usage_events
@@ -122,7 +125,7 @@ async def usage(
     )
     return [
         UsageRow(
-            row["grp"],
+            row["shown"],
             row["label"],
             row["requests"],
             row["failed"],
