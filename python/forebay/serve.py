@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from forebay.config import Config, parse_address
@@ -15,6 +16,7 @@ from forebay.gateway import Gateway
 from forebay.http.address import local_url
 from forebay.http.app import create_app
 from forebay.http.server import create_server
+from forebay.metering.scheduler import Scheduler, ledger_jobs
 from forebay.metering.writer import UsageWriter
 from forebay.ready import remove_ready_file, write_ready_file
 from forebay.store import (
@@ -58,9 +60,11 @@ class Store:
         self._database: Database | None = None
         self._watcher: KeyWatcher | None = None
         self._writer: UsageWriter | None = None
+        self._scheduler: Scheduler | None = None
         self._opening: asyncio.Task[None] | None = None
         gateway.checks["database"] = self._state
         gateway.checks["usage"] = self._usage_state
+        gateway.checks["jobs"] = self._jobs_state
 
     @property
     def database(self) -> Database | None:
@@ -97,6 +101,9 @@ class Store:
         self._database = database
         self._writer = UsageWriter(database, self._gateway.core.take_usage)
         self._writer.start()
+        kept = msgspec.structs.asdict(self._gateway.config.retention)
+        self._scheduler = Scheduler(database, ledger_jobs(**kept))
+        self._scheduler.start()
         self._watcher = KeyWatcher(
             database,
             self._load,
@@ -146,10 +153,15 @@ class Store:
             return f"degraded: {waiting} events wait for the database"
         return "ok"
 
+    def _jobs_state(self) -> str:
+        return "ok" if self._scheduler is None else self._scheduler.state()
+
     async def stop(self) -> None:
         """Write what is left, then close."""
         if self._opening is not None:
             self._opening.cancel()
+        if self._scheduler is not None:
+            await self._scheduler.stop()
         if self._watcher is not None:
             await self._watcher.stop()
         if self._writer is not None:

@@ -1,7 +1,6 @@
 """Spend: the sum of the events' costs, whatever happens to the writers."""
 
 import asyncio
-import uuid
 from collections import defaultdict
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -15,27 +14,29 @@ from hypothesis import strategies as st
 
 from tests.conftest import run_apart
 from tests.metering.test_usage_writer import Source, event
+from tests.support.ledger import DAY_US, event_id
 
-DAY_US = 86_400_000_000
 MIDNIGHT_US = 1_700_006_400_000_000  # 2023-11-15 00:00 UTC
 
 Spend = dict[tuple[date, str, str, str], Decimal]
 
 
 async def spend(database: Database) -> Spend:
-    rows = await database.pool.fetch("SELECT * FROM spend")
+    rows = await database.pool.fetch(
+        "SELECT day, account, key_id, model, cost FROM usage_daily WHERE cost > 0"
+    )
     return {(r["day"], r["account"], r["key_id"], r["model"]): r["cost"] for r in rows}
 
 
 async def spend_by_events(database: Database) -> Spend:
     """The same, counted again from the events."""
     rows = await database.pool.fetch(
-        "SELECT admitted_at, account, key_id, cost,"
+        "SELECT event_id, account, key_id, cost,"
         " coalesce(model_served, model_asked, '') AS model FROM usage_events WHERE cost > 0"
     )
     sums: Spend = defaultdict(Decimal)
     for row in rows:
-        day = row["admitted_at"].astimezone(UTC).date()
+        day = datetime.fromtimestamp((row["event_id"].int >> 80) / 1000, UTC).date()
         sums[(day, row["account"], row["key_id"], row["model"])] += row["cost"]
     return dict(sums)
 
@@ -122,14 +123,15 @@ async def test_writers_of_the_same_keys_neither_block_nor_miscount(database: Dat
     assert deadlocks == 0
 
 
-ids = st.integers(0, 30).map(lambda n: uuid.UUID(int=n).bytes)
 events = st.builds(
-    lambda **fields: event(**fields),
-    event_id=ids,
+    lambda number, admitted_at, **fields: event(
+        event_id=event_id(admitted_at, number), admitted_at=admitted_at, **fields
+    ),
+    number=st.integers(0, 3),
     account=st.sampled_from(["a", "b"]),
     key_id=st.sampled_from(["k1", "k2"]),
     model_served=st.sampled_from(["m", "n", None]),
-    admitted_at=st.integers(MIDNIGHT_US - 2 * DAY_US, MIDNIGHT_US + 2 * DAY_US),
+    admitted_at=st.sampled_from([MIDNIGHT_US + d * DAY_US // 3 - 1000 for d in range(-4, 5)]),
     cost=st.one_of(st.none(), st.integers(0, 10**16)),
     prompt_tokens=st.sampled_from([1, 2, -1]),
 )
@@ -142,7 +144,9 @@ events = st.builds(
 def test_spend_is_the_sum_of_the_events(database_url: str, batches: list[Any]) -> None:
     async def run() -> None:
         async with await Database.connect(database_url) as database:
-            await database.pool.execute("TRUNCATE spend, usage_events, usage_rejected")
+            await database.pool.execute(
+                "TRUNCATE usage_hourly, usage_daily, usage_events, usage_rejected"
+            )
             await write(database, *batches, batch=10)
             assert await spend(database) == await spend_by_events(database)
 

@@ -217,7 +217,7 @@ async def spend(database: Database, day: date, cost: str, **who: str) -> None:
     """Book spend as the writer of usage does."""
     who = {"account": "a", "key_id": "k", "model": "m", **who}
     await database.pool.execute(
-        "INSERT INTO spend (day, account, key_id, model, cost)"
+        "INSERT INTO usage_daily (day, account, key_id, model, cost)"
         " VALUES ($1, $2, $3, $4, $5::text::numeric)",
         *(day, who["account"], who["key_id"], who["model"], cost),
     )

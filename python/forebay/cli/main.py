@@ -20,6 +20,8 @@ from forebay.cli import limits as limit_commands
 from forebay.cli import prices as price_commands
 from forebay.cli.common import ConfigOption, check_address, config_path, fail
 from forebay.cli.doctor import doctor
+from forebay.cli.export import export
+from forebay.cli.rollup import rollup
 from forebay.cli.usage import usage
 from forebay.config.errors import ConfigError
 from forebay.store.errors import StoreError
@@ -37,6 +39,8 @@ app.add_typer(limit_commands.app, name="limits")
 app.add_typer(account_commands.app, name="accounts")
 app.add_typer(price_commands.app, name="prices")
 app.command()(usage)
+app.command()(export)
+app.command()(rollup)
 app.command()(doctor)
 
 HttpOption = Annotated[

@@ -175,6 +175,22 @@ class Log(Section, frozen=True, kw_only=True):
     format: LogFormat = "json"
 
 
+Days = Annotated[int, Meta(ge=1, le=36_500)]
+
+
+class Retention(Section, frozen=True, kw_only=True):
+    """How many days tables are kept; None keeps for good.
+
+    usage_days: events, dropped by whole months (UTC) once all of the month is older; their sums
+        stay. hourly_days: sums by hour; those by day stay. rejected_days: rows that were set
+        aside.
+    """
+
+    usage_days: Days | None = None
+    hourly_days: Days | None = None
+    rejected_days: Days | None = None
+
+
 class Config(Section, frozen=True, kw_only=True):
     """Everything `forebay serve` needs to know.
 
@@ -192,6 +208,7 @@ class Config(Section, frozen=True, kw_only=True):
     upstreams: dict[Name, Upstream] = {}
     models: dict[Name, Model] = {}
     limits: Limits = Limits()
+    retention: Retention = Retention()
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     log: Log = Log()

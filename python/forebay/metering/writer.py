@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import structlog
 
+from forebay.metering.merge import merge
 from forebay.store.database import open_connection
 
 if TYPE_CHECKING:
@@ -81,19 +82,7 @@ def _converted(name: str) -> str:
     return name
 
 
-# Rows that are there already are not returned, so no cost is added twice. Both orders are those
-# in which writers take their locks: two of them never wait for each other.
-_MERGE = (
-    f"WITH inserted AS (INSERT INTO usage_events ({', '.join(COLUMNS)})"
-    f" SELECT {', '.join(map(_converted, COLUMNS))} FROM usage_staging"
-    " ORDER BY event_id ON CONFLICT (event_id) DO NOTHING RETURNING *),"
-    " spent AS (INSERT INTO spend AS s (day, account, key_id, model, cost)"
-    " SELECT (admitted_at AT TIME ZONE 'UTC')::date, account, key_id,"
-    " coalesce(model_served, model_asked, ''), sum(cost)"
-    " FROM inserted WHERE cost > 0 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
-    " ON CONFLICT (day, account, key_id, model) DO UPDATE SET cost = s.cost + EXCLUDED.cost)"
-    " SELECT count(*) FROM inserted"
-)
+_MERGE = merge("usage_staging", {name: _converted(name) for name in COLUMNS})
 _REJECT = (
     "INSERT INTO usage_rejected (fingerprint, event, reason) VALUES ($1, $2, $3)"
     " ON CONFLICT (fingerprint) DO NOTHING"
@@ -115,8 +104,7 @@ _log = structlog.stdlib.get_logger(__name__)
 class UsageWriter:
     """Takes finished events from `drain` and writes each exactly once.
 
-    What an event cost is added to the table ``spend``, by day (UTC, of admission), account, key
-    and model, in the transaction that inserts the event.
+    Its sums are added to ``usage_hourly`` and ``usage_daily`` in the transaction that inserts it.
 
     drain: called with the most it may return; gives up to that many event tuples in the order
         of `COLUMNS`, and forgets them. It must not block. This is the whole seam to whatever

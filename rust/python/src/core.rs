@@ -427,7 +427,6 @@ impl Core {
 
     /// From now on what is admitted is recorded in a spool under `root`, prompt logs too. Once.
     #[pyo3(signature = (root, *, node, segment_bytes, max_bytes, durability, on_full))]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
     fn open_spool(
         &self,
         root: PathBuf,

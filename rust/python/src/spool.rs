@@ -16,7 +16,6 @@ pub(crate) struct Spool {
 }
 
 impl Spool {
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
     pub(crate) fn open(
         gateway: &Arc<Gateway>,
         root: PathBuf,
