@@ -17,6 +17,8 @@ from forebay.cli import accounts as account_commands
 from forebay.cli import config as config_commands
 from forebay.cli import keys as key_commands
 from forebay.cli import limits as limit_commands
+from forebay.cli import logs as log_commands
+from forebay.cli.audit import audit
 from forebay.cli.common import ConfigOption, check_address, config_path, fail
 from forebay.cli.doctor import doctor
 from forebay.cli.usage import usage
@@ -34,7 +36,9 @@ app.add_typer(config_commands.app, name="config")
 app.add_typer(key_commands.app, name="keys")
 app.add_typer(limit_commands.app, name="limits")
 app.add_typer(account_commands.app, name="accounts")
+app.add_typer(log_commands.app, name="logs")
 app.command()(usage)
+app.command()(audit)
 app.command()(doctor)
 
 HttpOption = Annotated[

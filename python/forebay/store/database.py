@@ -8,6 +8,7 @@ from importlib.resources import files
 import asyncpg
 
 from forebay.config.schema import mask_url
+from forebay.store.actor import introduce
 from forebay.store.errors import MigrationChanged, StoreUnavailable
 
 MIGRATION_LOCK = (7166410, 1)
@@ -86,7 +87,10 @@ async def open_connection(url: str) -> "asyncpg.Connection[asyncpg.Record]":
 
 
 class Database:
-    """A pool of 1 to 4 connections. Open with `connect`, end with `close`."""
+    """A pool of 1 to 4 connections. Open with `connect`, end with `close`.
+
+    A connection knows, as long as someone has it, on whose behalf (`forebay.store.actor`).
+    """
 
     def __init__(self, url: str, pool: "asyncpg.Pool[asyncpg.Record]"):
         self.url = url
@@ -106,6 +110,7 @@ class Database:
                 timeout=_CONNECT_TIMEOUT_S,
                 command_timeout=_COMMAND_TIMEOUT_S,
                 server_settings={"application_name": "forebay"},
+                setup=introduce,
             )
         except UNREACHABLE as error:
             raise unavailable(url, error) from error

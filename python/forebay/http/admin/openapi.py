@@ -13,6 +13,7 @@ _REF = "#/components/schemas/{name}"
 _PARAMETERS = {
     "key_id": "A key's id.",
     "account": "An account's id.",
+    "event_id": "A log's id, which is its usage event's.",
     "model": "A model's own name; slashes in it may stand as they are.",
 }
 
@@ -50,8 +51,8 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
         "info": {
             "title": "Forebay admin API",
             "version": "1",
-            "description": "Accounts, API keys and limits. Money is text, in US dollars; times are"
-            " Unix seconds. A change holds in every gateway within a second.",
+            "description": "Accounts, API keys, limits, logs and the audit log. Money is text, in"
+            " US dollars; times are Unix seconds. A change holds in every gateway within a second.",
         },
         "security": [{"adminKey": []}],
         "paths": paths,
