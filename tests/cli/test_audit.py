@@ -5,8 +5,8 @@ import os
 import pwd
 import socket
 from collections.abc import Iterator
+from typing import Any
 
-import click
 import pytest
 import typer
 from forebay.cli.main import app
@@ -49,9 +49,9 @@ prompt_logs:
 ME = f"cli:{pwd.getpwuid(os.getuid()).pw_name}@{socket.gethostname()}"
 
 
-def commands(command: click.Command, name: str = "") -> Iterator[str]:
+def commands(command: Any, name: str = "") -> Iterator[str]:
     """The names of all commands."""
-    if isinstance(command, click.Group):
+    if hasattr(command, "commands"):
         for part, inner in command.commands.items():
             yield from commands(inner, f"{name} {part}".strip())
     else:
