@@ -1,6 +1,7 @@
 """The audit log: every real change once, with who did it, and nothing secret."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from forebay.store import (
 )
 from forebay.store.actor import Actor, acting
 from forebay.store.audit import AuditEntry, AuditStore, maintain
+from forebay.store.database import open_connection
 from forebay.store.errors import BadValue
 
 ADMIN = Actor("key:abc", "req_1", "10.0.0.7")
@@ -163,6 +165,15 @@ async def test_actors_at_the_same_time_are_told_apart(database: Database) -> Non
     assert all(e.actor == f"key:{e.subject_id[1:]}" for e in found)
 
 
+async def test_a_connection_of_its_own_knows_its_actor(database: Database) -> None:
+    for actor in (None, ADMIN):
+        with acting(actor) if actor else contextlib.nullcontext():
+            connection = await open_connection(database.url)
+        await connection.execute("INSERT INTO accounts (id, name) VALUES ($1, 'a')", str(actor))
+        await connection.close()
+    assert [e.actor for e in await entries(database)] == ["gateway", "key:abc"]
+
+
 async def test_a_change_by_hand_names_the_database_user(database: Database) -> None:
     connection = await asyncpg.connect(database.url)
     try:
@@ -247,6 +258,23 @@ async def test_a_table_of_any_kind_can_be_attached(database: Database) -> None:
     (made,) = await entries(database)
     assert (made.action, made.subject_kind, made.subject_id) == ("fee.create", "fees", "")
     assert made.after == {"one": True, "amount": "12345678901234.56789"}
+
+
+async def test_every_table_that_administrators_change_is_attached(database: Database) -> None:
+    later = ["prices", "account_billing", "seller", "terms", "adjustments", "invoices"]
+    connection = await asyncpg.connect(database.url)
+    try:
+        there = [
+            name
+            for name in later
+            if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name)
+        ]
+        rows = await connection.fetch(
+            "SELECT tgrelid::regclass::text AS name FROM pg_trigger WHERE tgname = 'audit'"
+        )
+    finally:
+        await connection.close()
+    assert {row["name"] for row in rows} == {"accounts", "api_keys", "limits", *there}
 
 
 async def test_listing(database: Database) -> None:

@@ -1,7 +1,8 @@
 """Who acts on the database: what the audit log says of every change.
 
 Whoever takes a connection from a `Database` inside `acting` is known on it until it goes back to
-the pool, so that no statement can forget to say who it was.
+the pool, and whoever opens one is known on it for good, so that no statement can forget to say who
+it was.
 """
 
 from collections.abc import Iterator
@@ -41,9 +42,10 @@ _INTRODUCE = (
 
 
 async def introduce(
-    connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]",
+    connection: "asyncpg.Connection[asyncpg.Record]"
+    " | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]",
 ) -> None:
-    """Tell a connection who has it. The pool resets it when it comes back."""
+    """Tell a connection who has it. A pool resets what comes back to it."""
     actor = _actor.get()
     if actor is not None:
         await connection.execute(_INTRODUCE, *(part or "" for part in actor))

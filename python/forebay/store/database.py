@@ -76,12 +76,18 @@ async def open_connection(url: str) -> "asyncpg.Connection[asyncpg.Record]":
     Raises: StoreUnavailable.
     """
     try:
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             url,
             timeout=_CONNECT_TIMEOUT_S,
             command_timeout=_COMMAND_TIMEOUT_S,
             server_settings={"application_name": "forebay"},
         )
+        try:
+            await introduce(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
     except UNREACHABLE as error:
         raise unavailable(url, error) from error
 
