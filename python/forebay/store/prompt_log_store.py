@@ -90,7 +90,7 @@ class PromptLogPage(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: int = 0
 
 
-class Rotation(msgspec.Struct, frozen=True, kw_only=True):
+class LogRotation(msgspec.Struct, frozen=True, kw_only=True):
     """One step of encrypting anew.
 
     rotated: logs that the active key opens now. unreadable: those that stay as they were, by the
@@ -205,7 +205,7 @@ class PromptLogStore:
         meta = {name: getattr(found, name) for name in PromptLog.__struct_fields__}
         return PromptLogContents(**meta, request=texts["request"], answer=texts["answer"])
 
-    async def rotate(self, *, after: str | None = None) -> Rotation:
+    async def rotate(self, *, after: str | None = None) -> LogRotation:
         """Encrypt with the active key what others hold: one step, from the log after `after`.
 
         Each batch commits by itself, and what the active key holds is left alone: a rotation that
@@ -240,7 +240,7 @@ class PromptLogStore:
         if rotated:
             await self._audit.note("logs.rotate", "logs", "", {"key": active, "rotated": rotated})
         next_ = None if last is None else str(last)
-        return Rotation(rotated=rotated, unreadable=unreadable, next=next_)
+        return LogRotation(rotated=rotated, unreadable=unreadable, next=next_)
 
     def _opened(self, row: "asyncpg.Record", part: Part) -> bytes | None:
         sealed = row[part]

@@ -9,11 +9,11 @@ from forebay.http.admin.operation import Call
 from forebay.store.prompt_cipher import PromptCipher
 from forebay.store.prompt_log_store import (
     MAX_PAGE,
+    LogRotation,
     PromptLogContents,
     PromptLogFilter,
     PromptLogPage,
     PromptLogStore,
-    Rotation,
 )
 
 
@@ -52,7 +52,7 @@ async def show_log(call: Call) -> PromptLogContents:
     return await _store(call).show(call.path["event_id"])
 
 
-async def rotate_logs(call: Call) -> Rotation:
+async def rotate_logs(call: Call) -> LogRotation:
     """One step; repeated with `next` until that is null, all are done."""
     body: RotationStep = call.body
     return await _store(call).rotate(after=body.after)

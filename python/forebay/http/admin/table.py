@@ -9,8 +9,7 @@ from forebay.http.admin.operation import PREFIX, Call, DatabaseSource, Endpoint,
 from forebay.store.accounts import Account, AccountChanges
 from forebay.store.keys import KeyChanges, PublicKey
 from forebay.store.limits import Limits
-from forebay.store.prompt_log_store import PromptLogContents, PromptLogPage
-from forebay.store.prompt_log_store import Rotation as LogRotation
+from forebay.store.prompt_log_store import LogRotation, PromptLogContents, PromptLogPage
 
 if TYPE_CHECKING:
     from forebay.gateway import Gateway
