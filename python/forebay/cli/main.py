@@ -17,7 +17,9 @@ from forebay.cli import accounts as account_commands
 from forebay.cli import config as config_commands
 from forebay.cli import keys as key_commands
 from forebay.cli import limits as limit_commands
+from forebay.cli import logs as log_commands
 from forebay.cli import prices as price_commands
+from forebay.cli.audit import audit
 from forebay.cli.common import ConfigOption, check_address, config_path, fail
 from forebay.cli.doctor import doctor
 from forebay.cli.export import export
@@ -41,6 +43,8 @@ app.add_typer(price_commands.app, name="prices")
 app.command()(usage)
 app.command()(export)
 app.command()(rollup)
+app.add_typer(log_commands.app, name="logs")
+app.command()(audit)
 app.command()(doctor)
 
 HttpOption = Annotated[

@@ -1,5 +1,7 @@
 """The schema: every field, its type, unit, range and default, and nothing else."""
 
+import base64
+import binascii
 import re
 from decimal import Context, Decimal, InvalidOperation
 from typing import Annotated, Any, Literal, NamedTuple
@@ -168,6 +170,26 @@ class Limits(Section, frozen=True, kw_only=True):
     header_bytes: Annotated[int, Meta(ge=4096, le=MIB)] = 64 * 1024
 
 
+class PromptLogs(Section, frozen=True, kw_only=True):
+    """How logged prompts and answers are kept. Who is logged is a setting of accounts and keys.
+
+    keys: for encryption, by name: base64 of 32 bytes each. Old ones stay as long as logs need them.
+    active: the name of the key for what is written from now on; None logs no contents.
+    max_bytes: of a request and of an answer, each; what is over is cut off.
+    patterns: regular expressions, in the syntax of Rust's regex; what fits one is blotted out, as
+        keys, e-mail addresses and card numbers are without them.
+    retention_days: days (UTC) after which logs are deleted.
+    """
+
+    keys: dict[Name, str] = {}
+    active: Name | None = None
+    max_bytes: Annotated[int, Meta(ge=1, le=16 * MIB)] = 64 * 1024
+    patterns: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=1000)], ...], Meta(max_length=100)
+    ] = ()
+    retention_days: Annotated[int, Meta(ge=1, le=36_500)] = 30
+
+
 class Log(Section, frozen=True, kw_only=True):
     """What is logged, and whether as JSON lines or for people."""
 
@@ -212,6 +234,7 @@ class Config(Section, frozen=True, kw_only=True):
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     log: Log = Log()
+    prompt_logs: PromptLogs = PromptLogs()
 
 
 def json_schema() -> dict[str, Any]:
@@ -234,6 +257,7 @@ def to_public(config: Config) -> dict[str, Any]:
     for upstream in public["upstreams"].values():
         if upstream["api_key"] is not None:
             upstream["api_key"] = _MASK
+    public["prompt_logs"]["keys"] = dict.fromkeys(config.prompt_logs.keys, _MASK)
     if config.database_url is not None:
         public["database_url"] = mask_url(config.database_url)
     if config.redis_url is not None:
@@ -313,6 +337,23 @@ def check_price(price: Decimal) -> None:
         exact = False
     if not exact:
         raise ValueError("must not have more than 6 decimal places")
+
+
+LOG_KEY_BYTES = 32
+
+
+def decode_log_key(text: str) -> bytes:
+    """The bytes of one of ``prompt_logs.keys``.
+
+    Raises: ValueError, with a reason that does not repeat the key.
+    """
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("must be base64") from None
+    if len(key) != LOG_KEY_BYTES:
+        raise ValueError(f"must be base64 of {LOG_KEY_BYTES} bytes, has {len(key)}")
+    return key
 
 
 REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")

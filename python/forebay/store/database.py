@@ -9,6 +9,7 @@ from typing import TypeAlias
 import asyncpg
 
 from forebay.config.schema import mask_url
+from forebay.store.actor import introduce
 from forebay.store.errors import MigrationChanged, StoreUnavailable
 
 MIGRATION_LOCK = (7166410, 1)
@@ -81,18 +82,27 @@ async def open_connection(url: str) -> "asyncpg.Connection[asyncpg.Record]":
     Raises: StoreUnavailable.
     """
     try:
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             url,
             timeout=_CONNECT_TIMEOUT_S,
             command_timeout=_COMMAND_TIMEOUT_S,
             server_settings={"application_name": "forebay"},
         )
+        try:
+            await introduce(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
     except UNREACHABLE as error:
         raise unavailable(url, error) from error
 
 
 class Database:
-    """A pool of 1 to 4 connections. Open with `connect`, end with `close`."""
+    """A pool of 1 to 4 connections. Open with `connect`, end with `close`.
+
+    A connection knows, as long as someone has it, on whose behalf (`forebay.store.actor`).
+    """
 
     def __init__(self, url: str, pool: "asyncpg.Pool[asyncpg.Record]"):
         self.url = url
@@ -112,6 +122,7 @@ class Database:
                 timeout=_CONNECT_TIMEOUT_S,
                 command_timeout=_COMMAND_TIMEOUT_S,
                 server_settings={"application_name": "forebay"},
+                setup=introduce,
             )
         except UNREACHABLE as error:
             raise unavailable(url, error) from error

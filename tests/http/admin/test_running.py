@@ -197,3 +197,13 @@ def test_many_changes_at_once(admin: Admin) -> None:
         ),
     )
     assert time.monotonic() - start < 5
+
+
+def test_a_change_is_in_the_audit_log(admin: Admin) -> None:
+    admin.send("PUT", "/models/audited/limits", {"rpm": 6})
+    (entry,) = admin.send("GET", "/audit?subject=model:audited")["data"]
+    assert entry["action"] == "limits.create"
+    assert admin.send("GET", f"/keys/{entry['actor'].removeprefix('key:')}")["kind"] == "admin"
+    assert entry["request_id"].startswith("req_")
+    # Behind the core's listener the application does not see the client's address.
+    assert entry["remote"] in (None, "127.0.0.1")

@@ -14,6 +14,7 @@ _PARAMETERS = {
     "key_id": "A key's id.",
     "account": "An account's id.",
     "price_id": "A price's id.",
+    "event_id": "A log's id, which is its usage event's.",
     "model": "A model's own name; slashes in it may stand as they are.",
 }
 
@@ -51,7 +52,8 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
         "info": {
             "title": "Forebay admin API",
             "version": "1",
-            "description": "Accounts, API keys, limits and prices. Money is text, in US dollars"
+            "description": "Accounts, API keys, limits, prices, logs and the audit log. Money is"
+            " text, in US dollars"
             " unless a currency is named; times are Unix seconds. A change holds in every"
             " gateway within a second.",
         },

@@ -16,7 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from forebay.gateway.answer import Answer
+from forebay.http.admin.caller import actor, own_request_id
 from forebay.http.body import Incomplete, TooLarge, TooSlow, content_length, drain, read_rest
+from forebay.store.actor import acting
 from forebay.store.database import UNREACHABLE, Database
 from forebay.store.errors import (
     AccountExists,
@@ -24,12 +26,16 @@ from forebay.store.errors import (
     BadValue,
     KeyNotFound,
     KeyRevoked,
+    LogKeyMissing,
+    LogNotFound,
+    LogUnreadable,
     PriceNotFound,
     StoreUnavailable,
 )
 
 if TYPE_CHECKING:
     from forebay._core import Core
+    from forebay.config import Config
     from forebay.gateway import Gateway
 
 log = structlog.get_logger("forebay.http.admin")
@@ -85,6 +91,7 @@ class Call:
     """
 
     core: "Core"
+    config: "Config"
     aliased: Callable[[str], str | None]
     path: dict[str, str]
     query: Any
@@ -110,6 +117,7 @@ class Endpoint:
     ) -> None:
         self._operations = {operation.method: operation for operation in operations}
         self._core = gateway.core
+        self._config = gateway.config
         self._aliased = gateway.aliased
         self._database = database
         self._body_bytes = gateway.config.limits.body_bytes
@@ -123,7 +131,7 @@ class Endpoint:
         """Answer one request."""
         from forebay.http.app import render
 
-        headers = request.scope["headers"]
+        headers = own_request_id(request.scope["headers"])
         refusal = self._core.authenticate_admin(headers)
         if refusal is not None:
             await drain(request.receive, content_length(headers) or 0)
@@ -135,13 +143,16 @@ class Endpoint:
                 limit.reschedule(asyncio.get_running_loop().time() + WORK_S)
                 call = Call(
                     self._core,
+                    self._config,
                     self._aliased,
                     request.path_params,
                     _query(request, operation),
                     body,
                     self._database(),
                 )
-                answer = await operation.run(call)
+                who = actor(request, headers)
+                with acting(who):
+                    answer = await operation.run(call)
         except (StoreUnavailable, *UNREACHABLE) as error:
             return render(
                 self._core.error(
@@ -157,15 +168,16 @@ class Endpoint:
                 raise
             return render(self._error(headers, refused))
         if operation.method != "GET":
-            log.info("administered", operation=f"{operation.method} {operation.path}")
+            log.info("administered", operation=f"{operation.method} {operation.path}", by=who.name)
+        told = {"x-request-id": who.request_id or ""}
         if answer is None:
-            return Response(status_code=operation.status)
+            return Response(status_code=operation.status, headers=told)
         content = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
         return Response(
             content,
             operation.status,
             # Some answers hold secrets.
-            headers={"cache-control": "no-store"},
+            headers={"cache-control": "no-store", **told},
             media_type="application/json",
         )
 
@@ -278,6 +290,12 @@ def _refused(error: Exception) -> Refused | None:
         return Refused("not_found", text, code="account_not_found")
     if isinstance(error, AccountExists):
         return Refused("invalid_request", text, param="id", code="account_exists")
+    if isinstance(error, LogNotFound):
+        return Refused("not_found", text, code="log_not_found")
+    if isinstance(error, LogKeyMissing):
+        return Refused("invalid_request", text, code="log_key_missing")
+    if isinstance(error, LogUnreadable):
+        return Refused("invalid_request", text, code="log_unreadable")
     if isinstance(error, KeyRevoked):
         return Refused("invalid_request", text, code="key_revoked")
     return None

@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
 
-from forebay.http.admin import accounts, keys, limits, openapi, prices, usage
+from forebay.http.admin import accounts, audit, keys, limits, logs, openapi, prices, usage
 from forebay.http.admin.operation import PREFIX, Call, DatabaseSource, Endpoint, Operation
 from forebay.store.accounts import Account, AccountChanges
 from forebay.store.keys import KeyChanges, PublicKey
 from forebay.store.limits import Limits
 from forebay.store.prices import Correction, NewPrice, Price
+from forebay.store.prompt_log_store import LogRotation, PromptLogContents, PromptLogPage
 
 if TYPE_CHECKING:
     from forebay.gateway import Gateway
@@ -148,6 +149,32 @@ OPERATIONS: tuple[Operation, ...] = (
         usage.get_usage,
         query=usage.UsageQuery,
         answer=usage.UsageReport,
+    ),
+    Operation(
+        "GET",
+        "/audit",
+        "Who changed what",
+        audit.list_audit,
+        query=audit.AuditQuery,
+        answer=audit.AuditPage,
+    ),
+    Operation(
+        "GET",
+        "/logs",
+        "Find prompt logs",
+        logs.search_logs,
+        query=logs.LogQuery,
+        answer=PromptLogPage,
+    ),
+    Operation("GET", "/logs/{event_id}", "One log", logs.show_log, answer=PromptLogContents),
+    Operation(
+        "POST",
+        "/logs/rotate",
+        "Encrypt prompt logs with the active key",
+        logs.rotate_logs,
+        body=logs.RotationStep,
+        answer=LogRotation,
+        bare=True,
     ),
     Operation("GET", "/openapi.json", "This document", _document, answer=dict[str, Any]),
 )
