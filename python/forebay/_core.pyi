@@ -2,7 +2,7 @@
 
 from asyncio import AbstractEventLoop, Future
 from os import PathLike
-from typing import Any, final
+from typing import Any, Literal, final
 
 __all__ = [
     "Core",
@@ -12,6 +12,9 @@ __all__ = [
     "Limiter",
     "PriceBook",
     "SharedLimits",
+    "Spool",
+    "SpoolBatch",
+    "SpoolSource",
     "SseDecoder",
     "__version__",
     "peek",
@@ -154,6 +157,21 @@ class Core:
     def take_usage(self, limit: int) -> list[tuple[Any, ...]]:
         """Up to `limit` finished requests, oldest first, in the usage table's column order, then
         the cost in pico-USD (None without a price) and the id of the price."""
+
+    def open_spool(
+        self,
+        root: str,
+        *,
+        node: str,
+        segment_bytes: int,
+        max_bytes: int,
+        durability: Literal[process, machine],
+        on_full: Literal[refuse, serve_unmetered],
+    ) -> Spool:
+        """From now on what is admitted is recorded in a spool in the folder `root`.
+
+        Once a core. Raises: OSError; RuntimeError if there is a spool already.
+        """
 
     def take_failures(self) -> list[tuple[str, str, str, str]]:
         """What the log should be told: (kind, message, private cause, request id) each."""
@@ -348,3 +366,80 @@ class SseDecoder:
 
 def peek(body: bytes) -> dict[str, Any]:
     """What admission reads of a request body. Raises: ValueError that names the byte offset."""
+
+@final
+class Spool:
+    """What was admitted, until the database has it. Made by `Core.open_spool`."""
+
+    @property
+    def usage(self) -> SpoolSource:
+        """Usage that waits for the database."""
+
+    @property
+    def logs(self) -> SpoolSource:
+        """Prompt logs that wait for the database."""
+
+    def adopt(self) -> int:
+        """Take over what processes that have gone left in the folder. Gives how many spools.
+
+        Blocks. Raises: OSError.
+        """
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Bytes of usage on the disk, and the most that there may be."""
+
+    @property
+    def full(self) -> bool:
+        """Nothing more is taken in."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the disk does not take what it should; None while it does."""
+
+    def finish(self) -> None:
+        """Wait until the prompt logs that are being made are in the spool. Blocks, up to 2 s."""
+
+    def close(self) -> None:
+        """End recording: what is not shipped waits for the next process. Blocks."""
+
+@final
+class SpoolSource:
+    """Rows that wait for the database."""
+
+    def batch(self, limit: int) -> SpoolBatch | None:
+        """Up to `limit` rows of one spool, None if none waits; the same again until `done`."""
+
+    def done(self, batch: SpoolBatch) -> None:
+        """The rows are in the database for good."""
+
+    @property
+    def waiting(self) -> int:
+        """How many rows wait."""
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds since the request ended whose usage has waited longest; 0 if none waits."""
+
+@final
+class SpoolBatch:
+    """Rows of one spool, in the order in which they were written."""
+
+    def __len__(self) -> int: ...
+    @property
+    def boot(self) -> bytes:
+        """The spool's id, 16 bytes."""
+
+    @property
+    def node(self) -> str:
+        """The machine that wrote them."""
+
+    @property
+    def position(self) -> int:
+        """How many of the spool's rows are shipped once these are."""
+
+    def copy(self, start: int, stop: int) -> bytes:
+        """A complete binary COPY of the rows from `start` to before `stop`."""
+
+    def json(self, index: int) -> str:
+        """One row as a JSON object. Raises: ValueError if there is no such row."""

@@ -16,8 +16,8 @@ from forebay.gateway import Gateway
 from forebay.http.address import local_url
 from forebay.http.app import create_app
 from forebay.http.server import create_server
+from forebay.metering.books import Books
 from forebay.metering.scheduler import Scheduler, ledger_jobs
-from forebay.metering.writer import UsageWriter
 from forebay.ready import remove_ready_file, write_ready_file
 from forebay.store import (
     Database,
@@ -44,8 +44,6 @@ RETRY_S = 1.0
 """Seconds between two tries to reach a database that was away at the start."""
 FIRST_LOAD_S = 5.0
 """Seconds that the start waits for the keys; later they are loaded in the background."""
-FLUSH_S = 10.0
-"""Seconds that the end may take to write the last usage."""
 
 
 class Store:
@@ -59,11 +57,11 @@ class Store:
         self._gateway = gateway
         self._database: Database | None = None
         self._watcher: KeyWatcher | None = None
-        self._writer: UsageWriter | None = None
+        self._books = Books(gateway.core, gateway.config)
         self._scheduler: Scheduler | None = None
         self._opening: asyncio.Task[None] | None = None
         gateway.checks["database"] = self._state
-        gateway.checks["usage"] = self._usage_state
+        gateway.checks["usage"] = self._books.state
         gateway.checks["jobs"] = self._jobs_state
 
     @property
@@ -95,13 +93,21 @@ class Store:
                 log.error("the schema cannot be brought up to date", cause=str(error))
                 await asyncio.sleep(RETRY_S)
                 continue
+            try:
+                await self._books.open(database)
+            except OSError as error:
+                # Without keys nothing is admitted, and without a spool nothing may be.
+                await database.close()
+                log.error("the spool cannot be opened (see spool.dir)", cause=str(error))
+                await asyncio.sleep(RETRY_S)
+                continue
             if applied:
                 log.info("migrations applied", versions=applied)
             break
         self._database = database
-        self._writer = UsageWriter(database, self._gateway.core.take_usage)
-        self._writer.start()
-        kept = msgspec.structs.asdict(self._gateway.config.retention)
+        config = self._gateway.config
+        kept = msgspec.structs.asdict(config.retention)
+        kept["prompt_log_days"] = config.prompt_logs.retention_days
         self._scheduler = Scheduler(database, ledger_jobs(**kept))
         self._scheduler.start()
         self._watcher = KeyWatcher(
@@ -113,6 +119,7 @@ class Store:
             on_spent=self._set_spent,
         )
         await self._watcher.start(FIRST_LOAD_S)
+        self._books.start()
 
     async def _seed(self, database: Database) -> None:
         models = self._gateway.config.models
@@ -145,14 +152,6 @@ class Store:
             return f"degraded: away, keys as of {time.time() - self._watcher.last_sync:.0f} s ago"
         return "ok"
 
-    def _usage_state(self) -> str:
-        if self._writer is None:
-            return "ok"
-        waiting = self._writer.backlog + self._gateway.core.usage_backlog
-        if not self._writer.healthy:
-            return f"degraded: {waiting} events wait for the database"
-        return "ok"
-
     def _jobs_state(self) -> str:
         return "ok" if self._scheduler is None else self._scheduler.state()
 
@@ -164,11 +163,7 @@ class Store:
             await self._scheduler.stop()
         if self._watcher is not None:
             await self._watcher.stop()
-        if self._writer is not None:
-            if not await self._writer.flush(FLUSH_S):
-                lost = self._writer.backlog + self._gateway.core.usage_backlog
-                log.error("usage events could not be written", events=lost)
-            await self._writer.stop()
+        await self._books.stop()
         if self._database is not None:
             await self._database.close()
 

@@ -197,6 +197,24 @@ class Log(Section, frozen=True, kw_only=True):
     format: LogFormat = "json"
 
 
+class Spool(Section, frozen=True, kw_only=True):
+    """Where usage is recorded until the database has it.
+
+    dir: a folder on a disk of this machine; None takes ``forebay/spool`` under ``$XDG_STATE_HOME``
+        or ``~/.local/state``.
+    max_bytes: of each process; prompt logs may take a quarter as much more.
+    durability: ``process`` survives the end of the process, and loses the last 0.1 s or so with
+        the machine. ``machine`` ends no answer before its record is on the disk.
+    on_full: ``refuse`` answers 503 to what could not be recorded. ``serve_unmetered`` serves it,
+        and counts how often.
+    """
+
+    dir: Annotated[str, Meta(min_length=1)] | None = None
+    max_bytes: Annotated[int, Meta(ge=2 * MIB, le=1024 * 1024 * MIB)] = 1024 * MIB
+    durability: Literal["process", "machine"] = "process"
+    on_full: Literal["refuse", "serve_unmetered"] = "refuse"
+
+
 Days = Annotated[int, Meta(ge=1, le=36_500)]
 
 
@@ -219,6 +237,7 @@ class Config(Section, frozen=True, kw_only=True):
     database_url: ``postgresql://…``; None runs without keys and usage records.
     redis_url: ``redis://…``; None keeps limits to this machine.
     expected_nodes: machines that share limits, until the store of `redis_url` tells.
+    node: this machine's name in usage records; None takes the host's.
     drain_s: seconds that running requests get to finish after SIGTERM.
     workers: processes that serve, on one address and with one table of limits.
     """
@@ -230,6 +249,8 @@ class Config(Section, frozen=True, kw_only=True):
     upstreams: dict[Name, Upstream] = {}
     models: dict[Name, Model] = {}
     limits: Limits = Limits()
+    node: Name | None = None
+    spool: Spool = Spool()
     retention: Retention = Retention()
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     workers: Annotated[int, Meta(ge=1, le=256)] = 1

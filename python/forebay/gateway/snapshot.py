@@ -30,6 +30,7 @@ def build(config: Config, discovered: Mapping[str, Sequence[str]]) -> bytes:
             "models": [_model(name, model, taken) for name, model in models.items()],
             "max_event_bytes": config.limits.event_bytes,
             "max_answer_bytes": MAX_ANSWER_BYTES,
+            "prompt_logs": _prompt_logs(config),
             "complete": all(
                 name in discovered
                 for name, upstream in config.upstreams.items()
@@ -37,6 +38,19 @@ def build(config: Config, discovered: Mapping[str, Sequence[str]]) -> bytes:
             ),
         }
     )
+
+
+def _prompt_logs(config: Config) -> dict[str, Any] | None:
+    """How texts are made fit to be kept; None without a key to encrypt them with."""
+    logs = config.prompt_logs
+    if logs.active is None:
+        return None
+    return {
+        "key_name": logs.active,
+        "key": logs.keys[logs.active],
+        "max_bytes": logs.max_bytes,
+        "patterns": logs.patterns,
+    }
 
 
 def _upstream(config: Config, name: str, models: Mapping[str, Model]) -> dict[str, Any]:

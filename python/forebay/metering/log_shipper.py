@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncpg
 import structlog
@@ -47,7 +47,7 @@ class LogSource(Protocol):
     def batch(self, limit: int) -> LogBatch | None:
         """The next logs, None without any. The same may come again until they are `done`."""
 
-    def done(self, batch: LogBatch) -> None:
+    def done(self, batch: Any) -> None:
         """They are in the database: they may be forgotten."""
 
 
@@ -85,6 +85,11 @@ class LogShipper:
         self.rejected = 0
         self.failures = 0
         self.last_error: str | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last attempt to write succeeded."""
+        return self.last_error is None
 
     def start(self) -> None:
         """Begin to write in the background, on the running event loop."""

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import asyncpg
 import structlog
 
+from forebay.config.schema import PromptLogs
 from forebay.metering.recount import recount
 from forebay.metering.upkeep import apply_retention, make_partitions
 from forebay.store.database import Connection, open_connection
+from forebay.store.prompt_logs import maintain as prompt_log_upkeep
 
 if TYPE_CHECKING:
     from forebay.store.database import Database
@@ -25,6 +27,7 @@ _INTERVAL_S = 30.0
 _RETRY_S = (60.0, 3600.0)
 _HOUR_S = 3600.0
 _DAY_S = 86_400.0
+_PROMPT_LOG_DAYS = PromptLogs().retention_days
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -57,6 +60,7 @@ def ledger_jobs(
     usage_days: int | None = None,
     hourly_days: int | None = None,
     rejected_days: int | None = None,
+    prompt_log_days: int = _PROMPT_LOG_DAYS,
 ) -> list[Job]:
     """Partitions and retention every hour, and the recount at 01:00 UTC."""
 
@@ -69,7 +73,12 @@ def ledger_jobs(
             rejected_days=rejected_days,
         )
 
+    async def prompt_logs(connection: Connection, now: datetime) -> dict[str, Any]:
+        await prompt_log_upkeep(connection, now, prompt_log_days)
+        return {}
+
     return [
+        Job("prompt_logs", _HOUR_S, 0, prompt_logs),
         Job("partitions", _HOUR_S, 0, make_partitions),
         Job("retention", _HOUR_S, 0, retention),
         Job("recount", _DAY_S, _HOUR_S, recount),

@@ -8,7 +8,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import asyncpg
 import structlog
@@ -126,7 +126,7 @@ class Source(Protocol):
         """
         ...
 
-    def done(self, batch: Batch) -> None:
+    def done(self, batch: Any) -> None:
         """The batch is durable in PostgreSQL and may be forgotten."""
         ...
 

@@ -12,9 +12,6 @@ PromptLogLevel = Literal["off", "metadata", "full"]
 PromptLogSample = Annotated[float, Meta(ge=0, le=1)]
 """The part of the requests that is logged, 0 to 1, six decimal places."""
 
-CORE_TAKES_LOG_SETTINGS = False
-"""Whether the core reads ``log_level`` and ``log_sample``; it refuses fields it does not know."""
-
 
 def core_log_settings(level: PromptLogLevel | None, sample: float | None) -> dict[str, Any]:
     """The settings of a key or an account as the core takes them.
@@ -22,7 +19,7 @@ def core_log_settings(level: PromptLogLevel | None, sample: float | None) -> dic
     log_level: ``off``, ``metadata`` or ``full``. log_sample: 0 to 1. Of a key, null is what its
     account has.
     """
-    return {"log_level": level, "log_sample": sample} if CORE_TAKES_LOG_SETTINGS else {}
+    return {"log_level": level, "log_sample": sample}
 
 
 def check_sample(sample: float | None) -> None:

@@ -100,6 +100,8 @@ pub struct SpoolCounters {
     bytes: Arc<Gauge>,
     /// Bytes that they may have.
     max_bytes: Arc<Gauge>,
+    /// Seconds that the oldest usage has waited.
+    lag: Arc<Gauge>,
     /// Prompt logs that wait to be shipped.
     logs_waiting: Arc<Gauge>,
 }
@@ -144,6 +146,10 @@ impl SpoolCounters {
             max_bytes: registry.gauge(
                 "forebay_spool_max_bytes",
                 "Bytes that the usage spool may have.",
+            ),
+            lag: registry.gauge(
+                "forebay_usage_lag_seconds",
+                "Since the request ended whose usage has waited longest for the database.",
             ),
             logs_waiting: registry.gauge(
                 "forebay_prompt_log_backlog_entries",
@@ -190,17 +196,11 @@ impl Spool {
         disk: &Arc<dyn Disk>,
         counters: SpoolCounters,
     ) -> io::Result<Arc<Self>> {
-        std::fs::create_dir_all(&config.root)?;
-        let name = uuid::Uuid::from_bytes(id).simple().to_string();
-        // Under another name until its lock is held: else it looks as if its process had gone.
-        let making = config.root.join(format!(".{name}"));
-        std::fs::create_dir_all(making.join("usage"))?;
-        std::fs::create_dir_all(making.join("logs"))?;
-        File::create_new(making.join("lock"))?;
-        let lock = dead::lock(&making)?
-            .ok_or_else(|| io::Error::other("the new spool's lock is taken"))?;
-        let folder = config.root.join(&name);
-        std::fs::rename(&making, &folder)?;
+        let (folder, lock) = match make_folder(&config.root, id) {
+            // Another process, whose spool was the last, has just removed the root.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make_folder(&config.root, id)?,
+            made => made?,
+        };
         let bell = Arc::new(Bell::default());
         let lane = |part: &str, max_bytes: u64, at_once: bool| {
             let layout = Layout {
@@ -471,6 +471,17 @@ impl Spool {
         standing
     }
 
+    /// How long ago the request ended whose usage has waited longest; zero if none waits.
+    pub fn lag(&self) -> Duration {
+        let ended = self.batch(1).and_then(|batch| batch.ended_us(0));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let (Some(ended), Ok(now)) = (ended, now) else {
+            return Duration::ZERO;
+        };
+        let ended = Duration::from_micros(u64::try_from(ended).unwrap_or(0));
+        now.saturating_sub(ended)
+    }
+
     /// How prompt logs stand.
     pub fn log_standing(&self) -> Standing {
         self.logs.standing()
@@ -482,6 +493,7 @@ impl Spool {
         let standing = self.usage.standing();
         self.counters.bytes.set(count(standing.bytes));
         self.counters.max_bytes.set(count(standing.max_bytes));
+        self.counters.lag.set(count(self.lag().as_secs()));
         let logs = self.logs.standing().waiting;
         self.counters.logs_waiting.set(count(logs));
     }
@@ -499,10 +511,27 @@ impl Spool {
         }
         self.keep();
         if self.usage.is_empty() && self.logs.is_empty() {
-            // What cannot be removed is adopted, and found empty, by the next.
+            // What cannot be removed is adopted, and found empty, by the next. The root goes with
+            // the last spool in it.
             let _ = std::fs::remove_dir_all(&self.folder);
+            let _ = std::fs::remove_dir(&self.config.root);
         }
     }
+}
+
+/// Makes a spool's folder and takes its lock.
+fn make_folder(root: &Path, id: [u8; 16]) -> io::Result<(PathBuf, File)> {
+    let name = uuid::Uuid::from_bytes(id).simple().to_string();
+    // Under another name until its lock is held: else it looks as if its process had gone.
+    let making = root.join(format!(".{name}"));
+    std::fs::create_dir_all(making.join("usage"))?;
+    std::fs::create_dir_all(making.join("logs"))?;
+    File::create(making.join("lock"))?;
+    let lock =
+        dead::lock(&making)?.ok_or_else(|| io::Error::other("the new spool's lock is taken"))?;
+    let folder = root.join(&name);
+    std::fs::rename(&making, &folder)?;
+    Ok((folder, lock))
 }
 
 impl Drop for Spool {

@@ -1,5 +1,5 @@
 //! The framing of the spool's records.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 use forebay_core::spool::frame::*;
 use proptest::prelude::*;
 

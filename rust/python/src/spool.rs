@@ -1,12 +1,16 @@
 //! The usage spool, as the shipper sees it.
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use forebay_core::gateway::Gateway;
 use forebay_core::spool::{self, Config, Disk, Durability, OnFull, SpoolCounters, System};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+
+/// How long the prompt logs that are being made may take at the end.
+const LOGS_END: Duration = Duration::from_secs(2);
 
 /// The spool of this process: what was admitted, until the database has it.
 #[pyclass(frozen, module = "forebay._core")]
@@ -107,14 +111,16 @@ impl Spool {
         self.spool.trouble()
     }
 
+    /// Waits until the prompt logs that are being made are in the spool.
+    fn finish(&self, py: Python<'_>) {
+        if let Some(log) = self.gateway.prompt_log() {
+            py.detach(|| log.stop(LOGS_END));
+        }
+    }
+
     /// The end of recording: what is not shipped waits for the next process.
     fn close(&self, py: Python<'_>) {
-        py.detach(|| {
-            if let Some(log) = self.gateway.prompt_log() {
-                log.stop(std::time::Duration::from_secs(2));
-            }
-            self.spool.close();
-        });
+        py.detach(|| self.spool.close());
     }
 }
 
@@ -153,6 +159,15 @@ impl SpoolSource {
         } else {
             self.spool.standing().waiting
         }
+    }
+
+    /// Seconds since the request ended whose usage has waited longest; 0 if none waits.
+    #[getter]
+    fn lag_s(&self) -> f64 {
+        if self.logs {
+            return 0.0;
+        }
+        self.spool.lag().as_secs_f64()
     }
 }
 

@@ -100,6 +100,11 @@ impl Batch {
         out.extend_from_slice(tail);
     }
 
+    /// When the request of a usage row ended, unix microseconds.
+    pub(super) fn ended_us(&self, index: usize) -> Option<i64> {
+        row::ended_us(self.pieces.get(index)?.row())
+    }
+
     /// One row as a JSON object, for a person to look at.
     pub fn json(&self, index: usize) -> Option<String> {
         let mut out = Vec::new();

@@ -324,6 +324,13 @@ pub fn interrupted(
     Some(fields.encode())
 }
 
+/// When the request of a usage row in the spool ended, unix microseconds.
+pub(super) fn ended_us(row: &[u8]) -> Option<i64> {
+    let fields = Fields::parse(row, USAGE.len() - ORIGIN)?;
+    let ended = fields.0.get(place("ended_at")?).copied().flatten()?;
+    Some(copy::unix_us(i64::from_be_bytes(ended.try_into().ok()?)))
+}
+
 /// Where a column stands in a usage row in the spool.
 fn place(name: &str) -> Option<usize> {
     let at = USAGE.iter().position(|(column, _)| *column == name)?;
