@@ -406,13 +406,17 @@ def test_what_becomes_of_clients_that_leave(
     tmp_path: Path, settings: str, drain: dict[str, float] | None
 ) -> None:
     file = tmp_path / "forebay.yaml"
-    file.write_text(f"upstreams: {{a: {{kind: sglang, url: 'http://x'{settings}}}}}")
+    file.write_text(
+        f"upstreams: {{a: {{kind: sglang, url: 'http://x', discover: true{settings}}}}}"
+    )
     (upstream,) = msgspec.json.decode(build(load(file, {}), {}))["upstreams"]
     assert upstream["drain"] == drain
 
 
 def test_no_other_word_for_it(tmp_path: Path) -> None:
     file = tmp_path / "forebay.yaml"
-    file.write_text("upstreams: {a: {kind: sglang, url: 'http://x', on_disconnect: stop}}")
+    file.write_text(
+        "upstreams: {a: {kind: sglang, url: 'http://x', discover: true, on_disconnect: stop}}"
+    )
     with pytest.raises(ConfigError, match="on_disconnect"):
         load(file, {})

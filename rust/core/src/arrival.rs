@@ -71,7 +71,7 @@ mod tests {
             .get_timestamp()
             .map(|at| at.to_unix())
             .unwrap_or_default();
-        let millis = seconds as i64 * 1000 + i64::from(nanos / 1_000_000);
-        assert_eq!(millis, arrival.unix_us / 1000);
+        let millis = seconds * 1000 + u64::from(nanos / 1_000_000);
+        assert_eq!(millis, arrival.unix_us as u64 / 1000);
     }
 }
