@@ -386,3 +386,35 @@ def test_the_store_of_shared_limits(write) -> None:
     assert "s3cret" not in str(to_public(of_file))
     with pytest.raises(ConfigError, match="REDIS_URL"):
         load(write(FULL), {**ENV, "REDIS_URL": "memcached://x"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "drain"),
+    [
+        ("", None),
+        (", on_disconnect: abort, drain_s: 5", None),
+        (", on_disconnect: drain", {"seconds": 120.0, "bytes": 1048576}),
+        (
+            ", on_disconnect: drain, drain_s: 5, drain_bytes: 2048",
+            {"seconds": 5.0, "bytes": 2048},
+        ),
+    ],
+)
+def test_what_becomes_of_clients_that_leave(
+    tmp_path: Path, settings: str, drain: dict[str, float] | None
+) -> None:
+    file = tmp_path / "forebay.yaml"
+    file.write_text(
+        f"upstreams: {{a: {{kind: sglang, url: 'http://x', discover: true{settings}}}}}"
+    )
+    (upstream,) = msgspec.json.decode(build(load(file, {}), {}))["upstreams"]
+    assert upstream["drain"] == drain
+
+
+def test_no_other_word_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "forebay.yaml"
+    file.write_text(
+        "upstreams: {a: {kind: sglang, url: 'http://x', discover: true, on_disconnect: stop}}"
+    )
+    with pytest.raises(ConfigError, match="on_disconnect"):
+        load(file, {})

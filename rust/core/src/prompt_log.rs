@@ -6,6 +6,7 @@
 //! for its log.
 mod capture;
 mod card;
+mod email;
 mod entry;
 mod queue;
 mod redact;

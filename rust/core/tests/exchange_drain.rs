@@ -370,5 +370,4 @@ async fn hundreds_at_random_leave_nothing_behind() {
         }
     }
     until("every connection is left", || engine.active() == 0).await;
-    assert_eq!(engine.aborts().len(), 0);
 }

@@ -162,7 +162,8 @@ async fn a_stream_becomes_the_text_that_it_says() {
         assert_eq!(all.len(), 1);
         let (request, text) = texts(&all[0]);
         assert_eq!(request, chat(true));
-        let most = said.len().min(4096);
+        // Cut where the limit was before the card was taken out.
+        let most = said.len().min(4096 - 4);
         assert_eq!(text, said[..most], "{}", text.len());
         assert_eq!(all[0].answer_truncated, most < said.len());
         assert_eq!(all[0].answer_bytes, answer.body.len() as u64);
@@ -320,7 +321,6 @@ async fn what_is_too_much_is_dropped_and_nobody_waits() {
         }
     }
     let lock = Arc::new(Mutex::new(()));
-    let held = lock.lock();
     let registry = Registry::default();
     let log = PromptLog::start(Box::new(Stuck(Arc::clone(&lock))), &registry, 50_000).unwrap();
     let spec = settings(1000);
@@ -330,6 +330,7 @@ async fn what_is_too_much_is_dropped_and_nobody_waits() {
     let rig = Rig::new(setup(ChoiceSpec::default()), &[&engine]);
     rig.chat(false).await;
     let event = rig.event().await;
+    let held = lock.lock();
     let body = Bytes::from(vec![b'x'; 10_000]);
     for number in 0..20_u8 {
         let capture = log.capture(choice, [number; 16], Some(&shared), &body);
@@ -370,13 +371,13 @@ async fn what_is_too_much_is_dropped_and_nobody_waits() {
 
 #[test]
 fn what_is_sealed_is_bound_to_its_place() {
-    let sealer = Sealer::new("2026", SEAL).unwrap();
+    let key = Sealer::new("2026", SEAL).unwrap();
     let (id, other) = ([7; 16], [8; 16]);
-    let sealed = sealer.seal(&id, Part::Request, "secret").unwrap();
+    let sealed = key.seal(&id, Part::Request, "secret").unwrap();
     assert_eq!(sealed.len(), 12 + "secret".len() + 16);
     assert!(!sealed.windows(6).any(|window| window == b"secret"));
-    assert_ne!(sealed, sealer.seal(&id, Part::Request, "secret").unwrap());
-    let open = |id, part, sealed: &[u8]| sealer.open(id, part, sealed);
+    assert_ne!(sealed, key.seal(&id, Part::Request, "secret").unwrap());
+    let open = |id, part, sealed: &[u8]| key.open(id, part, sealed);
     assert_eq!(open(&id, Part::Request, &sealed).as_deref(), Some("secret"));
     assert_eq!(open(&id, Part::Answer, &sealed), None);
     assert_eq!(open(&other, Part::Request, &sealed), None);
@@ -386,15 +387,10 @@ fn what_is_sealed_is_bound_to_its_place() {
         assert_eq!(open(&id, Part::Request, &changed), None);
         assert_eq!(open(&id, Part::Request, &sealed[..at]), None);
     }
-    let another = Sealer::new("2026", &"/".repeat(43)).unwrap();
-    assert_eq!(another.open(&id, Part::Request, &sealed), None);
+    let other_key = Sealer::new("2026", &"/".repeat(43)).unwrap();
+    assert_eq!(other_key.open(&id, Part::Request, &sealed), None);
     assert_eq!(
-        sealer
-            .open(
-                &id,
-                Part::Answer,
-                &sealer.seal(&id, Part::Answer, "").unwrap()
-            )
+        key.open(&id, Part::Answer, &key.seal(&id, Part::Answer, "").unwrap())
             .as_deref(),
         Some("")
     );
@@ -404,9 +400,9 @@ fn what_is_sealed_is_bound_to_its_place() {
 #[test]
 fn another_implementation_s_texts_can_be_read() {
     let sealed = hex("000102030405060708090a0b296315b4b380820d42273eec983e7313751889ab3016");
-    let sealer = Sealer::new("2026", SEAL).unwrap();
+    let key = Sealer::new("2026", SEAL).unwrap();
     assert_eq!(
-        sealer.open(&[7; 16], Part::Answer, &sealed).as_deref(),
+        key.open(&[7; 16], Part::Answer, &sealed).as_deref(),
         Some("naïve")
     );
 }

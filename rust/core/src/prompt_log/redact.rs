@@ -1,13 +1,15 @@
 //! What must not be written down: keys, e-mail addresses, card numbers, and what own patterns find.
 //!
-//! Pure. Every text is searched twice, in linear time: once for all patterns together, once for runs
-//! of digits. Nothing found is still reported to be something: too much is taken out rather than too
-//! little.
+//! Pure, and linear in the text: no search looks further ahead than the length of a key. Nothing found
+//! is still reported to be something: too much is taken out rather than too little.
 use std::ops::Range;
 
 use regex_automata::Input;
 use regex_automata::meta::Regex;
 use regex_automata::util::syntax;
+
+use super::card::cards;
+use super::email::emails;
 
 /// Bytes beyond a limit that are looked at, so that what begins before the limit is seen whole. An
 /// address has at most 64 + 1 + 255 (RFC 5321 §4.5.3.1).
@@ -15,20 +17,6 @@ pub(super) const MARGIN: usize = 1024;
 
 /// Whether a character belongs to a secret that has begun.
 type GoesOn = fn(u8) -> bool;
-
-/// What a pattern finds, and how far it goes on.
-#[derive(Clone, Copy)]
-struct Kind {
-    name: &'static str,
-    /// Only at the beginning of a word.
-    begins: bool,
-    /// Characters that belong to it too, as many as follow.
-    goes_on: GoesOn,
-}
-
-fn ends(_: u8) -> bool {
-    false
-}
 
 fn word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
@@ -38,7 +26,8 @@ fn token(byte: u8) -> bool {
     word(byte) || matches!(byte, b'.' | b'~' | b'+' | b'/' | b'=')
 }
 
-/// Of fixed length each, and the rest by [`Kind::goes_on`]: a search never looks far ahead in vain.
+/// How keys begin, and which characters go on. No pattern is open at its end, so that a search never
+/// looks far ahead in vain.
 const KEYS: [(&str, GoesOn); 8] = [
     (r"(?i:bearer)\s{1,8}[A-Za-z0-9._~+/=-]{16}", token),
     (r"fb-[A-Za-z0-9]{16}", word),
@@ -47,19 +36,20 @@ const KEYS: [(&str, GoesOn); 8] = [
     (r"gh[opsur]_[A-Za-z0-9]{30}", word),
     (r"hf_[A-Za-z0-9]{30}", word),
     (r"AIza[A-Za-z0-9_-]{35}", word),
-    // A JSON Web Token: `{"…` in base64, twice.
+    // A JSON Web Token: `{"` in base64.
     (r"eyJ[A-Za-z0-9_-]{8}", token),
 ];
 
-const EMAIL: &str = r"[\w.%+'-]+@[\w-]+(?:\.[\w-]+)+";
 const DIGITS: &str = r"[0-9](?:[ -]?[0-9]){12,}";
 
 /// Takes secrets out of texts.
 pub struct Redactor {
-    regex: Regex,
+    keys: Regex,
     digits: Regex,
-    kinds: Vec<Kind>,
+    own: Option<Regex>,
 }
+
+type Found = Vec<(Range<usize>, &'static str)>;
 
 /// What is left of a text.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,16 +63,11 @@ pub struct Redacted {
 }
 
 impl Redactor {
-    /// Looks for `own` patterns (Rust's `regex` syntax) besides the built-in ones.
+    /// Looks for `own` patterns (Rust's `regex` syntax) besides keys, addresses and cards.
     ///
-    /// Fails on a pattern that is none, or is too large; the error names it by its number, from 1.
+    /// Fails on a pattern that is none, is too large, or matches nothing at all; the error names it by
+    /// its number, from 1.
     pub fn new(own: &[String]) -> Result<Self, String> {
-        let mut patterns = vec![EMAIL.to_owned()];
-        let mut kinds = vec![Kind {
-            name: "email",
-            begins: false,
-            goes_on: ends,
-        }];
         for (at, pattern) in own.iter().enumerate() {
             let bad = |e: &dyn std::fmt::Display| format!("pattern {}: {e}", at + 1);
             let parsed = syntax::parse(pattern).map_err(|e| bad(&e))?;
@@ -94,35 +79,22 @@ impl Redactor {
                 return Err(bad(&"it matches nothing at all"));
             }
             Regex::new(pattern).map_err(|e| bad(&e))?;
-            patterns.push(pattern.clone());
-            kinds.push(Kind {
-                name: "pattern",
-                begins: false,
-                goes_on: ends,
-            });
         }
-        for (pattern, goes_on) in KEYS {
-            patterns.push(pattern.to_owned());
-            kinds.push(Kind {
-                name: "key",
-                begins: true,
-                goes_on,
-            });
-        }
-        let regex = Regex::new_many(&patterns).map_err(|e| format!("patterns: {e}"))?;
-        let digits = Regex::new(DIGITS).map_err(|e| format!("patterns: {e}"))?;
+        let many = |patterns: &[&str]| {
+            Regex::new_many(patterns).map_err(|e| format!("patterns together: {e}"))
+        };
+        let own: Vec<&str> = own.iter().map(String::as_str).collect();
         Ok(Self {
-            regex,
-            digits,
-            kinds,
+            keys: many(&KEYS.map(|(pattern, _)| pattern))?,
+            digits: many(&[DIGITS])?,
+            own: (!own.is_empty()).then(|| many(&own)).transpose()?,
         })
     }
 
     /// The text up to `limit` bytes without what must not be written down. `text` may go on beyond
     /// the limit, so that a secret across it is seen.
     pub fn redact(&self, text: &str, limit: usize) -> Redacted {
-        let mut spans = self.named(text);
-        self.cards(text, &mut spans);
+        let mut spans = self.find(text);
         spans.sort_by_key(|(span, _)| (span.start, std::cmp::Reverse(span.end)));
         let mut out = String::with_capacity(text.len().min(limit));
         let mut from = 0;
@@ -155,41 +127,39 @@ impl Redactor {
         }
     }
 
-    /// Addresses, keys, and what own patterns find.
-    fn named(&self, text: &str) -> Vec<(Range<usize>, &'static str)> {
-        let mut found = Vec::new();
-        let mut from = 0;
-        while from < text.len() {
-            let input = Input::new(text).range(from..);
-            let Some(hit) = self.regex.find(input) else {
-                break;
-            };
-            let Some(kind) = self.kinds.get(hit.pattern().as_usize()) else {
-                break;
-            };
-            if kind.begins && !begins_word(text.as_bytes(), hit.start()) {
-                from = ceil(text, hit.start() + 1);
-                continue;
-            }
-            let rest = text.as_bytes().get(hit.end()..).unwrap_or_default();
-            let more = rest.iter().take_while(|byte| (kind.goes_on)(**byte));
-            let end = hit.end() + more.count();
-            found.push((hit.start()..end, kind.name));
-            from = end;
+    /// All that must not be written down, in no order.
+    fn find(&self, text: &str) -> Found {
+        let mut found: Found = Vec::new();
+        found.extend(emails(text).into_iter().map(|span| (span, "email")));
+        self.find_keys(text, &mut found);
+        for run in self.digits.find_iter(text) {
+            let digits = text.as_bytes().get(run.range()).unwrap_or_default();
+            found.extend(
+                cards(digits)
+                    .into_iter()
+                    .map(|card| (run.start() + card.start..run.start() + card.end, "card")),
+            );
+        }
+        if let Some(own) = &self.own {
+            found.extend(own.find_iter(text).map(|hit| (hit.range(), "pattern")));
         }
         found
     }
 
-    /// Card numbers.
-    fn cards(&self, text: &str, found: &mut Vec<(Range<usize>, &'static str)>) {
-        for run in self.digits.find_iter(text) {
-            let bytes = text.as_bytes().get(run.range()).unwrap_or_default();
-            let cards = super::card::cards(bytes);
-            found.extend(
-                cards
-                    .into_iter()
-                    .map(|card| (run.start() + card.start..run.start() + card.end, "card")),
-            );
+    fn find_keys(&self, text: &str, found: &mut Found) {
+        let mut from = 0;
+        while let Some(hit) = self.keys.find(Input::new(text).range(from..)) {
+            if !begins_word(text.as_bytes(), hit.start()) {
+                // All of these patterns begin with ASCII.
+                from = hit.start() + 1;
+                continue;
+            }
+            let goes_on = KEYS
+                .get(hit.pattern().as_usize())
+                .map_or(word as GoesOn, |(_, goes_on)| *goes_on);
+            let rest = text.as_bytes().get(hit.end()..).unwrap_or_default();
+            from = hit.end() + rest.iter().take_while(|byte| goes_on(**byte)).count();
+            found.push((hit.start()..from, "key"));
         }
     }
 }
@@ -213,10 +183,4 @@ pub(super) fn floor(text: &str, at: usize) -> usize {
         .rev()
         .find(|at| text.is_char_boundary(*at))
         .unwrap_or(0)
-}
-
-fn ceil(text: &str, at: usize) -> usize {
-    (at..text.len())
-        .find(|at| text.is_char_boundary(*at))
-        .unwrap_or(text.len())
 }

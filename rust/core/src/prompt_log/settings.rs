@@ -78,16 +78,20 @@ impl Choice {
     #[inline]
     pub fn of(self, event_id: &[u8; 16]) -> Option<Level> {
         let level = self.level.filter(|level| *level != Level::Off)?;
-        // The last 48 bits of a UUIDv7 are random.
-        let random = event_id
-            .iter()
-            .skip(10)
-            .fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-        let sampled = self
-            .sample
-            .is_none_or(|share| (random as f64) < share * (1_u64 << 48) as f64);
+        let sampled = self.sample.is_none_or(|share| fraction(event_id) < share);
         sampled.then_some(level)
     }
+}
+
+/// A number from 0 to below 1 that an id alone decides, evenly spread: the id's random half, mixed
+/// (the finalizer of SplitMix64).
+fn fraction(event_id: &[u8; 16]) -> f64 {
+    let half = event_id.last_chunk().copied().unwrap_or_default();
+    let mut mixed = u64::from_be_bytes(half);
+    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^= mixed >> 31;
+    (mixed >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// The snapshot's section on prompt logs.
