@@ -163,6 +163,26 @@ def correct(
     _print_many(with_database(database_url, work), json)
 
 
+@app.command()
+def end(
+    price_id: IdArgument,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="When; default now.")
+    ] = None,
+    database_url: DatabaseOption = None,
+    json: JsonOption = False,
+) -> None:
+    """End a price without another after it: what is less specific holds from then on."""
+    moment = time_option(at, "--at")
+
+    async def work(database: "Database") -> "Price":
+        from forebay.store.prices import PriceStore
+
+        return await PriceStore(database).end(price_id, moment)
+
+    _print_one(with_database(database_url, work), json)
+
+
 @app.command(name="import")
 def import_prices(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="CSV with a header, or JSON.")],

@@ -135,6 +135,7 @@ _OVERLAPPING = (
     f"{_OF_SUBJECT} AND tstzrange(effective_from, effective_to) && tstzrange($4, $5)"
     " ORDER BY effective_from LIMIT 1"
 )
+_END = "UPDATE prices SET effective_to = $2 WHERE id = $1"
 ALL_PRICES = "SELECT * FROM prices WHERE superseded_at IS NULL ORDER BY id"
 """Every version that holds at some time."""
 
@@ -245,6 +246,24 @@ class PriceStore:
                     done[number] = to_price(await _set(connection, checked[number], now))
         return [done[number] for number in range(len(checked))]
 
+    async def end(self, price_id: int, at: float | None = None) -> Price:
+        """End a price that holds for good, `at` a time in Unix seconds or now, with none after it.
+
+        Raises: PriceNotFound; BadValue.
+        """
+        end = None if at is None else _moment("effective_to", at)
+        async with self._pool.acquire() as connection, connection.transaction():
+            now = await take_turn(connection)
+            row = await _one(connection, price_id)
+            _check_current(row)
+            if row["effective_to"] is not None:
+                raise BadValue("price_id", f"{price_id} ends at {_spelled(row['effective_to'])}")
+            end = now if end is None else end
+            if end <= row["effective_from"]:
+                raise BadValue("effective_to", "must be after effective_from")
+            await connection.execute(_END, price_id, end)
+            return to_price(await _one(connection, price_id))
+
     async def correct(self, price_id: int, correction: Correction) -> Prices:
         """Put another price in the place of one, for all of its time or for a part of it.
 
@@ -261,8 +280,7 @@ class PriceStore:
         async with self._pool.acquire() as connection, connection.transaction():
             now = await take_turn(connection)
             old = dict(await _one(connection, price_id))
-            if old["superseded_at"] is not None:
-                raise BadValue("price_id", f"{price_id} has been corrected already")
+            _check_current(old)
             new = old | {name: _value(name, value, old["account"]) for name, value in given.items()}
             if new == old:
                 raise BadValue("input", "is as before, like all the others: give what changes")
@@ -304,6 +322,11 @@ async def _one(connection: Any, price_id: int) -> Any:
     return row
 
 
+def _check_current(row: Mapping[str, Any]) -> None:
+    if row["superseded_at"] is not None:
+        raise BadValue("price_id", f"{row['id']} has been corrected already")
+
+
 async def _set(connection: Any, values: Mapping[str, Any], now: datetime) -> Any:
     """Set one price, in the caller's turn."""
     start, end = values["effective_from"] or now, values["effective_to"]
@@ -312,9 +335,7 @@ async def _set(connection: Any, values: Mapping[str, Any], now: datetime) -> Any
     subject = [values[name] for name in SUBJECT]
     held = await connection.fetchrow(_OPEN, *subject, start)
     if held is not None:
-        await connection.execute(
-            "UPDATE prices SET effective_to = $2 WHERE id = $1", held["id"], start
-        )
+        await connection.execute(_END, held["id"], start)
     other = await connection.fetchrow(_OVERLAPPING, *subject, start, end)
     if other is not None:
         raise BadValue(

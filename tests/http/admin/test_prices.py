@@ -31,6 +31,17 @@ async def test_a_price_is_set_read_and_corrected(admin: Admin, database: Databas
     assert (await admin.get("/prices?account=acme&model=m&upstream=x"))["data"] == []
 
 
+async def test_a_price_is_ended(admin: Admin) -> None:
+    made = await admin.send("POST", "/prices", PRICE, 201)
+    path = f"/prices/{made['id']}/end"
+    assert await admin.refused("POST", path, {"effective_to": 1000}) == (
+        *(400, "invalid_value", "effective_to"),
+    )
+    ended = await admin.send("POST", path)
+    assert ended["effective_to"] > 1000
+    assert await admin.refused("POST", path) == (400, "invalid_value", "price_id")
+
+
 async def test_many_are_set_or_none(admin: Admin) -> None:
     prices: list[dict[str, Any]] = [PRICE, {**PRICE, "upstream": "gpu"}]
     answer = await admin.send("POST", "/prices/import", {"prices": prices}, 201)

@@ -42,6 +42,12 @@ class PriceImport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     prices: Annotated[list[NewPrice], Meta(min_length=1, max_length=MAX_IMPORT)]
 
 
+class Ending(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """effective_to: when a price ends; null for now."""
+
+    effective_to: Moment | None = None
+
+
 class PriceList(msgspec.Struct, frozen=True, kw_only=True):
     """The prices that hold now in place of others."""
 
@@ -95,6 +101,12 @@ async def import_prices(call: Call) -> PriceList:
 async def get_price(call: Call) -> Price:
     """One price."""
     return await PriceStore(call.database).get(_price_id(call))
+
+
+async def end_price(call: Call) -> Price:
+    """What is less specific holds from then on."""
+    ending: Ending = call.body
+    return await PriceStore(call.database).end(_price_id(call), ending.effective_to)
 
 
 async def correct_price(call: Call) -> PriceList:

@@ -142,6 +142,15 @@ OPERATIONS: tuple[Operation, ...] = (
         answer=prices.PriceList,
     ),
     Operation(
+        "POST",
+        "/prices/{price_id}/end",
+        "End a price, with none after it",
+        prices.end_price,
+        body=prices.Ending,
+        answer=Price,
+        bare=True,
+    ),
+    Operation(
         "GET",
         "/usage",
         "What was used",
