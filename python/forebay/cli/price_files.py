@@ -12,7 +12,7 @@ import typer
 from forebay.store.errors import StoreError
 
 if TYPE_CHECKING:
-    from forebay.store.prices import NewPrice
+    from forebay.store.price_records import NewPrice
 
 _MAX_FILE_BYTES = 64 * 1024 * 1024
 _TIMES = ("effective_from", "effective_to")
@@ -50,7 +50,7 @@ def read_prices(path: Path) -> "list[NewPrice]":
 
     Raises: StoreError, which names file, row (counted from 1) and field.
     """
-    from forebay.store.prices import NewPrice
+    from forebay.store.price_records import NewPrice
 
     prices = []
     for number, fields in enumerate(_rows(path), 1):

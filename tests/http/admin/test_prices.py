@@ -65,6 +65,7 @@ async def test_what_is_refused(admin: Admin) -> None:
         ({"model": "nick"}, "invalid_value", "model"),
         ({"effective_to": 999}, "invalid_value", "effective_to"),
         ({"hour": "1"}, "unknown_parameter", "hour"),
+        ({"effective_from": "2026-01-01"}, "invalid_type", "effective_from"),
     ):
         refusal = await admin.refused("POST", "/prices", {**PRICE, **fields})
         assert refusal == (400, code, param), fields
@@ -72,6 +73,8 @@ async def test_what_is_refused(admin: Admin) -> None:
         *(400, "missing_required_parameter", "output"),
     )
     assert (await admin.get("/prices?history=true"))["data"] == []
+    for query in ("model=%00", "account=", "at=1e20", "limit=0", "after=-1", "x=1"):
+        assert (await admin.refused("GET", f"/prices?{query}"))[0] == 400, query
 
 
 async def test_unknown_prices(admin: Admin) -> None:

@@ -7,7 +7,8 @@ from msgspec import Meta
 
 from forebay.http.admin.operation import Call
 from forebay.store.errors import BadValue, PriceNotFound
-from forebay.store.prices import Moment, NewPrice, Price, PriceStore, Selection
+from forebay.store.price_records import Moment, NewPrice, Price, Selection
+from forebay.store.prices import PriceStore
 
 MAX_PAGE = 1000
 MAX_IMPORT = 1000

@@ -9,7 +9,7 @@ from forebay.http.admin.operation import PREFIX, Call, DatabaseSource, Endpoint,
 from forebay.store.accounts import Account, AccountChanges
 from forebay.store.keys import KeyChanges, PublicKey
 from forebay.store.limits import Limits
-from forebay.store.prices import Correction, NewPrice, Price
+from forebay.store.price_records import Correction, NewPrice, Price
 
 if TYPE_CHECKING:
     from forebay.gateway import Gateway
