@@ -1,6 +1,5 @@
 """Files of prices, as CSV or JSON, and times as people write them."""
 
-import csv
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -112,6 +111,8 @@ def _json_rows(path: Path, text: str) -> Iterator[dict[str, Any]]:
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[dict[str, Any]]:
+    import csv
+
     try:
         for number, row in enumerate(csv.DictReader(text.splitlines(), strict=True), 1):
             if None in row or None in row.values():
