@@ -16,10 +16,12 @@ const MONTH_US: i64 = 30 * 86_400 * 1_000_000;
 /// one of its own for every tenth model.
 fn specs() -> Vec<PriceSpec> {
     let mut specs = Vec::new();
+    let mut id = 0;
     for model in 0..MODELS {
         let mut push = |account: Option<i64>, upstream: Option<&str>, from_us, to_us| {
+            id += 1;
             specs.push(PriceSpec {
-                id: specs.len() as i64 + 1,
+                id,
                 model: format!("organisation/model-{model}"),
                 account: account.map(|number| format!("account-{number}")),
                 upstream: upstream.map(str::to_owned),

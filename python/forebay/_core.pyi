@@ -94,7 +94,7 @@ class Core:
     def load_prices(self, records: bytes) -> None:
         """Take the price book in, whole.
 
-        records: JSON as `forebay.store.prices.encode_prices` makes it.
+        records: JSON as `forebay.store.price_records.encode_prices` makes it.
         Raises: ValueError; then nothing has changed.
         """
 

@@ -55,6 +55,15 @@ def test_prices_of_accounts_and_upstreams(with_url: Forebay) -> None:
     assert with_url("prices", "list", "--model", "n", "--json").json() == []
 
 
+def test_a_price_is_ended(with_url: Forebay) -> None:
+    made = with_url("prices", "set", "m", *PRICE, "--from", "2026-01-01", "--json").json()
+    number = str(made["id"])
+    ended = with_url("prices", "end", number, "--at", "2026-02-01", "--json").json()
+    assert ended == {**made, "effective_to": 1_769_904_000.0}
+    assert with_url("prices", "list", "--json").json() == []
+    assert "ends at 2026-02-01" in with_url("prices", "end", number).err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [

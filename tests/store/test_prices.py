@@ -261,6 +261,29 @@ async def test_corrections_that_are_refused(database: Database) -> None:
     assert (await store.get(made.id)).superseded_at is None
 
 
+async def test_a_price_is_ended(database: Database) -> None:
+    store = PriceStore(database)
+    made = await store.set(price())
+    assert await refused(store.end(made.id, JAN)) == (
+        "effective_to",
+        "must be after effective_from",
+    )
+    ended = await store.end(made.id, MAR)
+    assert (ended.id, ended.effective_to) == (made.id, MAR)
+    assert await store.list(Selection(at=MAR)) == []
+    assert await refused(store.end(made.id)) == (
+        "price_id",
+        f"{made.id} ends at 2026-03-01T00:00:00+00:00",
+    )
+    later = await store.set(price(effective_from=APR))
+    (right,) = await store.correct(later.id, Correction(input="3"))
+    assert (await refused(store.end(later.id)))[0] == "price_id"
+    now = datetime.now(UTC).timestamp()
+    assert (await store.end(right.id)).effective_to == pytest.approx(now, abs=60)
+    with pytest.raises(PriceNotFound):
+        await store.end(999)
+
+
 async def test_the_database_keeps_every_row_and_lets_none_overlap(database: Database) -> None:
     made = await PriceStore(database).set(price())
     for statement in (

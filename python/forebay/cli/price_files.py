@@ -1,6 +1,5 @@
 """Files of prices, as CSV or JSON, and times as people write them."""
 
-import csv
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ import typer
 from forebay.store.errors import StoreError
 
 if TYPE_CHECKING:
-    from forebay.store.prices import NewPrice
+    from forebay.store.price_records import NewPrice
 
 _MAX_FILE_BYTES = 64 * 1024 * 1024
 _TIMES = ("effective_from", "effective_to")
@@ -50,7 +49,7 @@ def read_prices(path: Path) -> "list[NewPrice]":
 
     Raises: StoreError, which names file, row (counted from 1) and field.
     """
-    from forebay.store.prices import NewPrice
+    from forebay.store.price_records import NewPrice
 
     prices = []
     for number, fields in enumerate(_rows(path), 1):
@@ -112,6 +111,8 @@ def _json_rows(path: Path, text: str) -> Iterator[dict[str, Any]]:
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[dict[str, Any]]:
+    import csv
+
     try:
         for number, row in enumerate(csv.DictReader(text.splitlines(), strict=True), 1):
             if None in row or None in row.values():

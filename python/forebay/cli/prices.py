@@ -20,7 +20,7 @@ from forebay.store.errors import BadValue, StoreError
 
 if TYPE_CHECKING:
     from forebay.store.database import Database
-    from forebay.store.prices import Price
+    from forebay.store.price_records import Price
 
 app = typer.Typer(help="Set and show what requests cost.", no_args_is_help=True)
 
@@ -106,7 +106,8 @@ def set_price(
     begins, ends = time_option(start, "--from"), time_option(end, "--until")
 
     async def work(database: "Database") -> "Price":
-        from forebay.store.prices import NewPrice, PriceStore
+        from forebay.store.price_records import NewPrice
+        from forebay.store.prices import PriceStore
 
         new = NewPrice(
             model=model,
@@ -155,12 +156,33 @@ def correct(
     begins, ends = time_option(start, "--from"), time_option(end, "--until")
 
     async def work(database: "Database") -> "list[Price]":
-        from forebay.store.prices import Correction, PriceStore
+        from forebay.store.price_records import Correction
+        from forebay.store.prices import PriceStore
 
         correction = Correction(effective_from=begins, effective_to=ends, **amounts)
         return await PriceStore(database).correct(price_id, correction)
 
     _print_many(with_database(database_url, work), json)
+
+
+@app.command()
+def end(
+    price_id: IdArgument,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="When; default now.")
+    ] = None,
+    database_url: DatabaseOption = None,
+    json: JsonOption = False,
+) -> None:
+    """End a price without another after it: what is less specific holds from then on."""
+    moment = time_option(at, "--at")
+
+    async def work(database: "Database") -> "Price":
+        from forebay.store.prices import PriceStore
+
+        return await PriceStore(database).end(price_id, moment)
+
+    _print_one(with_database(database_url, work), json)
 
 
 @app.command(name="import")
@@ -207,7 +229,8 @@ def list_prices(
     moment = time_option(at, "--at")
 
     async def work(database: "Database") -> "list[Price]":
-        from forebay.store.prices import PriceStore, Selection
+        from forebay.store.price_records import Selection
+        from forebay.store.prices import PriceStore
 
         select = Selection(
             model=model, upstream=upstream, account=account, at=moment, history=everything

@@ -32,15 +32,15 @@ if TYPE_CHECKING:
         SubjectLimits,
         encode_limits,
     )
-    from forebay.store.price_seed import seed_prices
-    from forebay.store.prices import (
+    from forebay.store.price_records import (
         Correction,
         NewPrice,
         Price,
-        PriceStore,
         Selection,
         encode_prices,
     )
+    from forebay.store.price_seed import seed_prices
+    from forebay.store.prices import PriceStore
     from forebay.store.spend import Spent, encode_spent
     from forebay.store.watch import KeyWatcher
 
@@ -48,7 +48,7 @@ _HOMES = {
     "Account": "accounts",
     "AccountChanges": "accounts",
     "AccountStore": "accounts",
-    "Correction": "prices",
+    "Correction": "price_records",
     "Database": "database",
     "EmbeddedPostgres": "embedded",
     "KeyChanges": "keys",
@@ -61,17 +61,17 @@ _HOMES = {
     "Limits": "limits",
     "MalformedKey": "key_format",
     "NewKey": "key_format",
-    "NewPrice": "prices",
+    "NewPrice": "price_records",
     "ParsedKey": "key_format",
-    "Price": "prices",
+    "Price": "price_records",
     "PriceStore": "prices",
     "PublicKey": "keys",
-    "Selection": "prices",
+    "Selection": "price_records",
     "Spent": "spend",
     "Subject": "limits",
     "SubjectLimits": "limits",
     "encode_limits": "limits",
-    "encode_prices": "prices",
+    "encode_prices": "price_records",
     "encode_records": "keys",
     "encode_spent": "spend",
     "generate": "key_format",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forebay.config.schema import Price as Configured
 from forebay.store.money import from_numeric, text
-from forebay.store.prices import AMOUNTS, insert_price, take_turn
+from forebay.store.price_records import AMOUNTS
+from forebay.store.prices import insert_price, take_turn
 
 if TYPE_CHECKING:
     from forebay.store.database import Database

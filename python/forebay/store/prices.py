@@ -1,122 +1,31 @@
 """The price book: what requests cost, from when on, for whom and where."""
 
 import contextlib
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
-import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET
 
-from forebay.store.accounts import check_account_id
-from forebay.store.currency import check_currency
 from forebay.store.errors import BadValue, PriceNotFound
 from forebay.store.limits import check_name
-from forebay.store.money import from_numeric, text
+from forebay.store.price_records import (
+    AMOUNTS,
+    SUBJECT,
+    Correction,
+    NewPrice,
+    Price,
+    Selection,
+    checked_moment,
+    checked_price,
+    checked_value,
+    spelled,
+    to_price,
+)
 
 if TYPE_CHECKING:
     from forebay.store.database import Database
-
-MAX_AMOUNT = 1_000_000
-"""The largest price for 10^6 tokens, for a request, or for a second."""
-AMOUNTS = ("input", "cached", "cache_write", "output", "reasoning", "request", "second")
-"""The fields of a price that are money, in the order of statements."""
-SUBJECT = ("model", "upstream", "account")
-"""The fields that say what a price is for."""
-
-Amount = Annotated[str, Meta(description="Money, a decimal number with at most 6 places.")]
-Moment = Annotated[float, Meta(description="Unix seconds.")]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST = datetime(2200, 1, 1, tzinfo=UTC)
-_AMOUNT = re.compile(r"(-?)([0-9]{1,20})(?:\.([0-9]{1,40}))?")
-
-
-class NewPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A price to set.
-
-    model: by its own name. upstream: null for wherever no price of an upstream's own holds.
-    account: null for everyone without a price of their own. input, cached, cache_write, output,
-    reasoning: money for 10^6 tokens; null costs what it is a part of, input or output. request:
-    money for a request. second: money for a second of a request's duration. effective_from:
-    null for now. effective_to: null for good.
-    """
-
-    model: str
-    upstream: str | None = None
-    account: str | None = None
-    currency: str = "USD"
-    input: Amount
-    cached: Amount | None = None
-    cache_write: Amount | None = None
-    output: Amount
-    reasoning: Amount | None = None
-    request: Amount = "0"
-    second: Amount = "0"
-    effective_from: Moment | None = None
-    effective_to: Moment | None = None
-
-
-class Correction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to correct of a price; what is not given stays.
-
-    effective_from, effective_to: the part of the price's time that was wrong; null for all of it.
-    """
-
-    currency: str | UnsetType = UNSET
-    input: Amount | UnsetType = UNSET
-    cached: Amount | UnsetType = UNSET
-    cache_write: Amount | UnsetType = UNSET
-    output: Amount | UnsetType = UNSET
-    reasoning: Amount | UnsetType = UNSET
-    request: Amount | UnsetType = UNSET
-    second: Amount | UnsetType = UNSET
-    effective_from: Moment | None = None
-    effective_to: Moment | None = None
-
-
-class Price(msgspec.Struct, frozen=True, kw_only=True):
-    """One version of a price, as `NewPrice` has it, completed.
-
-    superseded_at: when it was corrected, Unix seconds; null if it never was. supersedes: the id
-    of the price that this one corrects. created_by: who set it.
-    """
-
-    id: int
-    model: str
-    upstream: str | None
-    account: str | None
-    currency: str
-    input: Amount
-    cached: Amount
-    cache_write: Amount
-    output: Amount
-    reasoning: Amount
-    request: Amount
-    second: Amount
-    effective_from: Moment
-    effective_to: Moment | None
-    superseded_at: Moment | None
-    supersedes: int | None
-    created_at: Moment
-    created_by: str
-
-
-class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which prices to list: those of a model, an upstream, an account; None for any.
-
-    at: those that hold then, Unix seconds. history: past and superseded ones too.
-    """
-
-    model: str | None = None
-    upstream: str | None = None
-    account: str | None = None
-    at: float | None = None
-    history: bool = False
-
 
 _COLUMNS = ", ".join((*SUBJECT, "currency", *AMOUNTS, "effective_from", "effective_to"))
 _INSERT = (
@@ -135,41 +44,9 @@ _OVERLAPPING = (
     f"{_OF_SUBJECT} AND tstzrange(effective_from, effective_to) && tstzrange($4, $5)"
     " ORDER BY effective_from LIMIT 1"
 )
+_END = "UPDATE prices SET effective_to = $2 WHERE id = $1"
 ALL_PRICES = "SELECT * FROM prices WHERE superseded_at IS NULL ORDER BY id"
 """Every version that holds at some time."""
-
-
-def to_price(row: Any) -> Price:
-    """One row of the table."""
-    values: dict[str, Any] = {name: row[name] for name in Price.__struct_fields__}
-    values |= {name: text(from_numeric(row[name])) for name in AMOUNTS}
-    for name in ("effective_from", "effective_to", "superseded_at", "created_at"):
-        values[name] = None if row[name] is None else row[name].timestamp()
-    return Price(**values)
-
-
-def encode_prices(prices: Iterable[Price]) -> bytes:
-    """Encode for the core: a JSON list of objects.
-
-    Each has id, model, upstream, account, from_us and to_us (Unix microseconds), tokens' prices in
-    pico-dollars a token, request in pico-dollars, second in pico-dollars a microsecond.
-    """
-    return msgspec.json.encode(
-        [
-            {
-                "id": price.id,
-                **{name: getattr(price, name) for name in SUBJECT},
-                "from_us": _micros(price.effective_from),
-                "to_us": None if price.effective_to is None else _micros(price.effective_to),
-                **{
-                    # 10^-6 of a currency's unit for 10^6 tokens are 10^-12 for one.
-                    name: int(Decimal(getattr(price, name)).scaleb(12 if name == "request" else 6))
-                    for name in AMOUNTS
-                },
-            }
-            for price in prices
-        ]
-    )
 
 
 Prices = list[Price]
@@ -192,6 +69,9 @@ class PriceStore:
         Raises: BadValue.
         """
         select = Selection() if select is None else select
+        for name in SUBJECT:
+            if (given := getattr(select, name)) is not None:
+                check_name(name, given)
         rows = await self._pool.fetch(
             "SELECT * FROM prices WHERE id > $1 AND ($2::text IS NULL OR model = $2)"
             " AND ($3::text IS NULL OR upstream = $3) AND ($4::text IS NULL OR account = $4)"
@@ -203,7 +83,7 @@ class PriceStore:
             select.model,
             select.upstream,
             select.account,
-            None if select.at is None else _moment("at", select.at),
+            None if select.at is None else checked_moment("at", select.at),
             select.history,
             limit,
         )
@@ -223,7 +103,7 @@ class PriceStore:
 
         Raises: BadValue, also where another price begins before the new one ends.
         """
-        values = _checked(new)
+        values = checked_price(new)
         async with self._pool.acquire() as connection, connection.transaction():
             return to_price(await _set(connection, values, await take_turn(connection)))
 
@@ -236,7 +116,7 @@ class PriceStore:
         checked = []
         for number, new in enumerate(prices):
             with _blaming(number):
-                checked.append(_checked(new))
+                checked.append(checked_price(new))
         async with self._pool.acquire() as connection, connection.transaction():
             now = await take_turn(connection)
             order = sorted(range(len(checked)), key=lambda n: checked[n]["effective_from"] or now)
@@ -244,6 +124,24 @@ class PriceStore:
                 with _blaming(number):
                     done[number] = to_price(await _set(connection, checked[number], now))
         return [done[number] for number in range(len(checked))]
+
+    async def end(self, price_id: int, at: float | None = None) -> Price:
+        """End a price that holds for good, `at` a time in Unix seconds or now, with none after it.
+
+        Raises: PriceNotFound; BadValue.
+        """
+        end = None if at is None else checked_moment("effective_to", at)
+        async with self._pool.acquire() as connection, connection.transaction():
+            now = await take_turn(connection)
+            row = await _one(connection, price_id)
+            _check_current(row)
+            if row["effective_to"] is not None:
+                raise BadValue("price_id", f"{price_id} ends at {spelled(row['effective_to'])}")
+            end = now if end is None else end
+            if end <= row["effective_from"]:
+                raise BadValue("effective_to", "must be after effective_from")
+            await connection.execute(_END, price_id, end)
+            return to_price(await _one(connection, price_id))
 
     async def correct(self, price_id: int, correction: Correction) -> Prices:
         """Put another price in the place of one, for all of its time or for a part of it.
@@ -261,9 +159,10 @@ class PriceStore:
         async with self._pool.acquire() as connection, connection.transaction():
             now = await take_turn(connection)
             old = dict(await _one(connection, price_id))
-            if old["superseded_at"] is not None:
-                raise BadValue("price_id", f"{price_id} has been corrected already")
-            new = old | {name: _value(name, value, old["account"]) for name, value in given.items()}
+            _check_current(old)
+            new = old | {
+                name: checked_value(name, value, old["account"]) for name, value in given.items()
+            }
             if new == old:
                 raise BadValue("input", "is as before, like all the others: give what changes")
             start, end = _part(old, correction)
@@ -304,6 +203,11 @@ async def _one(connection: Any, price_id: int) -> Any:
     return row
 
 
+def _check_current(row: Mapping[str, Any]) -> None:
+    if row["superseded_at"] is not None:
+        raise BadValue("price_id", f"{row['id']} has been corrected already")
+
+
 async def _set(connection: Any, values: Mapping[str, Any], now: datetime) -> Any:
     """Set one price, in the caller's turn."""
     start, end = values["effective_from"] or now, values["effective_to"]
@@ -312,15 +216,13 @@ async def _set(connection: Any, values: Mapping[str, Any], now: datetime) -> Any
     subject = [values[name] for name in SUBJECT]
     held = await connection.fetchrow(_OPEN, *subject, start)
     if held is not None:
-        await connection.execute(
-            "UPDATE prices SET effective_to = $2 WHERE id = $1", held["id"], start
-        )
+        await connection.execute(_END, held["id"], start)
     other = await connection.fetchrow(_OVERLAPPING, *subject, start, end)
     if other is not None:
         raise BadValue(
             "effective_from",
-            f"overlaps price {other['id']}, which holds from {_spelled(other['effective_from'])}"
-            f" until {_spelled(other['effective_to'])}: correct that one, or end this one before",
+            f"overlaps price {other['id']}, which holds from {spelled(other['effective_from'])}"
+            f" until {spelled(other['effective_to'])}: correct that one, or end this one before",
         )
     row = await insert_price(connection, {**values, "effective_from": start})
     if held is not None and end is not None:
@@ -357,73 +259,18 @@ def _blaming(number: int) -> Iterator[None]:
         raise BadValue(f"prices[{number}].{error.field}", error.reason) from None
 
 
-def _checked(new: NewPrice) -> dict[str, Any]:
-    """The columns of a new price.
-
-    Raises: BadValue.
-    """
-    check_name("model", new.model)
-    if new.upstream is not None:
-        check_name("upstream", new.upstream)
-    if new.account is not None:
-        check_account_id("account", new.account)
-    values: dict[str, Any] = {name: getattr(new, name) for name in SUBJECT}
-    for name in ("currency", *AMOUNTS):
-        given = getattr(new, name)
-        values[name] = None if given is None else _value(name, given, new.account)
-    for name in ("effective_from", "effective_to"):
-        moment = getattr(new, name)
-        values[name] = None if moment is None else _moment(name, moment)
-    return values
-
-
-def _value(name: str, given: str, account: str | None) -> Any:
-    if name == "currency":
-        check_currency("currency", given)
-        if given != "USD" and account is None:
-            raise BadValue("currency", "must be USD where the price is not an account's own")
-        return given
-    match = _AMOUNT.fullmatch(given)
-    if match is None:
-        raise BadValue(name, f"is no amount of money such as 0.15: {given!r}")
-    sign, _, places = match.groups(default="")
-    value = Decimal(given)
-    if sign and value:
-        raise BadValue(name, "must not be negative")
-    if len(places.rstrip("0")) > 6:
-        raise BadValue(name, "must not have more than 6 decimal places")
-    if value > MAX_AMOUNT:
-        raise BadValue(name, f"must be at most {MAX_AMOUNT}")
-    return abs(value)
-
-
-def _moment(field: str, unix_s: float) -> datetime:
-    if not 0 <= unix_s <= _LAST.timestamp():
-        raise BadValue(field, "must be a time from 1970 to 2199, in Unix seconds")
-    return _EPOCH + timedelta(microseconds=_micros(unix_s))
-
-
-def _micros(unix_s: float) -> int:
-    # Exact: up to the year 2200 a float tells microseconds apart.
-    return round(unix_s * 1e6)
-
-
 def _part(old: Mapping[str, Any], correction: Correction) -> tuple[datetime, datetime | None]:
     start, end = old["effective_from"], old["effective_to"]
     if correction.effective_from is not None:
-        start = _moment("effective_from", correction.effective_from)
+        start = checked_moment("effective_from", correction.effective_from)
     if correction.effective_to is not None:
-        end = _moment("effective_to", correction.effective_to)
+        end = checked_moment("effective_to", correction.effective_to)
     if start < old["effective_from"]:
         raise BadValue(
-            "effective_from", f"is before the price's own, {_spelled(old['effective_from'])}"
+            "effective_from", f"is before the price's own, {spelled(old['effective_from'])}"
         )
     if old["effective_to"] is not None and (end is None or end > old["effective_to"]):
-        raise BadValue("effective_to", f"is after the price's own, {_spelled(old['effective_to'])}")
+        raise BadValue("effective_to", f"is after the price's own, {spelled(old['effective_to'])}")
     if end is not None and end <= start:
         raise BadValue("effective_to", "must be after effective_from")
     return start, end
-
-
-def _spelled(moment: datetime | None) -> str:
-    return "further notice" if moment is None else moment.isoformat()

@@ -13,7 +13,8 @@ from forebay.store.database import UNREACHABLE, open_connection
 from forebay.store.errors import StoreUnavailable
 from forebay.store.keys import CHANGED_SINCE, KeyRecord, to_record
 from forebay.store.limits import ALL_SUBJECTS, SubjectLimits, to_subject
-from forebay.store.prices import ALL_PRICES, Price, to_price
+from forebay.store.price_records import Price, to_price
+from forebay.store.prices import ALL_PRICES
 from forebay.store.spend import SPENT, Spent, to_spent
 
 if TYPE_CHECKING:

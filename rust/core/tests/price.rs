@@ -182,7 +182,7 @@ proptest! {
         let upstreams = [None, Some("gpu")];
         let mut specs: Vec<PriceSpec> = Vec::new();
         for (id, (account, upstream, from, length)) in rows.into_iter().enumerate() {
-            let mut spec = row(id as i64, accounts[account], upstreams[upstream], from);
+            let mut spec = row(i64::try_from(id).unwrap(), accounts[account], upstreams[upstream], from);
             spec.to_us = length.map(|length| from + length);
             let overlaps = specs.iter().any(|other| {
                 (&other.account, &other.upstream) == (&spec.account, &spec.upstream)

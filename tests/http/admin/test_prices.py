@@ -31,6 +31,17 @@ async def test_a_price_is_set_read_and_corrected(admin: Admin, database: Databas
     assert (await admin.get("/prices?account=acme&model=m&upstream=x"))["data"] == []
 
 
+async def test_a_price_is_ended(admin: Admin) -> None:
+    made = await admin.send("POST", "/prices", PRICE, 201)
+    path = f"/prices/{made['id']}/end"
+    assert await admin.refused("POST", path, {"effective_to": 1000}) == (
+        *(400, "invalid_value", "effective_to"),
+    )
+    ended = await admin.send("POST", path)
+    assert ended["effective_to"] > 1000
+    assert await admin.refused("POST", path) == (400, "invalid_value", "price_id")
+
+
 async def test_many_are_set_or_none(admin: Admin) -> None:
     prices: list[dict[str, Any]] = [PRICE, {**PRICE, "upstream": "gpu"}]
     answer = await admin.send("POST", "/prices/import", {"prices": prices}, 201)
@@ -54,6 +65,7 @@ async def test_what_is_refused(admin: Admin) -> None:
         ({"model": "nick"}, "invalid_value", "model"),
         ({"effective_to": 999}, "invalid_value", "effective_to"),
         ({"hour": "1"}, "unknown_parameter", "hour"),
+        ({"effective_from": "2026-01-01"}, "invalid_type", "effective_from"),
     ):
         refusal = await admin.refused("POST", "/prices", {**PRICE, **fields})
         assert refusal == (400, code, param), fields
@@ -61,6 +73,8 @@ async def test_what_is_refused(admin: Admin) -> None:
         *(400, "missing_required_parameter", "output"),
     )
     assert (await admin.get("/prices?history=true"))["data"] == []
+    for query in ("model=%00", "account=", "at=1e20", "limit=0", "after=-1", "x=1"):
+        assert (await admin.refused("GET", f"/prices?{query}"))[0] == 400, query
 
 
 async def test_unknown_prices(admin: Admin) -> None:

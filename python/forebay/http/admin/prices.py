@@ -7,7 +7,8 @@ from msgspec import Meta
 
 from forebay.http.admin.operation import Call
 from forebay.store.errors import BadValue, PriceNotFound
-from forebay.store.prices import Moment, NewPrice, Price, PriceStore, Selection
+from forebay.store.price_records import Moment, NewPrice, Price, Selection
+from forebay.store.prices import PriceStore
 
 MAX_PAGE = 1000
 MAX_IMPORT = 1000
@@ -40,6 +41,12 @@ class PriceImport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Prices to set, all or none."""
 
     prices: Annotated[list[NewPrice], Meta(min_length=1, max_length=MAX_IMPORT)]
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """effective_to: when a price ends; null for now."""
+
+    effective_to: Moment | None = None
 
 
 class PriceList(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +102,12 @@ async def import_prices(call: Call) -> PriceList:
 async def get_price(call: Call) -> Price:
     """One price."""
     return await PriceStore(call.database).get(_price_id(call))
+
+
+async def end_price(call: Call) -> Price:
+    """What is less specific holds from then on."""
+    ending: Ending = call.body
+    return await PriceStore(call.database).end(_price_id(call), ending.effective_to)
 
 
 async def correct_price(call: Call) -> PriceList:

@@ -9,7 +9,7 @@ from forebay.http.admin.operation import PREFIX, Call, DatabaseSource, Endpoint,
 from forebay.store.accounts import Account, AccountChanges
 from forebay.store.keys import KeyChanges, PublicKey
 from forebay.store.limits import Limits
-from forebay.store.prices import Correction, NewPrice, Price
+from forebay.store.price_records import Correction, NewPrice, Price
 from forebay.store.prompt_log_store import LogRotation, PromptLogContents, PromptLogPage
 
 if TYPE_CHECKING:
@@ -141,6 +141,15 @@ OPERATIONS: tuple[Operation, ...] = (
         prices.correct_price,
         body=Correction,
         answer=prices.PriceList,
+    ),
+    Operation(
+        "POST",
+        "/prices/{price_id}/end",
+        "End a price, with none after it",
+        prices.end_price,
+        body=prices.Ending,
+        answer=Price,
+        bare=True,
     ),
     Operation(
         "GET",
