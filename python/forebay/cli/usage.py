@@ -37,7 +37,7 @@ def usage(
     database_url: DatabaseOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Sum up requests, tokens and cost."""
+    """Sum up requests, tokens and cost, by whole hours."""
     since_s = duration(since)
 
     async def work(database: "Database") -> "list[UsageRow]":

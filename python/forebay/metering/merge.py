@@ -30,12 +30,12 @@ _BY_KEYS = "2, 3, 4, 5, 6"
 _HOUR = "date_trunc('hour', event_time(event_id), 'UTC')"
 
 
-def hourly(events: str, hour: str = _HOUR) -> str:
+def hourly(events: str, hour: str = _HOUR, **other: str) -> str:
     """The rows of `usage_hourly` that belong to the rows of `events`, a FROM clause's item.
 
-    hour: how an event's hour is found.
+    hour: how an event's hour is found. other: how these sums are, in place of what `SUMS` says.
     """
-    sums = ", ".join(f"{how} AS {name}" for name, how in SUMS.items())
+    sums = ", ".join(f"{how} AS {name}" for name, how in {**SUMS, **other}.items())
     return (
         f"SELECT {hour} AS hour, account, key_id,"
         " coalesce(model_served, model_asked, '') AS model, coalesce(upstream, '') AS upstream,"
@@ -63,34 +63,61 @@ def _add(table: str, time: str, rows: str) -> str:
     )
 
 
-# Nearly all events of a batch are of one hour, and two comparisons tell so for a twentieth of what it
-# costs to take the time out of an id.
+# Nearly all events of a batch are of one hour, and two comparisons tell so for a twentieth of what
+# it costs to take the time out of an id.
 _HOUR_OF_BATCH = (
     "CASE WHEN event_id >= (SELECT lower FROM span) AND event_id < (SELECT upper FROM span)"
     f" THEN (SELECT hour FROM span) ELSE {_HOUR} END"
 )
 
 
+def _add_sums(events: str, **other: str) -> str:
+    """The end of a WITH clause: sums are grouped once, by hour, and days are made of the hours."""
+    return (
+        "span AS MATERIALIZED (SELECT hour, event_floor(hour) AS lower,"
+        " event_floor(hour + interval '1 hour') AS upper"
+        f" FROM (SELECT {_HOUR} AS hour FROM {events} LIMIT 1) i),"
+        f" hours AS MATERIALIZED ({hourly(events, _HOUR_OF_BATCH, **other)}),"
+        f" by_hour AS ({_add('usage_hourly', 'hour', 'SELECT * FROM hours')}),"
+        f" by_day AS ({_add('usage_daily', 'day', daily('hours'))})"
+    )
+
+
+def _insert(staging: str, columns: Mapping[str, str]) -> str:
+    # The batch's number is taken while the statement holds its lock on usage_events.
+    return (
+        f"INSERT INTO usage_events ({', '.join(columns)}, batch)"
+        f" SELECT {', '.join(columns.values())}, (SELECT batch FROM number) FROM {staging}"
+    )
+
+
+_NUMBER = "number AS MATERIALIZED (SELECT nextval('usage_batches') AS batch)"
+
+
 def merge(staging: str, columns: Mapping[str, str]) -> str:
-    """The statement that inserts what `staging` has and gives the number of new events.
+    """The statement that inserts what is new in `staging` and gives the number of new events.
 
     columns: of usage_events, each with its expression over a staged row; ``event_id`` first.
 
-    Rows that are there already are not returned by the INSERT, so nothing is added twice; sums
-    are grouped once, by hour, and days are made of the hours. Events are inserted in the order of
-    their ids, before any sum is touched: writers of the same events or sums never deadlock. The
-    batch's number is taken while the statement holds its lock on usage_events.
+    Rows that are there already are not returned by the INSERT, so nothing is added twice. Events
+    are inserted in the order of their ids, before any sum is touched: writers of the same events
+    or sums never deadlock.
     """
     return (
-        "WITH number AS MATERIALIZED (SELECT nextval('usage_batches') AS batch),"
-        f" inserted AS (INSERT INTO usage_events ({', '.join(columns)}, batch)"
-        f" SELECT {', '.join(columns.values())}, (SELECT batch FROM number)"
-        f" FROM {staging} ORDER BY 1 ON CONFLICT (event_id) DO NOTHING RETURNING {_READ}),"
-        " span AS MATERIALIZED (SELECT hour, event_floor(hour) AS lower,"
-        " event_floor(hour + interval '1 hour') AS upper"
-        f" FROM (SELECT {_HOUR} AS hour FROM inserted LIMIT 1) i),"
-        f" hours AS MATERIALIZED ({hourly('inserted', _HOUR_OF_BATCH)}),"
-        f" by_hour AS ({_add('usage_hourly', 'hour', 'SELECT * FROM hours')}),"
-        f" by_day AS ({_add('usage_daily', 'day', daily('hours'))})"
-        " SELECT count(*) FROM inserted"
+        f"WITH {_NUMBER}, inserted AS ({_insert(staging, columns)}"
+        f" ORDER BY 1 ON CONFLICT (event_id) DO NOTHING RETURNING {_READ}),"
+        f" {_add_sums('inserted')} SELECT count(*) FROM inserted"
+    )
+
+
+def append(staging: str, columns: Mapping[str, str], **other: str) -> tuple[str, str]:
+    """The same in two statements that take a quarter less, for rows that are all new.
+
+    The first fails with a unique violation where one is not, and then nothing has happened.
+
+    columns: as `merge` takes them. other: how sums are of staged rows, where not as of events.
+    """
+    return (
+        f"WITH {_NUMBER} {_insert(staging, columns)}",
+        f"WITH {_add_sums(staging, **other)} SELECT count(*) FROM hours",
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import asyncpg
 import structlog
 
-from forebay.metering.merge import merge
+from forebay.metering.merge import append, merge
 from forebay.store.database import open_connection
 
 if TYPE_CHECKING:
@@ -61,16 +61,15 @@ _CREATE_STAGING = (
     + ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
     + ") ON COMMIT DELETE ROWS"
 )
-_MERGE = merge(
-    "usage_staging",
-    {
-        ("cost" if name == "cost_pico" else name): {
-            "cost_pico": "cost_pico * 0.000000000001",
-            "cache_write_tokens": "coalesce(cache_write_tokens, 0)",
-        }.get(name, name)
-        for name in COLUMNS
-    },
-)
+_CONVERTED = {
+    ("cost" if name == "cost_pico" else name): {
+        "cost_pico": "cost_pico * 0.000000000001",
+        "cache_write_tokens": "coalesce(cache_write_tokens, 0)",
+    }.get(name, name)
+    for name in COLUMNS
+}
+_MERGE = merge("usage_staging", _CONVERTED)
+_APPEND = append("usage_staging", _CONVERTED, cost="coalesce(sum(cost_pico), 0) * 0.000000000001")
 _ADVANCE = (
     "INSERT INTO spools AS s (boot, node, shipped, updated_at) VALUES ($1, $2, $3, now())"
     " ON CONFLICT (boot) DO UPDATE SET node = EXCLUDED.node,"
@@ -150,9 +149,10 @@ class Shipper:
     """Takes batches from `source` and writes each event exactly once.
 
     One transaction takes a batch: rows into a staging table by binary COPY, from there those that
-    are new into ``usage_events``, their sums into ``usage_hourly`` and ``usage_daily``, and the
-    spool's position into ``spools``. A batch whose fate is unknown (the connection died at
-    commit) is written again whole, and the events' ids make that harmless.
+    are new (as a rule all, so that is tried first) into ``usage_events``, their sums into
+    ``usage_hourly`` and ``usage_daily``, and the spool's position into ``spools``. A batch whose
+    fate is unknown (the connection died at commit) is written again whole, and the events' ids
+    make that harmless.
 
     Rows that PostgreSQL refuses for their data are found by halving the batch and set aside in
     ``usage_rejected`` with the reason; the rest is written.
@@ -325,6 +325,27 @@ class Shipper:
         advance: bool,
     ) -> int:
         rows = batch.copy(start, stop)
+        try:
+            async with self._staged(connection, rows):
+                for statement in _APPEND:
+                    await connection.fetchval(statement, timeout=_STATEMENT_TIMEOUT_S)
+                if advance:
+                    await connection.execute(_ADVANCE, *_position(batch))
+            return stop - start
+        except asyncpg.UniqueViolationError:
+            # Some of them are there already, which is rare: it costs a second attempt.
+            pass
+        async with self._staged(connection, rows):
+            inserted: int = await connection.fetchval(_MERGE, timeout=_STATEMENT_TIMEOUT_S)
+            if advance:
+                await connection.execute(_ADVANCE, *_position(batch))
+        return inserted
+
+    @contextlib.asynccontextmanager
+    async def _staged(
+        self, connection: "asyncpg.Connection[asyncpg.Record]", rows: bytes
+    ) -> AsyncIterator[None]:
+        """A transaction in which these rows are in the staging table."""
         async with connection.transaction():
             await connection.copy_to_table(
                 "usage_staging",
@@ -333,10 +354,7 @@ class Shipper:
                 format="binary",
                 timeout=_STATEMENT_TIMEOUT_S,
             )
-            inserted: int = await connection.fetchval(_MERGE, timeout=_STATEMENT_TIMEOUT_S)
-            if advance:
-                await connection.execute(_ADVANCE, *_position(batch))
-        return inserted
+            yield
 
     async def _reject(
         self,
