@@ -165,8 +165,8 @@ class Core:
         node: str,
         segment_bytes: int,
         max_bytes: int,
-        durability: Literal[process, machine],
-        on_full: Literal[refuse, serve_unmetered],
+        durability: Literal["process", "machine"],
+        on_full: Literal["refuse", "serve_unmetered"],
     ) -> Spool:
         """From now on what is admitted is recorded in a spool in the folder `root`.
 

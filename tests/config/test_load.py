@@ -18,6 +18,7 @@ from forebay.config import (
     to_public,
 )
 from forebay.config.document import Document
+from forebay.gateway import snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -407,7 +408,7 @@ def test_what_becomes_of_clients_that_leave(
     file.write_text(
         f"upstreams: {{a: {{kind: sglang, url: 'http://x', discover: true{settings}}}}}"
     )
-    (upstream,) = msgspec.json.decode(build(load(file, {}), {}))["upstreams"]
+    (upstream,) = msgspec.json.decode(snapshot.build(load(file, {}), {}))["upstreams"]
     assert upstream["drain"] == drain
 
 

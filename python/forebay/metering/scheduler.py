@@ -244,7 +244,7 @@ def _ago(seconds: float | None) -> str:
 
 
 async def by_hand(
-    connection: Connection, now: datetime, *, since: date | None = None, **kept: int | None
+    connection: Connection, now: datetime, *, since: date | None = None, **kept: Any
 ) -> dict[str, dict[str, Any]]:
     """Run every job of the ledger now, in whoever's lead, and return what each did, by its name.
 

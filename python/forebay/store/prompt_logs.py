@@ -4,10 +4,9 @@ Days are made ahead and dropped when they are too old.
 """
 
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import asyncpg
+from forebay.store.database import Connection
 
 COLUMNS = (
     "event_id",
@@ -41,9 +40,7 @@ _EXISTING = (
 _PREFIX = "prompt_logs_"
 
 
-async def maintain(
-    connection: "asyncpg.Connection[asyncpg.Record]", now: datetime, days: int
-) -> None:
+async def maintain(connection: Connection, now: datetime, days: int) -> None:
     """Make the partitions of today and the days to come, and drop what is older than `days`.
 
     now: with a time zone. A day goes once all of it is too old. Rows that came before their day was
@@ -68,7 +65,7 @@ async def maintain(
         )
 
 
-async def _make(connection: "asyncpg.Connection[asyncpg.Record]", day: date) -> None:
+async def _make(connection: Connection, day: date) -> None:
     name = _name(day)
     bounds: list[Any] = [
         await connection.fetchval("SELECT event_floor($1)", _midnight(day + timedelta(days=d)))

@@ -485,7 +485,8 @@ impl Record {
         let duration = now - self.started;
         let duration_us = duration.as_micros() as u64;
         // What was not served, or failed without tokens, costs nothing, whatever the price.
-        let served = self.contacted && (outcome != Outcome::Error || usage.total() > 0);
+        let failed = ended.unwrap_or(outcome) == Outcome::Error;
+        let served = self.contacted && (!failed || usage.total() > 0);
         let price = self.price.filter(|_| served);
         event.price_id = price.map(|price| price.id);
         event.cost_pico = match price {
