@@ -1,11 +1,10 @@
-"""Books balance whatever dies: every admitted request is in the ledger once, for what it was served.
+"""Books balance whatever dies: what was admitted is in the ledger once, for what it was served.
 
 Clients ask for this and that while gateways are killed, the database is restarted, and the network
 to it is cut. What the clients saw and what the engine says it served is then compared with the
 ledger. More of it: FOREBAY_TEST_KILLS=100 FOREBAY_TEST_SEED=7.
 """
 
-import asyncio
 import contextlib
 import json
 import os
@@ -26,7 +25,7 @@ import pytest
 from forebay.store import Database, EmbeddedPostgres, NewPrice, PriceStore
 
 from tests.conftest import run_apart
-from tests.support.driver import REFUSED_FAULTS, Driver, Sent
+from tests.support.driver import Driver, Sent
 from tests.support.ledger import balanced
 from tests.support.network import Network
 from tests.support.processes import Engine, Gateway
@@ -228,8 +227,8 @@ def check_row(row: dict[str, Any], sent: Sent, engine: list[dict[str, Any]]) -> 
     outcome = row["outcome"]
     assert row["stream"] == sent.stream, told
     assert row["prompt_tokens"] >= row["cached_tokens"], told
-    # The engine's side: nothing is billed that it did not make. Half an answer that is no stream has
-    # no usage yet: that is estimated from its bytes, and marked.
+    # The engine's side: nothing is billed that it did not make. Half an answer that is no stream
+    # has no usage yet: that is estimated from its bytes, and marked.
     made = max((record["completion_tokens"] for record in engine), default=0)
     guessed = row["source"] == "estimated" and not row["stream"]
     assert row["completion_tokens"] <= made + (ENVELOPE if guessed else 0), told

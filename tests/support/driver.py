@@ -15,8 +15,10 @@ from tests.support.wire import CHAT, COMPLETIONS, chat, request
 PAUSE_S = 0.02
 """Between two attempts to reach a gateway that is not there."""
 ANSWER_S = 30.0
-REFUSED_FAULTS = ("status:500", "status:400", "empty")
-FAULTS = (*REFUSED_FAULTS, "cut:3", "cut-mid-event:2", "error-event:2", "no-usage", "no-done")
+FAULTS = (
+    *("status:500", "status:400", "empty", "cut:3", "cut-mid-event:2", "error-event:2"),
+    *("no-usage", "no-done"),
+)
 
 
 @dataclass
