@@ -43,3 +43,15 @@ class AccountExists(StoreError):
 
 class KeyRevoked(StoreError):
     """The API key is revoked and cannot be changed any more."""
+
+
+class TermNotFound(NotFound):
+    """No term has this id."""
+
+
+class InvoiceNotFound(NotFound):
+    """No invoice has this number."""
+
+
+class NotBillable(StoreError):
+    """An invoice cannot be finalised or credited as it stands; the message says what is missing."""
