@@ -161,7 +161,7 @@ class Books:
         zone = ZoneInfo(billing.time_zone)
         span = span_of(month, zone)
         before = await invoices.finalized_periods(connection, account)
-        periods = [*before, Period(str(month), *span, -1)]
+        periods = [Period(str(month), *span, -1), *before]
         rows = await invoices.usage(connection, account, periods, until)
         moves = await invoices.adjustments(
             connection, account, [period.month for period in periods], waiting=True

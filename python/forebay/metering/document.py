@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from forebay.metering.invoice import Calculation
-from forebay.metering.lines import Line, LineKind, Price, Problem
+from forebay.metering.lines import Line, LineKind, Price, Problem, price_text
 from forebay.store.billing import Billing, Seller
 from forebay.store.currency import MINOR_DIGITS
 from forebay.store.terms import plain_decimal
@@ -37,7 +37,7 @@ class DocumentPeriod(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DocumentLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A line; quantity times unit_price over per, rounded once, is the amount, where they are given.
+    """A line. quantity times unit_price over per, rounded once, is the amount, if they are given.
 
     month: whose usage or fee it is. old_price_id: of an adjustment, the price row before; its
     unit_price is the difference. term: the allowance, discount or fee. credits: the position of
@@ -151,13 +151,6 @@ def money(amount: Decimal, currency: str) -> str:
     return f"{amount:.{digits}f}" if amount else f"{Decimal(0):.{digits}f}"
 
 
-def unit_price_text(price: Decimal) -> str:
-    """A price with two decimal places, or as many more as it takes."""
-    text = plain_decimal(price)
-    whole, _, part = text.partition(".")
-    return f"{whole}.{part.ljust(2, '0')}"
-
-
 def document_lines(lines: Iterable[Line], currency: str) -> list[DocumentLine]:
     """Lines as a document has them."""
     return [
@@ -171,7 +164,7 @@ def document_lines(lines: Iterable[Line], currency: str) -> list[DocumentLine]:
             price_id=line.price_id,
             old_price_id=line.old_price_id,
             quantity=None if line.quantity is None else plain_decimal(line.quantity),
-            unit_price=None if line.unit_price is None else unit_price_text(line.unit_price),
+            unit_price=None if line.unit_price is None else price_text(line.unit_price),
             per=line.per,
             amount=money(line.amount, currency),
             term=line.term,
@@ -217,9 +210,7 @@ def document_prices(lines: Iterable[Line], prices: dict[int, Price]) -> list[Doc
 
 def _document_price(price: Price) -> DocumentPrice:
     values: dict[str, Any] = {
-        name: unit_price_text(value)
-        if isinstance(value := getattr(price, name), Decimal)
-        else value
+        name: price_text(value) if isinstance(value := getattr(price, name), Decimal) else value
         for name in DocumentPrice.__struct_fields__
     }
     for name in ("effective_from", "effective_to"):

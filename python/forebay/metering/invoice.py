@@ -47,7 +47,7 @@ def calculate(
     prices: Mapping[int, Price],
     taxes: Sequence[Tax],
 ) -> Calculation:
-    """The invoice of some months, the own one last.
+    """The invoice of some months, in their order.
 
     prices: every row that usage, moves and billed lines name.
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from forebay.metering.period import Span
-from forebay.store.terms import TOKEN_KINDS, Term
+from forebay.store.terms import TOKEN_KINDS, Term, plain_decimal
 
 EXACT = Context(prec=100, traps=[Inexact, InvalidOperation])
 """Sums and products that would lose a digit fail instead."""
@@ -160,3 +160,10 @@ def amount_of(quantity: Decimal, unit_price: Decimal, per: int) -> Decimal:
 def billed_kind(kind: str, price: Price) -> str:
     """Reasoning tokens are output tokens where they cost the same."""
     return "output" if kind == "reasoning" and price.reasoning == price.output else kind
+
+
+def price_text(price: Decimal) -> str:
+    """A price with two decimal places, or as many more as it takes."""
+    text = plain_decimal(price)
+    whole, _, part = text.partition(".")
+    return f"{whole}.{part.ljust(2, '0')}"

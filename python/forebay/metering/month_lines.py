@@ -7,6 +7,7 @@ invoices gave already.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 from zoneinfo import ZoneInfo
@@ -23,6 +24,7 @@ from forebay.metering.lines import (
     amount_of,
     billed_kind,
     per_of,
+    price_text,
     rounded,
 )
 from forebay.metering.period import held, seconds
@@ -189,9 +191,9 @@ class MonthLines:
             if difference == 0:
                 continue
             told = (
-                f"new price {new_price:f}"
+                f"new price {price_text(new_price)}"
                 if old is None
-                else f"price {old.of(kind):f} corrected to {new_price:f}"
+                else f"price {price_text(old.of(kind))} corrected to {price_text(new_price)}"
             )
             lines.append(
                 Line(
@@ -329,7 +331,8 @@ class MonthLines:
             described = term.description
             if share < 1:
                 first, stop = (instant.astimezone(self._zone) for instant in part)
-                described += f" ({first:%Y-%m-%d} to before {stop:%Y-%m-%d})"
+                last = stop.date() - timedelta(days=1)
+                described += f" ({first:%Y-%m-%d} to {last:%Y-%m-%d})"
             lines.append(
                 Line(
                     kind="fee",

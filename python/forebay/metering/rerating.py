@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from forebay.metering.books import quantities_of, to_move, to_price
-from forebay.metering.document import unit_price_text
+from forebay.metering.lines import price_text
 from forebay.metering.period import Month, months_between, span_of
 from forebay.metering.rerate import EventsMissing, Rated, Shift, boundaries, shifts, value
 from forebay.store import invoices
@@ -134,7 +134,7 @@ class _MonthOfAccount:
                 old_price=shift.move.old,
                 new_price=shift.move.new,
                 quantity=plain_decimal(shift.move.quantity),
-                amount=unit_price_text(amount),
+                amount=price_text(amount),
                 currency=currency,
             )
             for shift, amount in zip(found, amounts, strict=True)
