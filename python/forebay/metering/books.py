@@ -241,8 +241,6 @@ class Books:
         self, connection: Any, account: str, sheet: _Sheet, until: int, now: datetime
     ) -> bytes:
         calculation = sheet.calculation
-        invoice = await invoices.new_id(connection)
-        await add_lines(connection, invoice, calculation.lines)
         new = NewInvoice(
             series="credit_note" if calculation.total < 0 else "invoice",
             account=account,
@@ -258,8 +256,10 @@ class Books:
             issued_on=now.astimezone(sheet.zone).date(),
             finalized_at=now,
         )
-        # The last thing: whoever finalises next waits for the number.
+        # Whoever finalises next waits from here on.
         serial, number = await invoices.take_number(connection, new.series)
+        invoice = await invoices.new_id(connection)
+        await add_lines(connection, invoice, calculation.lines)
         document = documents.encode(
             await self._document(connection, account, sheet, number=number, until=until, now=now)
         )

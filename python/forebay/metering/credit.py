@@ -75,10 +75,10 @@ async def credit(
             issued_on=moment.astimezone(ZoneInfo(original.period.time_zone)).date(),
             finalized_at=moment,
         )
-        invoice = await invoices.new_id(connection)
-        await add_lines(connection, invoice, calculation.lines)
         seller = await seller_of(connection)
         serial, credit_number = await invoices.take_number(connection, new.series)
+        invoice = await invoices.new_id(connection)
+        await add_lines(connection, invoice, calculation.lines)
         document = documents.encode(
             Document(
                 number=credit_number,
