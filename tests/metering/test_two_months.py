@@ -137,7 +137,7 @@ async def test_two_months_of_two_hundred_accounts(database: Database) -> None:
     base = world.rates[next(n for n in accounts if len(world.rates[n]) == 3)]
     own = world.rates[next(n for n in accounts if world.currency[n] == "JPY")]
     first = await world.ledger.correct(base[0], input="0.125", cached="0.01")
-    whole = {"since": utc(2026, 8, 1), "until": utc(2026, 12, 1)}
+    whole = {"since": utc(2026, 9, 2), "until": utc(2026, 10, 30)}
     assert await rerate(database, **whole)
     assert await rerate(database, **whole) == []
     corrected = {

@@ -73,7 +73,7 @@ class Event:
 class Ledger:
     """Writes to a database what gateways would."""
 
-    def __init__(self, database: Database, seed: int = 0) -> None:
+    def __init__(self, database: Database, seed: int | None = 0) -> None:
         self._database = database
         self._random = random.Random(seed)
 

@@ -13,6 +13,9 @@ _REF = "#/components/schemas/{name}"
 _PARAMETERS = {
     "key_id": "A key's id.",
     "account": "An account's id.",
+    "number": "An invoice's number.",
+    "month": "A month, YYYY-MM, in the account's time zone.",
+    "term": "A term's id.",
     "model": "A model's own name; slashes in it may stand as they are.",
 }
 

@@ -22,9 +22,12 @@ from forebay.store.errors import (
     AccountExists,
     AccountNotFound,
     BadValue,
+    InvoiceNotFound,
     KeyNotFound,
     KeyRevoked,
+    NotBillable,
     StoreUnavailable,
+    TermNotFound,
 )
 
 if TYPE_CHECKING:
@@ -157,8 +160,10 @@ class Endpoint:
             return render(self._error(headers, refused))
         if operation.method != "GET":
             log.info("administered", operation=f"{operation.method} {operation.path}")
-        if answer is None:
+        if answer is None and operation.answer is None:
             return Response(status_code=operation.status)
+        if isinstance(answer, Response):
+            return answer
         content = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
         return Response(
             content,
@@ -273,6 +278,12 @@ def _refused(error: Exception) -> Refused | None:
         return Refused("not_found", text, code="key_not_found")
     if isinstance(error, AccountNotFound):
         return Refused("not_found", text, code="account_not_found")
+    if isinstance(error, InvoiceNotFound):
+        return Refused("not_found", text, code="invoice_not_found")
+    if isinstance(error, TermNotFound):
+        return Refused("not_found", text, code="term_not_found")
+    if isinstance(error, NotBillable):
+        return Refused("invalid_request", text, code="not_billable")
     if isinstance(error, AccountExists):
         return Refused("invalid_request", text, param="id", code="account_exists")
     if isinstance(error, KeyRevoked):
