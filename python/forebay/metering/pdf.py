@@ -6,6 +6,7 @@ from importlib.resources import as_file, files
 from itertools import groupby
 from pathlib import Path
 
+from fontTools.ttLib import TTLibError  # type: ignore[import-untyped]
 from fpdf import FPDF
 from fpdf.enums import XPos, YPos
 
@@ -38,34 +39,27 @@ def to_pdf(document: Document, *, font: Path | None = None) -> bytes:
     read.
     """
     with as_file(files("forebay.metering").joinpath("fonts")) as fonts:
-        page = _Page(document, fonts, font)
-        page.add_page()
-        page.draw_head()
-        page.draw_table()
-        page.draw_totals()
-        page.draw_terms()
-        page.check_glyphs()
-        return bytes(page.output())
+        page = _Page(document)
+        try:
+            page.add_fonts(fonts, font)
+            page.add_page()
+            page.draw_head()
+            page.draw_table()
+            page.draw_totals()
+            page.draw_terms()
+            page.check_glyphs()
+            return bytes(page.output())
+        finally:
+            page.close_fonts()
 
 
 class _Page(FPDF):
-    def __init__(self, document: Document, fonts: Path, extra: Path | None) -> None:
+    def __init__(self, document: Document) -> None:
         super().__init__(format="A4")
         self._document = document
         self.set_margins(_LEFT, _TOP, _RIGHT)
         self.set_auto_page_break(True, margin=_BOTTOM)
-        self.add_font(_FAMILY, "", fonts / "DejaVuSansCondensed.ttf")
-        self.add_font(_FAMILY, "B", fonts / "DejaVuSansCondensed-Bold.ttf")
-        if extra is not None:
-            if not extra.is_file():
-                raise FileNotFoundError(f"no font at {extra}")
-            self.add_font("Extra", "", extra)
-            self.set_fallback_fonts(["Extra"], exact_match=False)
-        self._printable = {
-            code
-            for name in self.fonts
-            for code in self.fonts[name].cmap  # type: ignore[union-attr]
-        }
+        self._printable: set[int] = set()
         self._missing: set[str] = set()
         issued = document.issued_on
         moment = day(issued) if issued is not None else day(f"{document.month}-01")
@@ -76,6 +70,29 @@ class _Page(FPDF):
         self.set_producer("Forebay")
         self.set_lang("en")
         self.alias_nb_pages(_PAGES)
+
+    def add_fonts(self, fonts: Path, extra: Path | None) -> None:
+        """Raises: OSError where `extra` is no font that can be read."""
+        self.add_font(_FAMILY, "", fonts / "DejaVuSansCondensed.ttf")
+        self.add_font(_FAMILY, "B", fonts / "DejaVuSansCondensed-Bold.ttf")
+        if extra is not None:
+            if not extra.is_file():
+                raise FileNotFoundError(f"no font at {extra}")
+            try:
+                self.add_font("Extra", "", extra)
+            except (TTLibError, ValueError, NotImplementedError) as error:
+                raise OSError(f"no TrueType font at {extra}: {error}") from None
+            self.set_fallback_fonts(["Extra"], exact_match=False)
+        self._printable = {
+            code
+            for name in self.fonts
+            for code in self.fonts[name].cmap  # type: ignore[union-attr]
+        }
+
+    def close_fonts(self) -> None:
+        """Fonts are read while the document is written."""
+        for font in self.fonts.values():
+            font.ttfont.close()  # type: ignore[union-attr]
 
     def _kind(self) -> str:
         if self._document.status == "draft":
