@@ -452,8 +452,8 @@ async def _random_ledger(database_url: str, data: Any) -> None:
             daily, events_sum = await database.pool.fetchrow(
                 "SELECT (SELECT coalesce(sum(cost), 0) FROM usage_daily WHERE account = $1"
                 f" AND day >= '{start}' AND day < '{stop}'), (SELECT coalesce(sum(cost), 0)"
-                f" FROM usage_events WHERE account = $1 AND admitted_at >= '{start}Z'"
-                f" AND admitted_at < '{stop}Z')",
+                f" FROM usage_events WHERE account = $1 AND event_id >= event_floor('{start}Z')"
+                f" AND event_id < event_floor('{stop}Z'))",
                 account,
             )
             assert exact == daily == events_sum

@@ -43,17 +43,18 @@ class NewInvoice(NamedTuple):
 
 
 _READ_WATERMARK = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM usage_batches"
-_TOKENS = (
-    "coalesce(e.prompt_tokens, 0) + e.cache_write_tokens + coalesce(e.completion_tokens, 0) > 0"
-)
-_SUMS = """
+_TOKENS = "coalesce(e.prompt_tokens, 0) + coalesce(e.completion_tokens, 0) > 0"
+_CACHED = "least(coalesce(e.cached_tokens, 0), coalesce(e.prompt_tokens, 0))"
+_WRITTEN = f"least(e.cache_write_tokens, coalesce(e.prompt_tokens, 0) - {_CACHED})"
+_REASONED = "least(coalesce(e.reasoning_tokens, 0), coalesce(e.completion_tokens, 0))"
+# As costs are computed: a part is never more than the whole.
+_SUMS = f"""
     count(*) AS requests,
-    sum(coalesce(e.prompt_tokens, 0) - coalesce(e.cached_tokens, 0) - e.cache_write_tokens)
-        AS input,
-    sum(coalesce(e.cached_tokens, 0)) AS cached,
-    sum(e.cache_write_tokens) AS cache_write,
-    sum(coalesce(e.completion_tokens, 0) - coalesce(e.reasoning_tokens, 0)) AS output,
-    sum(coalesce(e.reasoning_tokens, 0)) AS reasoning,
+    sum(coalesce(e.prompt_tokens, 0) - {_CACHED} - {_WRITTEN}) AS input,
+    sum({_CACHED}) AS cached,
+    sum({_WRITTEN}) AS cache_write,
+    sum(coalesce(e.completion_tokens, 0) - {_REASONED}) AS output,
+    sum({_REASONED}) AS reasoning,
     sum(round(coalesce(e.duration_ms, 0) * 1000)::numeric) * 0.000001 AS seconds
 """
 _MODEL = "coalesce(e.model_served, e.model_asked, '')"
@@ -108,8 +109,8 @@ async def usage(connection: Any, account: str, periods: Sequence[Period], until:
         SELECT p.month, {_MODEL} AS model, e.price_id, coalesce(sum(e.cost), 0) AS cost, {_SUMS}
         FROM unnest($2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[])
             AS p (month, start, stop, after)
-        JOIN usage_events e ON e.account = $1 AND e.admitted_at >= p.start
-            AND e.admitted_at < p.stop AND e.batch > p.after AND e.batch <= $6
+        JOIN usage_events e ON e.account = $1 AND e.event_id >= event_floor(p.start)
+            AND e.event_id < event_floor(p.stop) AND e.batch > p.after AND e.batch <= $6
         WHERE {_BILLABLE}
         GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
         """,
@@ -136,7 +137,8 @@ async def rated(
         SELECT {_MODEL} AS model, e.upstream, e.price_id,
             width_bucket(e.admitted_at, $4::timestamptz[]) AS bucket, {_SUMS}
         FROM usage_events e
-        WHERE e.account = $1 AND e.admitted_at >= $2 AND e.admitted_at < $3 AND e.batch <= $6
+        WHERE e.account = $1 AND e.event_id >= event_floor($2) AND e.event_id < event_floor($3)
+            AND e.batch <= $6
             AND ($5::text IS NULL OR {_MODEL} = $5) AND {_BILLABLE}
         GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
         """,
@@ -163,8 +165,9 @@ async def events_missing(connection: Any, account: str, start: datetime, stop: d
             GROUP BY day)
         SELECT greatest(0, (coalesce((SELECT sum(requests) FROM days), 0) - (
             SELECT count(*) FROM usage_events
-            WHERE account = $1 AND admitted_at >= $2 AND admitted_at < $3
-                AND (admitted_at AT TIME ZONE 'UTC')::date IN (SELECT day FROM days))))::bigint
+            WHERE account = $1 AND event_id >= event_floor($2) AND event_id < event_floor($3)
+                AND (event_time(event_id) AT TIME ZONE 'UTC')::date IN (SELECT day FROM days)
+        )))::bigint
         """,
         account,
         start,
@@ -178,7 +181,8 @@ async def active_accounts(connection: Any, since: datetime, until: datetime) -> 
     """The accounts with events admitted from one instant to before another."""
     rows = await connection.fetch(
         "SELECT a.id FROM accounts a WHERE EXISTS (SELECT FROM usage_events e"
-        " WHERE e.account = a.id AND e.admitted_at >= $1 AND e.admitted_at < $2) ORDER BY a.id",
+        " WHERE e.account = a.id AND e.event_id >= event_floor($1)"
+        " AND e.event_id < event_floor($2)) ORDER BY a.id",
         since,
         until,
         timeout=LONG_S,

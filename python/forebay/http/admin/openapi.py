@@ -53,8 +53,9 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
         "info": {
             "title": "Forebay admin API",
             "version": "1",
-            "description": "Accounts, API keys and limits. Money is text, in US dollars; times are"
-            " Unix seconds. A change holds in every gateway within a second.",
+            "description": "Accounts, API keys, limits and invoices. Money is text: in US dollars,"
+            " on invoices in the account's currency. Times are Unix seconds, on invoices RFC 3339."
+            " A change holds in every gateway within a second.",
         },
         "security": [{"adminKey": []}],
         "paths": paths,

@@ -141,9 +141,6 @@ CREATE TABLE adjustments (
 CREATE INDEX adjustments_by_month ON adjustments (account, month);
 CREATE INDEX adjustments_waiting ON adjustments (account) WHERE invoice IS NULL;
 
--- Finalising looks for what came late. Events lie in the order in which they came.
-CREATE INDEX IF NOT EXISTS usage_events_by_batch ON usage_events USING brin (batch);
-
 CREATE FUNCTION invoices_immutable() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'a finalised invoice cannot be changed' USING ERRCODE = 'restrict_violation';
