@@ -93,11 +93,11 @@ def test_the_life_of_an_invoice(used: Forebay, elsewhere: Path) -> None:
 def test_a_price_that_comes_late(used: Forebay, database_url: str) -> None:
     month = ("invoice", "--account", "acme", "--month", "2025-05")
     draft = used(*month, "--json")
-    assert draft.json()["problems"] == ["1 requests of new in 2025-05 have no price"]
-    assert "cannot be finalised: 1 requests of new" in draft.err
+    assert draft.json()["problems"] == ["1 request of new in 2025-05 has no price"]
+    assert "cannot be finalised: 1 request of new" in draft.err
     refused = used(*month, "--finalize")
     assert (refused.code, refused.out) == (1, "")
-    assert "1 requests of new in 2025-05 have no price" in refused.err
+    assert "1 request of new in 2025-05 has no price" in refused.err
 
     async def add() -> None:
         async with await Database.connect(database_url, max_size=1) as database:

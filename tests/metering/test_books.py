@@ -222,7 +222,7 @@ async def test_usage_without_a_price_blocks_until_it_has_one(
     draft = json.loads(await books.draft("acme", "2026-10", now=LATER))
     assert draft["problems"] == [
         "3 requests of new in 2026-10 have no price",
-        "1 requests of other in 2026-10 have no price",
+        "1 request of other in 2026-10 has no price",
     ]
     with pytest.raises(NotBillable, match="3 requests of new in 2026-10 have no price"):
         await finalized(books, "acme", "2026-10")
@@ -231,7 +231,7 @@ async def test_usage_without_a_price_blocks_until_it_has_one(
         ("input", "6.00", None),
         ("requests", "1.50", None),
     ]
-    with pytest.raises(NotBillable, match=r"invoiced for 2026-10: 1 requests of other"):
+    with pytest.raises(NotBillable, match=r"invoiced for 2026-10: 1 request of other"):
         await finalized(books, "acme", "2026-10")
     await ledger.price("other", input="2", output="2")
     await corrected(database)
@@ -252,7 +252,7 @@ async def test_usage_in_another_currency_blocks(
     await BillingStore(database).update("acme", BillingChanges(currency="JPY"))
     dollars = await ledger.price("m", input="1", output="1")
     await ledger.ship([Event("acme", "m", OCTOBER, prompt=10**6, rate=dollars)])
-    with pytest.raises(NotBillable, match="1 requests of m in 2026-10 are rated in USD, not JPY"):
+    with pytest.raises(NotBillable, match="1 request of m in 2026-10 is rated in USD, not JPY"):
         await finalized(books, "acme", "2026-10")
     await ledger.price("m", account="acme", currency="JPY", input="150.5", output="1")
     assert [a.amount for a in await corrected(database)] == ["150.50"]

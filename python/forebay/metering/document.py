@@ -226,15 +226,16 @@ def rfc3339(instant: datetime) -> str:
 
 def explained(problems: Iterable[Problem], currency: str) -> list[str]:
     """Each problem in one clause, models and counts named."""
-    return [
-        f"{problem.requests} requests of {problem.model or 'an unnamed model'} in {problem.month}"
-        + (
-            " have no price"
-            if problem.currency is None
-            else f" are rated in {problem.currency}, not {currency}"
-        )
-        for problem in problems
-    ]
+    return [_explained(problem, currency) for problem in problems]
+
+
+def _explained(problem: Problem, currency: str) -> str:
+    one = problem.requests == 1
+    model = problem.model or "an unnamed model"
+    which = f"{problem.requests} request{'' if one else 's'} of {model} in {problem.month}"
+    if problem.currency is None:
+        return f"{which} {'has' if one else 'have'} no price"
+    return f"{which} {'is' if one else 'are'} rated in {problem.currency}, not {currency}"
 
 
 def day(text: str) -> date:

@@ -219,9 +219,11 @@ class _Page(FPDF):
         bottom = self.get_y()
         self.set_y(top)
         for label, value in self._facts():
-            self.set_x(_LEFT + 100)
-            self._text(28, 5, label, size=8.5, grey=True)
-            self._text(_WIDTH - 128, 5, value, align="R", end=True)
+            for told in self._wrapped(value, _WIDTH - 128, 9):
+                self.set_x(_LEFT + 100)
+                self._text(28, 5, label, size=8.5, grey=True)
+                self._text(_WIDTH - 128, 5, told, align="R", end=True)
+                label = ""
         self.set_y(max(bottom, self.get_y()) + 9)
 
     def _facts(self) -> list[tuple[str, str]]:
@@ -345,8 +347,7 @@ class _Page(FPDF):
             how = [f"Please pay by {_date(document.due_on)}, quoting {document.number}."]
             texts.append(("PAYMENT", how + ([*seller.bank] if seller else [])))
         if document.reason is not None:
-            told = f"{document.reason}. This credits a part of invoice {document.refers_to}."
-            texts.append(("REASON", [told]))
+            texts.append(("REASON", [f"{document.reason} (invoice {document.refers_to})"]))
         if document.problems:
             texts.append(("NOT FINAL", document.problems))
         for title, lines in texts:

@@ -5,12 +5,16 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import asyncpg
+
+from forebay.store.errors import StoreUnavailable
+
 if TYPE_CHECKING:
     from forebay.store.database import Database
 
 LONG_S = 300.0
 """Seconds that a sum over a month's events may take."""
-_LOCK_WAIT = "30s"
+_LOCK_WAIT = "9s"
 
 SERIES = ("invoice", "credit_note")
 
@@ -66,10 +70,15 @@ async def watermark(database: "Database") -> int:
     """The ingest number up to which every event that will ever be there is there.
 
     For the moment that it takes, nothing is shipped.
+
+    Raises: StoreUnavailable where something else keeps the table locked.
     """
     async with database.pool.acquire() as connection, connection.transaction():
         await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'")
-        await connection.execute("LOCK TABLE usage_events IN SHARE MODE", timeout=60.0)
+        try:
+            await connection.execute("LOCK TABLE usage_events IN SHARE MODE", timeout=60.0)
+        except asyncpg.LockNotAvailableError:
+            raise StoreUnavailable("usage_events stays locked by something else") from None
         number: int = await connection.fetchval(_READ_WATERMARK)
         return number
 
@@ -104,21 +113,31 @@ async def finalized_periods(connection: Any, account: str) -> list[Period]:
 
 async def usage(connection: Any, account: str, periods: Sequence[Period], until: int) -> list[Any]:
     """Sums of an account's events up to an ingest number, by month, model and price row."""
-    rows: list[Any] = await connection.fetch(
-        f"""
-        SELECT p.month, {_MODEL} AS model, e.price_id, coalesce(sum(e.cost), 0) AS cost, {_SUMS}
-        FROM unnest($2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[])
-            AS p (month, start, stop, after)
-        JOIN usage_events e ON e.account = $1 AND e.event_id >= event_floor(p.start)
-            AND e.event_id < event_floor(p.stop) AND e.batch > p.after AND e.batch <= $6
-        WHERE {_BILLABLE}
-        GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-        """,
-        account,
-        *(list(column) for column in zip(*periods, strict=True)),
-        until,
-        timeout=LONG_S,
-    )
+    rows: list[Any] = []
+    # One statement for each number to begin after: months that are invoiced share theirs, and with
+    # it known the few new events among all of theirs are found by the index on it.
+    for after in sorted({period.after for period in periods}):
+        those = [period for period in periods if period.after == after]
+        rows += await connection.fetch(
+            f"""
+            SELECT p.month, {_MODEL} AS model, e.price_id, coalesce(sum(e.cost), 0) AS cost, {_SUMS}
+            FROM usage_events e
+            JOIN unnest($2::text[], $3::timestamptz[], $4::timestamptz[]) AS p (month, start, stop)
+                ON e.event_id >= event_floor(p.start) AND e.event_id < event_floor(p.stop)
+            WHERE e.account = $1 AND e.batch > $5 AND e.batch <= $6 AND {_BILLABLE}
+                AND e.event_id >= event_floor($7) AND e.event_id < event_floor($8)
+            GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+            """,
+            account,
+            [period.month for period in those],
+            [period.start for period in those],
+            [period.stop for period in those],
+            after,
+            until,
+            min(period.start for period in those),
+            max(period.stop for period in those),
+            timeout=LONG_S,
+        )
     return rows
 
 
