@@ -12,7 +12,7 @@ import pytest
 from forebay.metering.books import Books
 from forebay.metering.lines import rounded
 from forebay.metering.rerating import Adjustment, rerate
-from forebay.store import AccountNotFound, BadValue, Database
+from forebay.store import AccountNotFound, BadValue, Database, StoreUnavailable
 from forebay.store.billing import BillingChanges, BillingStore, Seller, Tax
 from forebay.store.errors import InvoiceNotFound, NotBillable
 from forebay.store.terms import NewTerm, TermStore
@@ -203,6 +203,22 @@ async def test_a_transaction_that_is_not_through_is_waited_for(
     finally:
         await shipping.close()
     assert found["watermark"] == 2
+
+
+async def test_a_table_that_stays_locked_is_one_clear_error(
+    database_url: str, ledger: Ledger, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebay.store.invoices._LOCK_WAIT", "50ms")
+    await ledger.account("acme")
+    other = await asyncpg.connect(database_url)
+    try:
+        async with other.transaction():
+            await other.execute("LOCK TABLE usage_events IN ROW EXCLUSIVE MODE")
+            with pytest.raises(StoreUnavailable, match="usage_events stays locked"):
+                await books.finalize("acme", "2026-10", now=LATER)
+    finally:
+        await other.close()
+    assert (await finalized(books, "acme", "2026-10"))["number"] == "INV-000001"
 
 
 async def test_usage_without_a_price_blocks_until_it_has_one(

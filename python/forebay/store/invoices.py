@@ -120,10 +120,12 @@ async def usage(connection: Any, account: str, periods: Sequence[Period], until:
         those = [period for period in periods if period.after == after]
         rows += await connection.fetch(
             f"""
+            WITH p AS MATERIALIZED (
+                SELECT month, event_floor(start) AS low, event_floor(stop) AS high
+                FROM unnest($2::text[], $3::timestamptz[], $4::timestamptz[]) t (month, start, stop)
+            )
             SELECT p.month, {_MODEL} AS model, e.price_id, coalesce(sum(e.cost), 0) AS cost, {_SUMS}
-            FROM usage_events e
-            JOIN unnest($2::text[], $3::timestamptz[], $4::timestamptz[]) AS p (month, start, stop)
-                ON e.event_id >= event_floor(p.start) AND e.event_id < event_floor(p.stop)
+            FROM usage_events e JOIN p ON e.event_id >= p.low AND e.event_id < p.high
             WHERE e.account = $1 AND e.batch > $5 AND e.batch <= $6 AND {_BILLABLE}
                 AND e.event_id >= event_floor($7) AND e.event_id < event_floor($8)
             GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
