@@ -2,7 +2,7 @@
 
 from asyncio import AbstractEventLoop, Future
 from os import PathLike
-from typing import Any, final
+from typing import Any, Literal, final
 
 __all__ = [
     "Core",
@@ -10,7 +10,11 @@ __all__ = [
     "Lease",
     "Leases",
     "Limiter",
+    "PriceBook",
     "SharedLimits",
+    "Spool",
+    "SpoolBatch",
+    "SpoolSource",
     "SseDecoder",
     "__version__",
     "peek",
@@ -87,6 +91,13 @@ class Core:
         Raises: ValueError; then nothing has changed.
         """
 
+    def load_prices(self, records: bytes) -> None:
+        """Take the price book in, whole.
+
+        records: JSON as `forebay.store.price_records.encode_prices` makes it.
+        Raises: ValueError; then nothing has changed.
+        """
+
     def set_spent(self, records: bytes) -> None:
         """Raise what was spent of budgets to what is known of all nodes.
 
@@ -145,7 +156,22 @@ class Core:
 
     def take_usage(self, limit: int) -> list[tuple[Any, ...]]:
         """Up to `limit` finished requests, oldest first, in the usage table's column order, then
-        the cost in nano-USD (None without a price)."""
+        the cost in pico-USD (None without a price) and the id of the price."""
+
+    def open_spool(
+        self,
+        root: str,
+        *,
+        node: str,
+        segment_bytes: int,
+        max_bytes: int,
+        durability: Literal["process", "machine"],
+        on_full: Literal["refuse", "serve_unmetered"],
+    ) -> Spool:
+        """From now on what is admitted is recorded in a spool in the folder `root`.
+
+        Once a core. Raises: OSError; RuntimeError if there is a spool already.
+        """
 
     def take_failures(self) -> list[tuple[str, str, str, str]]:
         """What the log should be told: (kind, message, private cause, request id) each."""
@@ -185,6 +211,34 @@ class Exchange:
 
     def cancel(self, *_args: object) -> None:
         """Stop the engine and book what was delivered. Takes anything, as a done-callback must."""
+
+@final
+class PriceBook:
+    """A price book by itself, for what is to be rated as the core does it."""
+
+    def __new__(cls, records: bytes) -> PriceBook:
+        """records: as `Core.load_prices` takes them. Raises: ValueError."""
+
+    def rate(
+        self,
+        model: str,
+        account: str,
+        upstream: str,
+        admitted_us: int,
+        *,
+        prompt: int = 0,
+        cached: int = 0,
+        cache_write: int = 0,
+        completion: int = 0,
+        reasoning: int = 0,
+        duration_us: int = 0,
+    ) -> tuple[int, int] | None:
+        """The price that holds for a request, and its cost by it; None without a price.
+
+        admitted_us: Unix microseconds. Counts are tokens; prompt includes cached and cache_write,
+            completion includes reasoning.
+        Returns the id of the price's row, and pico-USD, exact up to 2^63 - 1 and never more.
+        """
 
 _Calls = list[tuple[int, list[str], list[str]]]
 """Calls of the script: a number for the reply, keys, arguments after the participant's name."""
@@ -312,3 +366,80 @@ class SseDecoder:
 
 def peek(body: bytes) -> dict[str, Any]:
     """What admission reads of a request body. Raises: ValueError that names the byte offset."""
+
+@final
+class Spool:
+    """What was admitted, until the database has it. Made by `Core.open_spool`."""
+
+    @property
+    def usage(self) -> SpoolSource:
+        """Usage that waits for the database."""
+
+    @property
+    def logs(self) -> SpoolSource:
+        """Prompt logs that wait for the database."""
+
+    def adopt(self) -> int:
+        """Take over what processes that have gone left in the folder. Gives how many spools.
+
+        Blocks. Raises: OSError.
+        """
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Bytes of usage on the disk, and the most that there may be."""
+
+    @property
+    def full(self) -> bool:
+        """Nothing more is taken in."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the disk does not take what it should; None while it does."""
+
+    def finish(self) -> None:
+        """Wait until the prompt logs that are being made are in the spool. Blocks, up to 2 s."""
+
+    def close(self) -> None:
+        """End recording: what is not shipped waits for the next process. Blocks."""
+
+@final
+class SpoolSource:
+    """Rows that wait for the database."""
+
+    def batch(self, limit: int) -> SpoolBatch | None:
+        """Up to `limit` rows of one spool, None if none waits; the same again until `done`."""
+
+    def done(self, batch: SpoolBatch) -> None:
+        """The rows are in the database for good."""
+
+    @property
+    def waiting(self) -> int:
+        """How many rows wait."""
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds since the request ended whose usage has waited longest; 0 if none waits."""
+
+@final
+class SpoolBatch:
+    """Rows of one spool, in the order in which they were written."""
+
+    def __len__(self) -> int: ...
+    @property
+    def boot(self) -> bytes:
+        """The spool's id, 16 bytes."""
+
+    @property
+    def node(self) -> str:
+        """The machine that wrote them."""
+
+    @property
+    def position(self) -> int:
+        """How many of the spool's rows are shipped once these are."""
+
+    def copy(self, start: int, stop: int) -> bytes:
+        """A complete binary COPY of the rows from `start` to before `stop`."""
+
+    def json(self, index: int) -> str:
+        """One row as a JSON object. Raises: ValueError if there is no such row."""

@@ -50,7 +50,10 @@ def run(*, http: str | None, grpc: str | None, ready_file: Path | None) -> None:
         listen = msgspec.structs.replace(
             config.listen, http=http or "127.0.0.1:8080", grpc=grpc or config.listen.grpc
         )
-        config = msgspec.structs.replace(config, listen=listen)
+        spool = msgspec.structs.replace(
+            config.spool, dir=config.spool.dir or str((STATE / "spool").absolute())
+        )
+        config = msgspec.structs.replace(config, listen=listen, spool=spool)
         setup_logging(config.log.level, config.log.format)
         assert config.database_url is not None
         keys = asyncio.run(_keys(config.database_url))

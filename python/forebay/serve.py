@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from forebay.config import Config, parse_address
@@ -15,19 +16,24 @@ from forebay.gateway import Gateway
 from forebay.http.address import local_url
 from forebay.http.app import create_app
 from forebay.http.server import create_server
-from forebay.metering.writer import UsageWriter
+from forebay.metering.books import Books
+from forebay.metering.scheduler import Scheduler, ledger_jobs
 from forebay.ready import remove_ready_file, write_ready_file
 from forebay.store import (
     Database,
     KeyRecord,
     KeyWatcher,
+    Price,
     Spent,
     StoreError,
     SubjectLimits,
     encode_limits,
+    encode_prices,
     encode_records,
     encode_spent,
+    seed_prices,
 )
+from forebay.store.database import UNREACHABLE
 
 if TYPE_CHECKING:
     from forebay.workers.seat import Seat
@@ -38,12 +44,10 @@ RETRY_S = 1.0
 """Seconds between two tries to reach a database that was away at the start."""
 FIRST_LOAD_S = 5.0
 """Seconds that the start waits for the keys; later they are loaded in the background."""
-FLUSH_S = 10.0
-"""Seconds that the end may take to write the last usage."""
 
 
 class Store:
-    """The database behind the gateway: keys and limits come from it, usage goes to it.
+    """The database behind the gateway: keys, limits and prices come from it, usage goes to it.
 
     It may be away, at the start and later: known keys go on working, and usage waits.
     """
@@ -53,10 +57,12 @@ class Store:
         self._gateway = gateway
         self._database: Database | None = None
         self._watcher: KeyWatcher | None = None
-        self._writer: UsageWriter | None = None
+        self._books = Books(gateway.core, gateway.config)
+        self._scheduler: Scheduler | None = None
         self._opening: asyncio.Task[None] | None = None
         gateway.checks["database"] = self._state
-        gateway.checks["usage"] = self._usage_state
+        gateway.checks["usage"] = self._books.state
+        gateway.checks["jobs"] = self._jobs_state
 
     @property
     def database(self) -> Database | None:
@@ -81,31 +87,60 @@ class Store:
                 continue
             try:
                 applied = await database.migrate()
-            except StoreError as error:
+                await self._seed(database)
+            except (StoreError, *UNREACHABLE) as error:
                 await database.close()
                 log.error("the schema cannot be brought up to date", cause=str(error))
+                await asyncio.sleep(RETRY_S)
+                continue
+            try:
+                await self._books.open(database)
+            except OSError as error:
+                # Without keys nothing is admitted, and without a spool nothing may be.
+                await database.close()
+                log.error("the spool cannot be opened (see spool.dir)", cause=str(error))
                 await asyncio.sleep(RETRY_S)
                 continue
             if applied:
                 log.info("migrations applied", versions=applied)
             break
         self._database = database
-        self._writer = UsageWriter(database, self._gateway.core.take_usage)
-        self._writer.start()
+        config = self._gateway.config
+        kept = msgspec.structs.asdict(config.retention)
+        kept["prompt_log_days"] = config.prompt_logs.retention_days
+        self._scheduler = Scheduler(database, ledger_jobs(**kept))
+        self._scheduler.start()
         self._watcher = KeyWatcher(
             database,
             self._load,
             self._gateway.core.keys_current,
             on_limits=self._load_limits,
+            on_prices=self._load_prices,
             on_spent=self._set_spent,
         )
         await self._watcher.start(FIRST_LOAD_S)
+        self._books.start()
+
+    async def _seed(self, database: Database) -> None:
+        models = self._gateway.config.models
+        prices = {name: model.price for name, model in models.items() if model.price is not None}
+        for found in await seed_prices(database, prices):
+            log.warning(
+                "a price in the configuration is not the price book's, which holds",
+                model=found.model,
+                price=found.price_id,
+                configured=found.configured,
+                book=found.book,
+            )
 
     def _load(self, records: list[KeyRecord]) -> None:
         self._gateway.core.load_keys(encode_records(records), False)
 
     def _load_limits(self, subjects: list[SubjectLimits]) -> None:
         self._gateway.core.load_limits(encode_limits(subjects))
+
+    def _load_prices(self, prices: list[Price]) -> None:
+        self._gateway.core.load_prices(encode_prices(prices))
 
     def _set_spent(self, spent: list[Spent]) -> None:
         self._gateway.core.set_spent(encode_spent(spent))
@@ -117,25 +152,18 @@ class Store:
             return f"degraded: away, keys as of {time.time() - self._watcher.last_sync:.0f} s ago"
         return "ok"
 
-    def _usage_state(self) -> str:
-        if self._writer is None:
-            return "ok"
-        waiting = self._writer.backlog + self._gateway.core.usage_backlog
-        if not self._writer.healthy:
-            return f"degraded: {waiting} events wait for the database"
-        return "ok"
+    def _jobs_state(self) -> str:
+        return "ok" if self._scheduler is None else self._scheduler.state()
 
     async def stop(self) -> None:
         """Write what is left, then close."""
         if self._opening is not None:
             self._opening.cancel()
+        if self._scheduler is not None:
+            await self._scheduler.stop()
         if self._watcher is not None:
             await self._watcher.stop()
-        if self._writer is not None:
-            if not await self._writer.flush(FLUSH_S):
-                lost = self._writer.backlog + self._gateway.core.usage_backlog
-                log.error("usage events could not be written", events=lost)
-            await self._writer.stop()
+        await self._books.stop()
         if self._database is not None:
             await self._database.close()
 

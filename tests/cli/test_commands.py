@@ -19,9 +19,11 @@ import asyncpg
 import pytest
 from forebay import __version__
 from forebay.cli import main
-from forebay.store import parse
+from forebay.metering.shipper import Shipper
+from forebay.store import Database, parse
 
 from tests.conftest import run_apart
+from tests.support.ledger import DAY_US, NOW_US, Event, Spool, event
 
 CONFIG = """\
 upstreams:
@@ -229,27 +231,98 @@ def test_config_commands(forebay: Forebay, elsewhere: Path) -> None:
     assert result.err.startswith("forebay: forebay.yaml:2: upstreams.gpu.knid: unknown field")
 
 
-def test_usage(with_url: Forebay, database_url: str) -> None:
-    async def insert() -> None:
-        connection = await asyncpg.connect(database_url)
-        await connection.execute(
-            "INSERT INTO usage_events (event_id, request_id, account, key_id, admitted_at, stream,"
-            " outcome, model_served, prompt_tokens, completion_tokens)"
-            " VALUES (gen_random_uuid(), 'r', 'acme', 'k', now(), true, 'ok', 'm', 7, 5)"
-        )
-        await connection.close()
+def ship(url: str, *events: Event) -> None:
+    """Write events as a gateway does."""
 
+    async def run() -> None:
+        async with await Database.connect(url, max_size=1) as database:
+            spool = Spool()
+            spool.events = list(events)
+            shipper = Shipper(database, spool)
+            assert await shipper.flush(10)
+            await shipper.stop()
+
+    run_apart(run)
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def test_usage(with_url: Forebay, database_url: str) -> None:
     assert with_url("usage", "--json").json() == []
-    run_apart(insert)
+    ship(
+        database_url,
+        event(now_us(), account="acme", model_served="m", ttft_ms=None, cost_pico=1),
+        event(now_us(), account="other", model_served="m"),
+    )
     (row,) = with_url("usage", "--by", "model", "--format", "json").json()
-    assert (row["group"], row["requests"], row["prompt_tokens"]) == ("m", 1, 7)
+    assert (row["group"], row["requests"], row["prompt_tokens"]) == ("m", 2, 20)
+    mine = ("--account", "acme")
     (row,) = csv.DictReader(
-        io.StringIO(with_url("usage", "--by", "account", "--format", "csv").out)
+        io.StringIO(with_url("usage", "--by", "account", "--format", "csv", *mine).out)
     )
     assert (row["group"], row["completion_tokens"], row["ttft_ms_p50"]) == ("acme", "5", "")
-    header, line = with_url("usage", "--by", "day", "--since", "24h").out.splitlines()
+    assert row["cost"] == "0.000000000001"
+    header, line = with_url("usage", "--by", "day", "--since", "24h", *mine).out.splitlines()
     assert header.split()[:2] == ["DAY", "REQUESTS"]
-    assert line.split()[1:4] == ["1", "0", "7"]
+    assert line.split()[1:6] == ["1", "0", "10", "2", "1"]
+
+
+def test_rollup(with_url: Forebay, database_url: str, elsewhere: Path) -> None:
+    ship(database_url, event(), event())
+    done = with_url("rollup", "--json").json()
+    assert done["recount"] == {"days": 1, "differences": 0, "differing": []}
+    assert done["partitions"] == {"partitions": ["2023-11"]}
+    assert with_url("rollup", "--json").json()["recount"]["days"] == 0
+
+    async def damage() -> None:
+        connection = await asyncpg.connect(database_url)
+        await connection.execute("UPDATE usage_daily SET requests = 3")
+        await connection.close()
+
+    run_apart(damage)
+    found = with_url("rollup", "--since", "9000d")
+    assert found.code == 3
+    assert "1 sums replaced" in found.out
+    assert "2023-11-14 differed" in found.out
+    assert with_url("rollup", "--since", "9000d").code == 0
+    kept = CONFIG + "retention: {usage_days: 30}\n"
+    (elsewhere / "forebay.yaml").write_text(kept)
+    assert with_url("rollup", "--json").json()["retention"]["dropped"] == ["2023-11"]
+    # The sums of what was dropped stay, whatever is recounted.
+    assert with_url("rollup", "--since", "9000d").code == 0
+    (row,) = with_url("usage", "--since", "9000d", "--json").json()
+    assert row["requests"] == 2
+
+
+def test_export(with_url: Forebay, database_url: str, elsewhere: Path) -> None:
+    ship(database_url, event(), event(account="acme"), event(NOW_US + DAY_US))
+    day = ("--since", "2023-11-14", "--until", "2023-11-15T00:00Z")
+    rows = list(csv.DictReader(io.StringIO(with_url("export", "usage", *day).out)))
+    assert [row["account"] for row in rows] == ["default", "acme"]
+    (row,) = csv.DictReader(
+        io.StringIO(with_url("export", "rollups", *day, "--account", "acme").out)
+    )
+    assert (row["hour"], row["cost"]) == ("2023-11-14T22:00:00Z", "1.250000000001")
+    lines = with_url("export", "usage", *day, "--format", "openmeter").out.splitlines()
+    assert [json.loads(line)["subject"] for line in lines] == ["default", "acme"]
+    done = with_url("export", "usage", "--since", "9000d", "--format", "stripe", "--out", "f")
+    assert done.out == "3 rows in f\n"
+    assert len((elsewhere / "f").read_text().splitlines()) == 3 * 6
+    for arguments, reason in (
+        (("usage", "--since", "yesterday"), "'yesterday' is neither a time"),
+        (("usage", "--since", "1h", "--until", "2h"), "--since is after --until"),
+        (("usage", "--since", "1h", "--format", "parquet"), "Parquet needs --out"),
+        (("usage",), "--since"),
+        (("all", "--since", "1h"), "'all'"),
+    ):
+        refused = with_url("export", *arguments)
+        assert (refused.code, refused.out) == (2, "")
+        assert reason in refused.err
+        assert len(refused.err.splitlines()) == 1
+    assert with_url("export", "usage", "--since", "1h", "--out", "no/f").code == 1
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["f"]
 
 
 class Engine(BaseHTTPRequestHandler):
@@ -282,6 +355,7 @@ def test_doctor(
     assert [line.split()[:2] for line in well.out.splitlines()] == [
         ["ok", "configuration"],
         ["ok", "database"],
+        ["ok", "ledger"],
         ["ok", "upstream"],
     ]
     assert "PostgreSQL 18" in well.out

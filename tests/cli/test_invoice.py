@@ -11,7 +11,7 @@ from forebay.store import Database
 
 from tests.cli.test_commands import Forebay, elsewhere, forebay, with_url
 from tests.conftest import run_apart
-from tests.support.books import Event, Ledger, utc
+from tests.support.invoices import Event, Ledger, utc
 
 __all__ = ["elsewhere", "forebay", "with_url"]
 

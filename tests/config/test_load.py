@@ -18,7 +18,7 @@ from forebay.config import (
     to_public,
 )
 from forebay.config.document import Document
-from forebay.gateway.snapshot import build
+from forebay.gateway import snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -304,7 +304,7 @@ models:
 
 
 @pytest.mark.parametrize(
-    ("text", "pico"),
+    ("text", "micro"),
     [
         ("0.15", 150_000),
         ('"0.15"', 150_000),
@@ -317,11 +317,13 @@ models:
         ("1000000", 1_000_000_000_000),
     ],
 )
-def test_prices_are_exact(write, text: str, pico: int) -> None:
+def test_prices_are_exact(write, text: str, micro: int) -> None:
     config = load(write(PRICED % text), {"PRICE": "0.075"})
     assert config.models["a"].timeouts.connect == 1.5
-    (model,) = msgspec.json.decode(build(config, {}))["models"]
-    assert model["price"] == {"input": pico, "cached": pico, "output": 600_000}
+    price = config.models["a"].price
+    assert price is not None
+    assert (price.input.scaleb(6), price.output.scaleb(6)) == (micro, 600_000)
+    assert price.cached is None
 
 
 @given(st.integers(0, 10**12))
@@ -334,8 +336,6 @@ def test_every_price_is_exact(micro: int) -> None:
 
 def test_cached_input_has_its_own_price(write) -> None:
     config = load(write(PRICED % "2, cached: 0.5"), {})
-    (model,) = msgspec.json.decode(build(config, {}))["models"]
-    assert model["price"]["cached"] == 500_000
     assert to_public(config)["models"]["a"]["price"] == {
         "input": "2",
         "output": "0.60",
@@ -345,8 +345,7 @@ def test_cached_input_has_its_own_price(write) -> None:
 
 def test_a_model_without_a_price(write) -> None:
     config = load(write(PRICED.replace("price:", "# price:")), {})
-    (model,) = msgspec.json.decode(build(config, {}))["models"]
-    assert model["price"] is None
+    assert config.models["a"].price is None
 
 
 @pytest.mark.parametrize(
@@ -388,3 +387,35 @@ def test_the_store_of_shared_limits(write) -> None:
     assert "s3cret" not in str(to_public(of_file))
     with pytest.raises(ConfigError, match="REDIS_URL"):
         load(write(FULL), {**ENV, "REDIS_URL": "memcached://x"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "drain"),
+    [
+        ("", None),
+        (", on_disconnect: abort, drain_s: 5", None),
+        (", on_disconnect: drain", {"seconds": 120.0, "bytes": 1048576}),
+        (
+            ", on_disconnect: drain, drain_s: 5, drain_bytes: 2048",
+            {"seconds": 5.0, "bytes": 2048},
+        ),
+    ],
+)
+def test_what_becomes_of_clients_that_leave(
+    tmp_path: Path, settings: str, drain: dict[str, float] | None
+) -> None:
+    file = tmp_path / "forebay.yaml"
+    file.write_text(
+        f"upstreams: {{a: {{kind: sglang, url: 'http://x', discover: true{settings}}}}}"
+    )
+    (upstream,) = msgspec.json.decode(snapshot.build(load(file, {}), {}))["upstreams"]
+    assert upstream["drain"] == drain
+
+
+def test_no_other_word_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "forebay.yaml"
+    file.write_text(
+        "upstreams: {a: {kind: sglang, url: 'http://x', discover: true, on_disconnect: stop}}"
+    )
+    with pytest.raises(ConfigError, match="on_disconnect"):
+        load(file, {})

@@ -1,5 +1,6 @@
 """What the documents say is so: commands run, links lead somewhere, tables agree with the code."""
 
+import base64
 import json
 import os
 import re
@@ -64,6 +65,7 @@ class Dev:
             "DATABASE_URL": state["database_url"],
             "INFERENCE_URL": self.facts["engine"],
             "COLUMNS": "200",
+            "PROMPT_LOG_KEY_2026": base64.b64encode(bytes(32)).decode(),
         }
 
     def run(self, arguments: list[str]) -> str:

@@ -19,8 +19,14 @@ from tests.support.wire import CHAT, Client, chat, request
 def own(tmp_path: Path, database_url: str, upstream: ScriptedUpstream) -> Iterator[Gateway]:
     """A gateway that the test may end; 3 s of drain."""
     config: dict[str, Any] = {
-        "upstreams": {"raw": {"kind": "sglang", "url": upstream.url}},
-        "models": {"tiny": {"targets": [{"upstream": "raw"}]}},
+        "upstreams": {
+            "raw": {"kind": "sglang", "url": upstream.url},
+            "billed": {"kind": "sglang", "url": upstream.url, "on_disconnect": "drain"},
+        },
+        "models": {
+            "tiny": {"targets": [{"upstream": "raw"}]},
+            "billed": {"targets": [{"upstream": "billed", "model": "tiny"}]},
+        },
         "drain_s": 3,
     }
     process = Gateway(tmp_path / "gateway", config, database_url)
@@ -101,6 +107,33 @@ def test_what_does_not_finish_is_cut_and_booked(own: Gateway, upstream: Scripted
     assert row["outcome"] == "gateway_died"
     assert row["completion_tokens"] == 1
     assert "Traceback (most recent" not in own.log()
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_what_is_read_for_a_client_that_left(
+    own: Gateway, upstream: ScriptedUpstream, finishes: bool
+) -> None:
+    """It has as long as any other request."""
+    key = own.key()
+    go_on = held(upstream)
+    assert own.popen is not None
+    with Client(own.port) as client:
+        client.send(request(CHAT, chat("billed", stream=True), key=key.secret))
+        answer = client.head()
+        assert next(iter(client.body(answer)))
+    time.sleep(0.1)
+    started = time.monotonic()
+    own.popen.send_signal(signal.SIGTERM)
+    until(lambda: own.call("/readyz").status == 503, "not ready")
+    if finishes:
+        go_on.set()
+    assert own.popen.wait(20) == 0
+    assert (time.monotonic() - started < 2.5) == finishes
+    go_on.set()
+    row = own.usage(1, key_id=key.id)[0]
+    assert row["outcome"] == "client_closed"
+    assert row["completion_tokens"] == (2 if finishes else 1)
+    assert row["source"] == ("reported" if finishes else "counted")
 
 
 def test_a_second_signal_hurries(own: Gateway, upstream: ScriptedUpstream) -> None:

@@ -7,14 +7,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from forebay.metering.books import Books
 from forebay.metering.credit import credit
+from forebay.metering.invoicing import Books
 from forebay.store import BadValue, Database
 from forebay.store.billing import BillingChanges, BillingStore, Tax
 from forebay.store.errors import InvoiceNotFound, NotBillable
 from forebay.store.terms import NewTerm, TermStore
 
-from tests.support.books import Event, Ledger, utc
+from tests.support.invoices import Event, Ledger, utc
 
 LATER = utc(2026, 12, 15)
 NUMBER = "INV-000001"

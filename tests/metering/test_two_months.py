@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from forebay.metering.books import Books
 from forebay.metering.credit import credit
+from forebay.metering.invoicing import Books
 from forebay.metering.lines import rounded
 from forebay.metering.period import month_of
 from forebay.metering.rerating import rerate
@@ -20,7 +20,7 @@ from forebay.store.billing import BillingChanges, BillingStore, Tax
 from forebay.store.currency import MINOR_DIGITS
 from forebay.store.terms import NewTerm, TermStore
 
-from tests.support.books import Event, Ledger, Rate, utc
+from tests.support.invoices import Event, Ledger, Rate, utc
 
 ACCOUNTS = 200
 MONTHS = ("2026-09", "2026-10")

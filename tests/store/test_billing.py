@@ -6,14 +6,14 @@ from typing import Any
 
 import asyncpg
 import pytest
-from forebay.metering.books import Books
+from forebay.metering.invoicing import Books
 from forebay.store import AccountNotFound, AccountStore, BadValue, Database
 from forebay.store.billing import Billing, BillingChanges, BillingStore, Seller, Tax
 from forebay.store.currency import MINOR_DIGITS
 from forebay.store.errors import TermNotFound
 from forebay.store.terms import NewTerm, TermStore
 
-from tests.support.books import Event, Ledger, utc
+from tests.support.invoices import Event, Ledger, utc
 
 LATER = utc(2026, 12, 15)
 START = date(2026, 11, 1)

@@ -11,6 +11,7 @@ import pytest
 from forebay.store import (
     AccountChanges,
     AccountStore,
+    Correction,
     Database,
     EmbeddedPostgres,
     KeyChanges,
@@ -20,6 +21,9 @@ from forebay.store import (
     LimitChanges,
     Limits,
     LimitStore,
+    NewPrice,
+    Price,
+    PriceStore,
     Spent,
     Subject,
     SubjectLimits,
@@ -33,6 +37,7 @@ class Gateway:
         self.keys: dict[str, KeyRecord] = {}
         self.calls: list[list[KeyRecord]] = []
         self.limits: dict[str, SubjectLimits] = {}
+        self.prices: list[Price] = []
         self.spent: dict[tuple[str, str, str | None], Spent] = {}
         self.order: list[str] = []
 
@@ -44,6 +49,10 @@ class Gateway:
     def apply_limits(self, subjects: list[SubjectLimits]) -> None:
         self.order.append("limits")
         self.limits = {subject.id: subject for subject in subjects}
+
+    def apply_prices(self, prices: list[Price]) -> None:
+        self.order.append("prices")
+        self.prices = prices
 
     def apply_spent(self, spent: list[Spent]) -> None:
         assert spent
@@ -208,7 +217,7 @@ async def spend(database: Database, day: date, cost: str, **who: str) -> None:
     """Book spend as the writer of usage does."""
     who = {"account": "a", "key_id": "k", "model": "m", **who}
     await database.pool.execute(
-        "INSERT INTO spend (day, account, key_id, model, cost)"
+        "INSERT INTO usage_daily (day, account, key_id, model, cost)"
         " VALUES ($1, $2, $3, $4, $5::text::numeric)",
         *(day, who["account"], who["key_id"], who["model"], cost),
     )
@@ -407,3 +416,55 @@ async def test_limits_survive_an_outage_and_are_current_after_it(
         async with await Database.connect(database.url, max_size=1) as other:
             await LimitStore(other).put(Subject("model", "m"), Limits(rpm=7))
         await until(lambda: gateway.limits["m"].limits.rpm == 7, 5.0)
+
+
+@contextlib.asynccontextmanager
+async def watching_prices(database: Database, gateway: Gateway) -> AsyncIterator[KeyWatcher]:
+    watcher = KeyWatcher(
+        database, gateway.apply, on_limits=gateway.apply_limits, on_prices=gateway.apply_prices
+    )
+    try:
+        assert await watcher.start()
+        yield watcher
+    finally:
+        await watcher.stop()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("notified", [True, False])
+async def test_prices_arrive_within_a_second(database: Database, notified: bool) -> None:
+    store, gateway = PriceStore(database), Gateway()
+    if not notified:
+        await database.pool.execute(
+            "CREATE OR REPLACE FUNCTION prices_changed() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN UPDATE prices_version SET version = version + 1; RETURN NULL; END'"
+        )
+    most_s = 0.4 if notified else 1.0
+    first = await store.set(NewPrice(model="m", input="1", output="2", effective_from=1.0))
+    await KeyStore(database).create(name="x")
+    async with watching_prices(database, gateway):
+        assert gateway.order == ["limits", "prices", "keys"]
+        assert gateway.prices == [first]
+        second = await store.set(NewPrice(model="m", input="3", output="4"))
+        await until(lambda: len(gateway.prices) == 2, most_s)
+        assert gateway.prices == [await store.get(first.id), second], "what is past comes too"
+        (third,) = await store.correct(second.id, Correction(input="5"))
+        await until(lambda: third in gateway.prices, most_s)
+        assert [price.id for price in gateway.prices] == [first.id, third.id]
+        assert gateway.order[3:] == ["prices", "prices"], "nothing else is read anew"
+
+
+@pytest.mark.asyncio
+async def test_prices_survive_an_outage_and_are_current_after_it(
+    postgres: EmbeddedPostgres, database: Database
+) -> None:
+    gateway = Gateway()
+    await PriceStore(database).set(NewPrice(model="m", input="1", output="2"))
+    async with watching_prices(database, gateway) as watcher:
+        await asyncio.to_thread(postgres.stop)
+        await until(lambda: not watcher.healthy, 2.0)
+        assert len(gateway.prices) == 1, "the last snapshot stays"
+        await asyncio.to_thread(postgres.start)
+        async with await Database.connect(database.url, max_size=1) as other:
+            await PriceStore(other).set(NewPrice(model="n", input="1", output="2"))
+        await until(lambda: len(gateway.prices) == 2, 5.0)

@@ -58,6 +58,13 @@ def config(sim: Engine, scripted: ScriptedUpstream, flaky: ScriptedUpstream) -> 
         "upstreams": {
             "raw": {"kind": "sglang", "url": scripted.url},
             "plain": {"kind": "openai_compatible", "url": scripted.url + "/v1"},
+            "billed": {
+                "kind": "openai_compatible",
+                "url": scripted.url,
+                "on_disconnect": "drain",
+                "drain_s": 2,
+                "drain_bytes": 100_000,
+            },
             "sim": {"kind": "sglang", "url": sim.url},
             "flaky": {"kind": "sglang", "url": flaky.url},
             "gone": {"kind": "sglang", "url": f"http://127.0.0.1:{closed_port()}"},
@@ -65,6 +72,7 @@ def config(sim: Engine, scripted: ScriptedUpstream, flaky: ScriptedUpstream) -> 
         "models": {
             "tiny": {"targets": [{"upstream": "raw"}], "aliases": ["also-tiny"]},
             "plain": {"targets": [{"upstream": "plain", "model": "tiny"}]},
+            "billed": {"targets": [{"upstream": "billed", "model": "tiny"}]},
             "quick": {"targets": [{"upstream": "raw", "model": "tiny"}], "timeouts": QUICK},
             "sim": {"targets": [{"upstream": "sim"}]},
             "sim-embed": {"targets": [{"upstream": "sim"}]},
@@ -103,7 +111,7 @@ def key(gateway: Gateway) -> Key:
 
 @pytest.fixture
 def upstream(gateway: Gateway, scripted: ScriptedUpstream) -> Iterator[ScriptedUpstream]:
-    """The scripted engine behind the models tiny, plain and quick, for this test alone."""
+    """The scripted engine behind the models tiny, plain, billed and quick, for this test alone."""
     scripted.wait_idle()
     scripted.reset()
     yield scripted

@@ -1,10 +1,11 @@
 """`forebay accounts`: create, list, show and change accounts."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from forebay.cli.common import (
+    ConfigOption,
     DatabaseOption,
     JsonOption,
     plain,
@@ -13,6 +14,7 @@ from forebay.cli.common import (
     with_database,
 )
 from forebay.cli.limit_options import described
+from forebay.cli.log_options import SampleOption, allow_level, described_logs
 
 if TYPE_CHECKING:
     from forebay.store.accounts import Account
@@ -29,6 +31,10 @@ WeightOption = Annotated[
     float | None,
     typer.Option("--weight", help="Its part of an engine that is full, beside the others'."),
 ]
+LogOption = Annotated[
+    Literal["off", "metadata", "full"] | None,
+    typer.Option("--log", help="What is logged of its requests besides usage."),
+]
 
 
 @app.command()
@@ -36,16 +42,24 @@ def create(
     account: IdArgument,
     name: NameOption = None,
     weight: WeightOption = None,
+    log: LogOption = None,
+    log_sample: SampleOption = None,
+    config: ConfigOption = None,
     database_url: DatabaseOption = None,
     json: JsonOption = False,
 ) -> None:
     """Make an account; a key made in a new account makes it too."""
+    allow_level(log, config)
 
     async def work(database: "Database") -> "Account":
         from forebay.store.accounts import AccountStore
 
         return await AccountStore(database).create(
-            account, name=name, weight=1.0 if weight is None else weight
+            account,
+            name=name,
+            weight=1.0 if weight is None else weight,
+            log_level=log or "off",
+            log_sample=1.0 if log_sample is None else log_sample,
         )
 
     _print(with_database(database_url, work), json)
@@ -61,6 +75,7 @@ def _print(account: "Account", json: bool, limits: "Limits | None" = None) -> No
         ("name", account.name),
         ("weight", f"{account.weight:g}"),
         ("keys", account.keys),
+        ("logs", described_logs(account.log_level, account.log_sample)),
         *([] if limits is None else described(limits)),
     ]
     for label, value in lines:
@@ -109,11 +124,20 @@ def set_account(
     account: IdArgument,
     name: NameOption = None,
     weight: WeightOption = None,
+    log: LogOption = None,
+    log_sample: SampleOption = None,
+    config: ConfigOption = None,
     database_url: DatabaseOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Change an account's name or weight; its limits: forebay limits set account:ID."""
-    given: dict[str, Any] = {"name": name, "weight": weight}
+    """Change an account's name, weight or logs; its limits: forebay limits set account:ID."""
+    allow_level(log, config)
+    given: dict[str, Any] = {
+        "name": name,
+        "weight": weight,
+        "log_level": log,
+        "log_sample": log_sample,
+    }
     changes = {field: value for field, value in given.items() if value is not None}
     if not changes:
         raise typer.BadParameter("give at least one change")

@@ -15,6 +15,7 @@ from forebay.store.errors import StoreError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from forebay.config.schema import PromptLogs
     from forebay.store.database import Database
 
 T = TypeVar("T")
@@ -57,6 +58,33 @@ def duration(text: str) -> float:
     if match is None or float(match[1]) == 0:
         raise typer.BadParameter(f"{text!r} is no duration such as 90d, 12h, 30m or 45s")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def moment(text: str) -> float:
+    """Read a date such as 2026-11-26 or 2026-11-26T13:00 (UTC unless it says otherwise), or a
+    duration such as 24h, counted back from now, as Unix seconds.
+
+    Raises: typer.BadParameter.
+    """
+    import time
+    from datetime import UTC, datetime
+
+    if _DURATION.fullmatch(text.strip()):
+        return time.time() - duration(text)
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is neither a date such as 2026-11-26T13:00 nor a duration such as 24h"
+        ) from None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+def spelled_moment(seconds: float) -> str:
+    """Unix seconds for people, UTC."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def check_address(option: str, value: str | None) -> None:
@@ -115,6 +143,7 @@ def with_database(given: str | None, work: "Callable[[Database], Awaitable[T]]")
     import asyncio
 
     from forebay.config.schema import check_database_url
+    from forebay.store.actor import Actor, acting
     from forebay.store.database import Database
 
     url = database_url(given)
@@ -124,11 +153,37 @@ def with_database(given: str | None, work: "Callable[[Database], Awaitable[T]]")
         raise StoreError(f"the database URL {error}") from None
 
     async def run() -> T:
-        async with await Database.connect(url, max_size=1) as database:
-            await database.migrate()
-            return await work(database)
+        with acting(Actor(_caller())):
+            async with await Database.connect(url, max_size=1) as database:
+                await database.migrate()
+                return await work(database)
 
     return asyncio.run(run())
+
+
+def _caller() -> str:
+    """Who runs the command, as the audit log has it: the system's word, not the environment's."""
+    import pwd
+    import socket
+
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    return f"cli:{user}@{socket.gethostname()}"
+
+
+def prompt_log_settings(given: Path | None) -> "PromptLogs | None":
+    """``prompt_logs`` of the configuration file; None where there is no file.
+
+    Raises: ConfigError.
+    """
+    path = config_path(given)
+    if path is None and not os.environ.get("FOREBAY_CONFIG"):
+        return None
+    from forebay.config import load
+
+    return load(path, os.environ).prompt_logs
 
 
 def plain(value: Any) -> Any:

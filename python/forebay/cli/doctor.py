@@ -64,7 +64,10 @@ async def _examine(path: "os.PathLike[str] | None", database_url: str | None) ->
             findings.append(Finding("configuration", False, str(error)))
     url = database_url or (config.database_url if config else None)
     url = url or os.environ.get("DATABASE_URL") or (state or {}).get("database_url")
-    findings.append(await _database(url))
+    database = await _database(url)
+    findings.append(database)
+    if database.ok and url:
+        findings.append(await _ledger(url))
     if config is not None:
         findings += await asyncio.gather(
             *(_upstream(name, upstream) for name, upstream in config.upstreams.items())
@@ -89,6 +92,25 @@ async def _database(url: str | None) -> Finding:
     if have < want:
         return Finding("database", False, f"{detail}: forebay serve or any keys command migrates")
     return Finding("database", True, detail)
+
+
+async def _ledger(url: str) -> Finding:
+    import asyncpg
+
+    from forebay.metering.scheduler import last_runs
+    from forebay.store.database import Database
+
+    try:
+        async with await Database.connect(url, max_size=1) as database:
+            runs = await last_runs(database)
+    except (StoreError, asyncpg.PostgresError) as error:
+        return Finding("ledger", False, str(error))
+    failed = [f"{run.name} failed: {run.error}" for run in runs if run.error is not None]
+    if failed:
+        return Finding("ledger", False, "; ".join(failed))
+    if not runs:
+        return Finding("ledger", True, "no job has run yet: a gateway runs them, or forebay rollup")
+    return Finding("ledger", True, ", ".join(f"{run.name} {run.ago} ago" for run in runs))
 
 
 async def _upstream(name: str, upstream: "Upstream") -> Finding:

@@ -17,8 +17,8 @@ from forebay.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from forebay.metering.books import Finalized, InvoiceSummary
     from forebay.metering.document import Document
+    from forebay.metering.invoicing import Finalized, InvoiceSummary
     from forebay.metering.rerating import Adjustment
     from forebay.store.database import Database
 
@@ -67,7 +67,7 @@ def invoice(
         raise typer.BadParameter("is needed", param_hint="--month")
 
     async def draft(database: "Database") -> "Finalized":
-        from forebay.metering.books import Books, Finalized
+        from forebay.metering.invoicing import Books, Finalized
 
         if finalize:
             return await Books(database).finalize(account, month)
@@ -131,7 +131,7 @@ def list_invoices(
     """List finalised invoices and credit notes, oldest first."""
 
     async def work(database: "Database") -> "list[InvoiceSummary]":
-        from forebay.metering.books import Books
+        from forebay.metering.invoicing import Books
 
         return await Books(database).list(account=account)
 
@@ -167,7 +167,7 @@ def show(
     """Show a finalised invoice or credit note."""
 
     async def work(database: "Database") -> bytes:
-        from forebay.metering.books import Books
+        from forebay.metering.invoicing import Books
 
         return await Books(database).get(number)
 

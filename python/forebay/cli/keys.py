@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from forebay.cli.common import (
+    ConfigOption,
     DatabaseOption,
     JsonOption,
     duration,
@@ -31,6 +32,7 @@ from forebay.cli.limit_options import (
     spelled_budget,
 )
 from forebay.cli.live import UrlOption, live_limits, print_live
+from forebay.cli.log_options import SampleOption, allow_level, described_logs
 
 if TYPE_CHECKING:
     from forebay.store.database import Database
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Create and manage API keys.", no_args_is_help=True)
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The key's id.")]
+LogOption = Annotated[
+    Literal["off", "metadata", "full", "inherit"] | None,
+    typer.Option("--log", help="What is logged of its requests; inherit: what its account has."),
+]
 
 
 @app.command()
@@ -66,6 +72,9 @@ def create(
     expires: Annotated[
         str | None, typer.Option("--expires", metavar="90d", help="When it ends by itself.")
     ] = None,
+    log: LogOption = None,
+    log_sample: SampleOption = None,
+    config: ConfigOption = None,
     database_url: DatabaseOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -92,6 +101,8 @@ def create(
         settings["priority"] = priority
     expires_in_s = None if expires is None else duration(expires)
     allowed = None if models is None else _names(models)
+    allow_level(log, config)
+    settings |= {"log_level": None if log == "inherit" else log, "log_sample": log_sample}
 
     async def work(database: "Database") -> "tuple[KeyRecord, str]":
         from forebay.store.keys import KeyStore
@@ -209,6 +220,7 @@ def _print_key(record: "KeyRecord") -> None:
         ("created", _moment(record.created_at)),
         ("models", "all" if record.models is None else ", ".join(record.models)),
         ("priority", record.priority),
+        ("logs", described_logs(record.log_level, record.log_sample)),
         *described(record),
     ]
     for model, limits in sorted(record.per_model.items()):
@@ -230,12 +242,26 @@ def set_key(
         str | None, typer.Option("--expires", metavar="90d", help="From now; or: never.")
     ] = None,
     priority: PriorityOption = None,
+    log: LogOption = None,
+    log_sample: SampleOption = None,
+    config: ConfigOption = None,
     database_url: DatabaseOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Change a key's name, models, expiry or priority; its limits: forebay limits set key:ID."""
-    changes: dict[str, Any] = {"name": name, "priority": priority}
+    """Change a key's name, models, expiry, priority or logs; limits: forebay limits set key:ID.
+
+    --log inherit takes level and sample of the account again.
+    """
+    allow_level(log, config)
+    changes: dict[str, Any] = {
+        "name": name,
+        "priority": priority,
+        "log_level": log,
+        "log_sample": log_sample,
+    }
     changes = {field: value for field, value in changes.items() if value is not None}
+    if log == "inherit":
+        changes |= {"log_level": None, "log_sample": log_sample}
     if models is not None:
         changes["models"] = None if models == "all" else tuple(_names(models))
     if expires is not None:

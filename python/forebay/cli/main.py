@@ -19,8 +19,13 @@ from forebay.cli import config as config_commands
 from forebay.cli import invoice as invoice_commands
 from forebay.cli import keys as key_commands
 from forebay.cli import limits as limit_commands
+from forebay.cli import logs as log_commands
+from forebay.cli import prices as price_commands
+from forebay.cli.audit import audit
 from forebay.cli.common import ConfigOption, check_address, config_path, fail
 from forebay.cli.doctor import doctor
+from forebay.cli.export import export
+from forebay.cli.rollup import rollup
 from forebay.cli.usage import usage
 from forebay.config.errors import ConfigError
 from forebay.store.errors import StoreError
@@ -36,11 +41,16 @@ app.add_typer(config_commands.app, name="config")
 app.add_typer(key_commands.app, name="keys")
 app.add_typer(limit_commands.app, name="limits")
 app.add_typer(account_commands.app, name="accounts")
+app.add_typer(price_commands.app, name="prices")
 account_commands.app.command()(billing_commands.billing)
 app.add_typer(invoice_commands.app, name="invoice")
 app.add_typer(billing_commands.terms, name="terms")
 app.add_typer(billing_commands.seller, name="seller")
 app.command()(usage)
+app.command()(export)
+app.command()(rollup)
+app.add_typer(log_commands.app, name="logs")
+app.command()(audit)
 app.command()(doctor)
 
 HttpOption = Annotated[

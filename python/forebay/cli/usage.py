@@ -1,4 +1,4 @@
-"""`forebay usage`: what was used, by key, model, account or day."""
+"""`forebay usage`: what was used, by key, model, account, upstream, day or month."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,24 +22,28 @@ if TYPE_CHECKING:
 
 def usage(
     by: Annotated[
-        Literal["key", "model", "account", "day"], typer.Option("--by", help="How to group.")
+        Literal["key", "model", "account", "upstream", "day", "month"],
+        typer.Option("--by", help="How to group."),
     ] = "key",
     since: Annotated[
         str, typer.Option("--since", metavar="7d", help="How far back, such as 24h or 30d.")
     ] = "7d",
+    account: Annotated[
+        str | None, typer.Option("--account", metavar="ID", help="Of this account alone.")
+    ] = None,
     format: Annotated[
         Literal["table", "json", "csv"], typer.Option("--format", help="How to print.")
     ] = "table",
     database_url: DatabaseOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Sum up requests, tokens and cost."""
+    """Sum up requests, tokens and cost, by whole hours."""
     since_s = duration(since)
 
     async def work(database: "Database") -> "list[UsageRow]":
         from forebay.metering.report import usage as report
 
-        return await report(database, by=by, since_s=since_s)
+        return await report(database, by=by, since_s=since_s, account=account)
 
     rows = with_database(database_url, work)
     if json or format == "json":
@@ -61,6 +65,7 @@ def usage(
         "FAILED",
         "PROMPT",
         "CACHED",
+        "CACHE WRITE",
         "COMPLETION",
         "REASONING",
         "COST USD",
@@ -77,6 +82,7 @@ def usage(
                 row.failed,
                 row.prompt_tokens,
                 row.cached_tokens,
+                row.cache_write_tokens,
                 row.completion_tokens,
                 row.reasoning_tokens,
                 row.cost,

@@ -17,6 +17,7 @@ from forebay.config.schema import (
     LogLevel,
     Model,
     Policy,
+    PromptLogs,
     Queue,
     Server,
     Upstream,
@@ -24,6 +25,7 @@ from forebay.config.schema import (
     check_database_url,
     check_price,
     check_redis_url,
+    decode_log_key,
     normal_url,
     parse_address,
 )
@@ -109,6 +111,7 @@ def _to_config(document: Document) -> Config:
         name: _checked_model(document, path, _convert(document, value, Model, path))
         for name, value, path in _entries(document, "models")
     }
+    _check_prompt_logs(document, config.prompt_logs)
     urls = {"database_url": check_database_url, "redis_url": check_redis_url}
     stores = {field: getattr(config, field) or None for field in urls}
     for field, check in urls.items():
@@ -161,6 +164,23 @@ def _checked_model(document: Document, path: FieldPath, model: Model) -> Model:
         except ValueError as error:
             raise document.error((*path, "price", field), str(error)) from None
     return model
+
+
+def _check_prompt_logs(document: Document, settings: PromptLogs) -> None:
+    for name, key in settings.keys.items():
+        if not 1 <= len(name) <= 200 or any(c.isspace() for c in name):
+            raise document.error(
+                ("prompt_logs", "keys", name), "a name has 1 to 200 characters and no spaces"
+            )
+        try:
+            decode_log_key(key)
+        except ValueError as error:
+            raise document.error(("prompt_logs", "keys", name), str(error)) from None
+    if settings.active is not None and settings.active not in settings.keys:
+        known = ", ".join(settings.keys) or "none is defined"
+        raise document.error(
+            ("prompt_logs", "active"), f"no key named {settings.active!r} (known: {known})"
+        )
 
 
 def _check_concurrency(document: Document, name: str, upstream: Upstream) -> None:

@@ -1,5 +1,7 @@
 """The schema: every field, its type, unit, range and default, and nothing else."""
 
+import base64
+import binascii
 import re
 from decimal import Context, Decimal, InvalidOperation
 from typing import Annotated, Any, Literal, NamedTuple
@@ -12,6 +14,7 @@ MIB = 1024 * 1024
 
 UpstreamKind = Literal["sglang", "openai_compatible"]
 Policy = Literal["round_robin"]
+OnDisconnect = Literal["abort", "drain"]
 Server = Literal["core", "granian"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
@@ -89,6 +92,10 @@ class Upstream(Section, frozen=True, kw_only=True):
     queue: where requests wait once there are as many in flight.
     http2: speak HTTP/2 from the first byte (prior knowledge on ``http://``, ALPN on ``https://``).
     discover: serve every model this upstream lists, besides those under ``models``.
+    on_disconnect: what becomes of a request whose client leaves. ``abort``: it is stopped, and what
+        was delivered is billed. ``drain``: its answer is read to the end, and billed whole; for
+        providers that bill the whole anyway. None: as its kind does.
+    drain_s, drain_bytes: how far it is read at most, in seconds and bytes after the client left.
     """
 
     kind: UpstreamKind
@@ -99,6 +106,9 @@ class Upstream(Section, frozen=True, kw_only=True):
     queue: Queue = Queue()
     http2: bool = False
     discover: bool = False
+    on_disconnect: OnDisconnect | None = None
+    drain_s: Seconds = 120.0
+    drain_bytes: Annotated[int, Meta(ge=1024, le=1024 * MIB)] = MIB
 
 
 class Target(Section, frozen=True, kw_only=True):
@@ -138,7 +148,7 @@ class Price(Section, frozen=True, kw_only=True):
 class Model(Section, frozen=True, kw_only=True):
     """A model as clients name it.
 
-    price: None has none, and then no budget opens the model.
+    price: what it costs until the price book says otherwise; None leaves it to the book.
     """
 
     targets: Annotated[tuple[Target, ...], Meta(min_length=1)]
@@ -160,11 +170,65 @@ class Limits(Section, frozen=True, kw_only=True):
     header_bytes: Annotated[int, Meta(ge=4096, le=MIB)] = 64 * 1024
 
 
+class PromptLogs(Section, frozen=True, kw_only=True):
+    """How logged prompts and answers are kept. Who is logged is a setting of accounts and keys.
+
+    keys: for encryption, by name: base64 of 32 bytes each. Old ones stay as long as logs need them.
+    active: the name of the key for what is written from now on; None logs no contents.
+    max_bytes: of a request and of an answer, each; what is over is cut off.
+    patterns: regular expressions, in the syntax of Rust's regex; what fits one is blotted out, as
+        keys, e-mail addresses and card numbers are without them.
+    retention_days: days (UTC) after which logs are deleted.
+    """
+
+    keys: dict[Name, str] = {}
+    active: Name | None = None
+    max_bytes: Annotated[int, Meta(ge=1, le=16 * MIB)] = 64 * 1024
+    patterns: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=1000)], ...], Meta(max_length=100)
+    ] = ()
+    retention_days: Annotated[int, Meta(ge=1, le=36_500)] = 30
+
+
 class Log(Section, frozen=True, kw_only=True):
     """What is logged, and whether as JSON lines or for people."""
 
     level: LogLevel = "info"
     format: LogFormat = "json"
+
+
+class Spool(Section, frozen=True, kw_only=True):
+    """Where usage is recorded until the database has it.
+
+    dir: a folder on a disk of this machine; None takes ``forebay/spool`` under ``$XDG_STATE_HOME``
+        or ``~/.local/state``.
+    max_bytes: of each process; prompt logs may take a quarter as much more.
+    durability: ``process`` survives the end of the process, and loses the last 0.1 s or so with
+        the machine. ``machine`` ends no answer before its record is on the disk.
+    on_full: ``refuse`` answers 503 to what could not be recorded. ``serve_unmetered`` serves it,
+        and counts how often.
+    """
+
+    dir: Annotated[str, Meta(min_length=1)] | None = None
+    max_bytes: Annotated[int, Meta(ge=2 * MIB, le=1024 * 1024 * MIB)] = 1024 * MIB
+    durability: Literal["process", "machine"] = "process"
+    on_full: Literal["refuse", "serve_unmetered"] = "refuse"
+
+
+Days = Annotated[int, Meta(ge=1, le=36_500)]
+
+
+class Retention(Section, frozen=True, kw_only=True):
+    """How many days tables are kept; None keeps for good.
+
+    usage_days: events, dropped by whole months (UTC) once all of the month is older; their sums
+        stay. hourly_days: sums by hour; those by day stay. rejected_days: rows that were set
+        aside.
+    """
+
+    usage_days: Days | None = None
+    hourly_days: Days | None = None
+    rejected_days: Days | None = None
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -173,6 +237,7 @@ class Config(Section, frozen=True, kw_only=True):
     database_url: ``postgresql://…``; None runs without keys and usage records.
     redis_url: ``redis://…``; None keeps limits to this machine.
     expected_nodes: machines that share limits, until the store of `redis_url` tells.
+    node: this machine's name in usage records; None takes the host's.
     drain_s: seconds that running requests get to finish after SIGTERM.
     workers: processes that serve, on one address and with one table of limits.
     """
@@ -184,9 +249,13 @@ class Config(Section, frozen=True, kw_only=True):
     upstreams: dict[Name, Upstream] = {}
     models: dict[Name, Model] = {}
     limits: Limits = Limits()
+    node: Name | None = None
+    spool: Spool = Spool()
+    retention: Retention = Retention()
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     log: Log = Log()
+    prompt_logs: PromptLogs = PromptLogs()
 
 
 def json_schema() -> dict[str, Any]:
@@ -209,6 +278,7 @@ def to_public(config: Config) -> dict[str, Any]:
     for upstream in public["upstreams"].values():
         if upstream["api_key"] is not None:
             upstream["api_key"] = _MASK
+    public["prompt_logs"]["keys"] = dict.fromkeys(config.prompt_logs.keys, _MASK)
     if config.database_url is not None:
         public["database_url"] = mask_url(config.database_url)
     if config.redis_url is not None:
@@ -288,6 +358,23 @@ def check_price(price: Decimal) -> None:
         exact = False
     if not exact:
         raise ValueError("must not have more than 6 decimal places")
+
+
+LOG_KEY_BYTES = 32
+
+
+def decode_log_key(text: str) -> bytes:
+    """The bytes of one of ``prompt_logs.keys``.
+
+    Raises: ValueError, with a reason that does not repeat the key.
+    """
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("must be base64") from None
+    if len(key) != LOG_KEY_BYTES:
+        raise ValueError(f"must be base64 of {LOG_KEY_BYTES} bytes, has {len(key)}")
+    return key
 
 
 REDIS_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from forebay.config import Config, Model, Price, Target, Timeouts
+from forebay.config import Config, Model, Target, Timeouts
 from forebay.upstreams import KINDS
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -30,6 +30,7 @@ def build(config: Config, discovered: Mapping[str, Sequence[str]]) -> bytes:
             "models": [_model(name, model, taken) for name, model in models.items()],
             "max_event_bytes": config.limits.event_bytes,
             "max_answer_bytes": MAX_ANSWER_BYTES,
+            "prompt_logs": _prompt_logs(config),
             "complete": all(
                 name in discovered
                 for name, upstream in config.upstreams.items()
@@ -39,9 +40,23 @@ def build(config: Config, discovered: Mapping[str, Sequence[str]]) -> bytes:
     )
 
 
+def _prompt_logs(config: Config) -> dict[str, Any] | None:
+    """How texts are made fit to be kept; None without a key to encrypt them with."""
+    logs = config.prompt_logs
+    if logs.active is None:
+        return None
+    return {
+        "key_name": logs.active,
+        "key": logs.keys[logs.active],
+        "max_bytes": logs.max_bytes,
+        "patterns": logs.patterns,
+    }
+
+
 def _upstream(config: Config, name: str, models: Mapping[str, Model]) -> dict[str, Any]:
     upstream = config.upstreams[name]
     kind = KINDS[upstream.kind]
+    drains = kind.drains if upstream.on_disconnect is None else upstream.on_disconnect == "drain"
     served = [
         model.timeouts.connect
         for model in models.values()
@@ -64,6 +79,7 @@ def _upstream(config: Config, name: str, models: Mapping[str, Model]) -> dict[st
         "continuous_usage": kind.continuous_usage,
         "rid": kind.rid,
         "abort_path": kind.abort_path,
+        "drain": {"seconds": upstream.drain_s, "bytes": upstream.drain_bytes} if drains else None,
     }
 
 
@@ -77,12 +93,4 @@ def _model(name: str, model: Model, taken: set[str]) -> dict[str, Any]:
         "first_byte_s": model.timeouts.first_byte,
         "idle_s": model.timeouts.idle,
         "total_s": model.timeouts.total,
-        "price": None if model.price is None else _price(model.price),
     }
-
-
-def _price(price: Price) -> dict[str, int]:
-    """Pico-dollars a token: dollars for a million tokens, times a million."""
-    cached = price.input if price.cached is None else price.cached
-    prices = {"input": price.input, "cached": cached, "output": price.output}
-    return {name: int(value.scaleb(6)) for name, value in prices.items()}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from forebay.metering import document as documents
-from forebay.metering.books import add_lines
 from forebay.metering.document import Document, DocumentTax
 from forebay.metering.invoice import Calculation, TaxAmount
+from forebay.metering.invoicing import add_lines
 from forebay.metering.lines import EXACT, Line, rounded
 from forebay.store import invoices
 from forebay.store.billing import lock_account, seller_of

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from forebay.metering.books import quantities_of, to_move, to_price
+from forebay.metering.invoicing import quantities_of, to_move, to_price
 from forebay.metering.lines import price_text
 from forebay.metering.period import Month, months_between, span_of
 from forebay.metering.rerate import EventsMissing, Rated, Shift, boundaries, shifts, value

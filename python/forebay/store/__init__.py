@@ -13,6 +13,7 @@ from forebay.store.errors import (
     KeyRevoked,
     MigrationChanged,
     NotFound,
+    PriceNotFound,
     StoreError,
     StoreUnavailable,
 )
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
         SubjectLimits,
         encode_limits,
     )
+    from forebay.store.price_records import (
+        Correction,
+        NewPrice,
+        Price,
+        Selection,
+        encode_prices,
+    )
+    from forebay.store.price_seed import seed_prices
+    from forebay.store.prices import PriceStore
     from forebay.store.spend import Spent, encode_spent
     from forebay.store.watch import KeyWatcher
 
@@ -38,6 +48,7 @@ _HOMES = {
     "Account": "accounts",
     "AccountChanges": "accounts",
     "AccountStore": "accounts",
+    "Correction": "price_records",
     "Database": "database",
     "EmbeddedPostgres": "embedded",
     "KeyChanges": "keys",
@@ -50,16 +61,22 @@ _HOMES = {
     "Limits": "limits",
     "MalformedKey": "key_format",
     "NewKey": "key_format",
+    "NewPrice": "price_records",
     "ParsedKey": "key_format",
+    "Price": "price_records",
+    "PriceStore": "prices",
     "PublicKey": "keys",
+    "Selection": "price_records",
     "Spent": "spend",
     "Subject": "limits",
     "SubjectLimits": "limits",
     "encode_limits": "limits",
+    "encode_prices": "price_records",
     "encode_records": "keys",
     "encode_spent": "spend",
     "generate": "key_format",
     "parse": "key_format",
+    "seed_prices": "price_seed",
 }
 
 __all__ = [
@@ -69,6 +86,7 @@ __all__ = [
     "AccountNotFound",
     "AccountStore",
     "BadValue",
+    "Correction",
     "Database",
     "EmbeddedPostgres",
     "KeyChanges",
@@ -84,19 +102,26 @@ __all__ = [
     "MalformedKey",
     "MigrationChanged",
     "NewKey",
+    "NewPrice",
     "NotFound",
     "ParsedKey",
+    "Price",
+    "PriceNotFound",
+    "PriceStore",
     "PublicKey",
+    "Selection",
     "Spent",
     "StoreError",
     "StoreUnavailable",
     "Subject",
     "SubjectLimits",
     "encode_limits",
+    "encode_prices",
     "encode_records",
     "encode_spent",
     "generate",
     "parse",
+    "seed_prices",
 ]
 
 

@@ -8,6 +8,12 @@ from msgspec import UNSET, Meta, UnsetType
 
 from forebay.store.errors import AccountExists, AccountNotFound, BadValue
 from forebay.store.limits import check_name, is_name
+from forebay.store.log_settings import (
+    PromptLogLevel,
+    PromptLogSample,
+    check_sample,
+    to_numeric,
+)
 
 if TYPE_CHECKING:
     from forebay.store.database import Database
@@ -23,6 +29,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
     weight: its part of an engine that is full, relative to the other accounts' weights.
     created_at: Unix seconds. keys: how many it has that are not revoked.
+    log_level, log_sample: what is logged of its requests, and of which part of them, 0 to 1.
     """
 
     id: str
@@ -30,6 +37,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     weight: float
     created_at: float
     keys: int
+    log_level: PromptLogLevel
+    log_sample: float
 
 
 class AccountChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,10 +46,12 @@ class AccountChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     name: str | UnsetType = UNSET
     weight: Weight | UnsetType = UNSET
+    log_level: PromptLogLevel | UnsetType = UNSET
+    log_sample: PromptLogSample | UnsetType = UNSET
 
 
 _SELECT = (
-    "SELECT id, name, weight, created_at, (SELECT count(*) FROM api_keys k"
+    "SELECT id, name, weight, created_at, log_level, log_sample, (SELECT count(*) FROM api_keys k"
     " WHERE k.account = accounts.id AND k.revoked_at IS NULL) AS keys FROM accounts"
 )
 
@@ -52,6 +63,8 @@ def _account(row: Any) -> Account:
         weight=row["weight"],
         created_at=row["created_at"].timestamp(),
         keys=row["keys"],
+        log_level=row["log_level"],
+        log_sample=float(row["log_sample"]),
     )
 
 
@@ -105,7 +118,13 @@ class AccountStore:
         return _account(row)
 
     async def create(
-        self, account: str, *, name: str | None = None, weight: float = 1.0
+        self,
+        account: str,
+        *,
+        name: str | None = None,
+        weight: float = 1.0,
+        log_level: PromptLogLevel = "off",
+        log_sample: float = 1.0,
     ) -> Account:
         """Make an account. name: None takes the id.
 
@@ -115,9 +134,16 @@ class AccountStore:
         name = account if name is None else name
         check_name("name", name)
         _check_weight(weight)
+        check_sample(log_sample)
         try:
             await self._pool.execute(
-                "INSERT INTO accounts (id, name, weight) VALUES ($1, $2, $3)", account, name, weight
+                "INSERT INTO accounts (id, name, weight, log_level, log_sample)"
+                " VALUES ($1, $2, $3, $4, $5)",
+                account,
+                name,
+                weight,
+                log_level,
+                to_numeric(log_sample),
             )
         except asyncpg.UniqueViolationError:
             raise AccountExists(f"there is an account {account!r} already") from None
@@ -134,12 +160,17 @@ class AccountStore:
             check_name("name", name)
         if weight is not None:
             _check_weight(weight)
+        sample = None if changes.log_sample is UNSET else changes.log_sample
+        check_sample(sample)
         if is_name(account):
             await self._pool.execute(
                 "UPDATE accounts SET name = coalesce($2, name), weight = coalesce($3, weight),"
+                " log_level = coalesce($4, log_level), log_sample = coalesce($5, log_sample),"
                 " updated_at = now() WHERE id = $1",
                 account,
                 name,
                 weight,
+                None if changes.log_level is UNSET else changes.log_level,
+                to_numeric(sample),
             )
         return await self.get(account)

@@ -4,10 +4,12 @@ import asyncio
 import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import TypeAlias
 
 import asyncpg
 
 from forebay.config.schema import mask_url
+from forebay.store.actor import introduce
 from forebay.store.errors import MigrationChanged, StoreUnavailable
 
 MIGRATION_LOCK = (7166410, 1)
@@ -17,6 +19,11 @@ _CONNECT_TIMEOUT_S = 5.0
 _CLOSE_TIMEOUT_S = 5.0
 _COMMAND_TIMEOUT_S = 30.0
 _MIGRATE_TIMEOUT_S = 300.0
+
+Connection: TypeAlias = (
+    "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+)
+"""A connection of its own, or one from a pool."""
 
 UNREACHABLE = (
     OSError,
@@ -75,18 +82,27 @@ async def open_connection(url: str) -> "asyncpg.Connection[asyncpg.Record]":
     Raises: StoreUnavailable.
     """
     try:
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             url,
             timeout=_CONNECT_TIMEOUT_S,
             command_timeout=_COMMAND_TIMEOUT_S,
             server_settings={"application_name": "forebay"},
         )
+        try:
+            await introduce(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
     except UNREACHABLE as error:
         raise unavailable(url, error) from error
 
 
 class Database:
-    """A pool of 1 to 4 connections. Open with `connect`, end with `close`."""
+    """A pool of 1 to 4 connections. Open with `connect`, end with `close`.
+
+    A connection knows, as long as someone has it, on whose behalf (`forebay.store.actor`).
+    """
 
     def __init__(self, url: str, pool: "asyncpg.Pool[asyncpg.Record]"):
         self.url = url
@@ -106,6 +122,7 @@ class Database:
                 timeout=_CONNECT_TIMEOUT_S,
                 command_timeout=_COMMAND_TIMEOUT_S,
                 server_settings={"application_name": "forebay"},
+                setup=introduce,
             )
         except UNREACHABLE as error:
             raise unavailable(url, error) from error

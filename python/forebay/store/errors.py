@@ -41,8 +41,24 @@ class AccountExists(StoreError):
     """An account has this id already."""
 
 
+class PriceNotFound(NotFound):
+    """No price has this id."""
+
+
 class KeyRevoked(StoreError):
     """The API key is revoked and cannot be changed any more."""
+
+
+class LogNotFound(NotFound):
+    """No prompt log has this id."""
+
+
+class LogKeyMissing(StoreError):
+    """A key that prompt logs are encrypted with is not configured."""
+
+
+class LogUnreadable(StoreError):
+    """The contents of a prompt log do not open."""
 
 
 class TermNotFound(NotFound):

@@ -1,4 +1,4 @@
-"""The tables of invoices: what statements on them look like. `forebay.metering.books` uses them."""
+"""The tables of invoices: what statements on them look like. `forebay.metering.invoicing` uses them."""
 
 from collections.abc import Sequence
 from datetime import date, datetime

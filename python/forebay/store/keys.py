@@ -26,6 +26,14 @@ from forebay.store.limits import (
     limits_from,
     limits_of,
 )
+from forebay.store.log_settings import (
+    PromptLogLevel,
+    PromptLogSample,
+    check_sample,
+    core_log_settings,
+    from_numeric,
+    to_numeric,
+)
 from forebay.store.money import Usd
 
 if TYPE_CHECKING:
@@ -47,6 +55,8 @@ class PublicKey(msgspec.Struct, frozen=True, kw_only=True):
     Times: Unix seconds. previous_expires_at: until when the secret before the last rotation is
     good; null without one. models: null for every model. priority: who goes first where requests
     have to wait. The limits are those of `Limits`; per_model: further ones on single models.
+    log_level, log_sample: what is logged of its requests, and of which part of them, 0 to 1; null
+    for what its account has.
     """
 
     id: str
@@ -71,6 +81,8 @@ class PublicKey(msgspec.Struct, frozen=True, kw_only=True):
     budget_period: Period | None = None
     on_store_loss: OnStoreLoss = "share"
     per_model: dict[str, Limits] = {}
+    log_level: PromptLogLevel | None = None
+    log_sample: float | None = None
 
 
 class KeyRecord(PublicKey, frozen=True, kw_only=True):
@@ -91,13 +103,16 @@ class KeyRecord(PublicKey, frozen=True, kw_only=True):
 class KeyChanges(LimitChanges, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to change of a key; a field that is not given stays.
 
-    models: null for every model. expires_at: Unix seconds; null for never.
+    models: null for every model. expires_at: Unix seconds; null for never. log_level, log_sample:
+    null for what its account has.
     """
 
     name: str | UnsetType = UNSET
     models: tuple[str, ...] | UnsetType | None = UNSET
     priority: Priority | UnsetType = UNSET
     expires_at: float | UnsetType | None = UNSET
+    log_level: PromptLogLevel | UnsetType | None = UNSET
+    log_sample: PromptLogSample | UnsetType | None = UNSET
 
 
 def encode_records(records: Iterable[KeyRecord]) -> bytes:
@@ -105,8 +120,8 @@ def encode_records(records: Iterable[KeyRecord]) -> bytes:
 
     Each has id, kind, account, digest (hex), models (null: every model), priority, the limits
     (null: none; the budget in nano-dollars), per_model with the same limits by model's name,
-    expires_at (whole Unix seconds, rounded down, or null), revoked, and, after a rotation only,
-    previous_digest and previous_expires_at.
+    expires_at (whole Unix seconds, rounded down, or null), revoked, what `core_log_settings` has,
+    and, after a rotation only, previous_digest and previous_expires_at.
     """
     return msgspec.json.encode([_core_record(record) for record in records])
 
@@ -123,6 +138,7 @@ def _core_record(record: KeyRecord) -> dict[str, Any]:
         "per_model": {model: core_limits(limits) for model, limits in record.per_model.items()},
         "expires_at": _whole(record.expires_at),
         "revoked": record.revoked,
+        **core_log_settings(record.log_level, record.log_sample),
     }
     if record.previous_digest is not None:
         encoded["previous_digest"] = record.previous_digest
@@ -141,8 +157,8 @@ _PER_MODEL = (
 )
 _COLUMNS = (
     "id, kind, account, name, digest, last4, version, created_at, previous_digest,"
-    f" previous_expires_at, models, priority, expires_at, revoked_at, {', '.join(FIELDS)},"
-    f" {_PER_MODEL}"
+    f" previous_expires_at, models, priority, expires_at, revoked_at, log_level, log_sample,"
+    f" {', '.join(FIELDS)}, {_PER_MODEL}"
 )
 _SELECT = f"SELECT {_COLUMNS} FROM api_keys"
 CHANGED_SINCE = f"{_SELECT} WHERE version > $1 ORDER BY version"
@@ -166,6 +182,8 @@ def to_record(row: "asyncpg.Record") -> KeyRecord:
         priority=row["priority"],
         expires_at=_unix(row["expires_at"]),
         revoked=row["revoked_at"] is not None,
+        log_level=row["log_level"],
+        log_sample=from_numeric(row["log_sample"]),
         per_model={}
         if per_model is None
         else {model: limits_from(v) for model, v in msgspec.json.decode(per_model).items()},
@@ -226,11 +244,13 @@ class KeyStore:
         on_store_loss: OnStoreLoss = "share",
         expires_in_s: float | None = None,
         expires_at: float | None = None,
+        log_level: PromptLogLevel | None = None,
+        log_sample: float | None = None,
     ) -> tuple[KeyRecord, str]:
         """Make a key, and its account where that is new; return record and secret.
 
         The limits are those of `Limits`. expires_at: Unix seconds; expires_in_s: the same from
-        now, seconds.
+        now, seconds. log_level, log_sample: None for what the account has.
 
         Raises: BadValue.
         """
@@ -251,6 +271,7 @@ class KeyStore:
             )
         )
         allowed = _checked_models(models)
+        check_sample(log_sample)
         expires = _expiry(expires_at)
         if expires_in_s is not None:
             if not 0 < expires_in_s <= _FAR_S:
@@ -263,8 +284,8 @@ class KeyStore:
             )
             row = await connection.fetchrow(
                 "INSERT INTO api_keys (id, kind, account, name, digest, last4, models, priority,"
-                f" expires_at, {', '.join(FIELDS)})"
-                f" VALUES ({', '.join(f'${i + 1}' for i in range(9 + len(FIELDS)))})"
+                f" expires_at, log_level, log_sample, {', '.join(FIELDS)})"
+                f" VALUES ({', '.join(f'${i + 1}' for i in range(11 + len(FIELDS)))})"
                 f" RETURNING {_COLUMNS}",
                 new.id,
                 kind,
@@ -275,6 +296,8 @@ class KeyStore:
                 allowed,
                 priority,
                 expires,
+                log_level,
+                to_numeric(log_sample),
                 *arguments(limits),
             )
         assert row is not None
@@ -328,10 +351,13 @@ class KeyStore:
             name = old.name if changes.name is UNSET else changes.name
             check_name("name", name)
             expires_at = changes.expires_at
+            sample = old.log_sample if changes.log_sample is UNSET else changes.log_sample
+            check_sample(sample)
             row = await connection.fetchrow(
                 "UPDATE api_keys SET name = $2, models = $3, priority = $4,"
-                " expires_at = CASE WHEN $5 THEN $6 ELSE expires_at END,"
-                f" {', '.join(f'{field} = ${i + 7}' for i, field in enumerate(FIELDS))}"
+                " expires_at = CASE WHEN $5 THEN $6 ELSE expires_at END, log_level = $7,"
+                " log_sample = $8,"
+                f" {', '.join(f'{field} = ${i + 9}' for i, field in enumerate(FIELDS))}"
                 f" WHERE id = $1 RETURNING {_COLUMNS}",
                 key_id,
                 name,
@@ -339,6 +365,8 @@ class KeyStore:
                 old.priority if changes.priority is UNSET else changes.priority,
                 expires_at is not UNSET,
                 None if expires_at is UNSET else _expiry(expires_at),
+                old.log_level if changes.log_level is UNSET else changes.log_level,
+                to_numeric(sample),
                 *arguments(limits),
             )
         assert row is not None

@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from forebay.store.errors import AccountNotFound, BadValue, KeyNotFound
 from forebay.store.key_format import KEY_ID
+from forebay.store.log_settings import PromptLogLevel, core_log_settings
 from forebay.store.money import NANO, Usd, from_numeric, nano, text, to_numeric
 
 if TYPE_CHECKING:
@@ -102,13 +103,18 @@ class Subject(NamedTuple):
 
 
 class SubjectLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """One subject and its limits. weight: of an account, 1 for every other subject."""
+    """One subject and its limits.
+
+    weight, log_level, log_sample: of an account; those of no other subject mean anything.
+    """
 
     scope: Scope
     id: str
     model: str | None
     limits: Limits
     weight: float = 1.0
+    log_level: PromptLogLevel = "off"
+    log_sample: float = 1.0
 
 
 def limits_of(source: Any) -> Limits:
@@ -198,8 +204,8 @@ def core_limits(limits: Limits) -> dict[str, Any]:
 def encode_limits(subjects: Iterable[SubjectLimits]) -> bytes:
     """Encode the limits of accounts and models for the core: a JSON list of objects.
 
-    Each has scope, id, the limits (null: none) with budget_nano, and of accounts weight. Limits
-    of a key on one model are not among them; they go with the key.
+    Each has scope, id, the limits (null: none) with budget_nano, and of accounts weight and what
+    `core_log_settings` has. Limits of a key on one model are not among them; they go with the key.
     """
     return msgspec.json.encode(
         [
@@ -207,7 +213,7 @@ def encode_limits(subjects: Iterable[SubjectLimits]) -> bytes:
                 "scope": subject.scope,
                 "id": subject.id,
                 **core_limits(subject.limits),
-                **({"weight": subject.weight} if subject.scope == "account" else {}),
+                **(_of_account(subject) if subject.scope == "account" else {}),
             }
             for subject in subjects
             if subject.scope != "key_model"
@@ -215,16 +221,23 @@ def encode_limits(subjects: Iterable[SubjectLimits]) -> bytes:
     )
 
 
+def _of_account(subject: SubjectLimits) -> dict[str, Any]:
+    settings = core_log_settings(subject.log_level, subject.log_sample)
+    return {"weight": subject.weight, **settings}
+
+
 _COLUMNS = ", ".join(FIELDS)
 ALL_SUBJECTS = (
     "SELECT coalesce(l.account, a.id) AS account, l.key_id, l.model,"
-    " coalesce(a.weight, 1) AS weight, coalesce(l.on_store_loss, 'share') AS on_store_loss,"
+    " coalesce(a.weight, 1) AS weight, coalesce(a.log_level, 'off') AS log_level,"
+    " coalesce(a.log_sample, 1) AS log_sample, coalesce(l.on_store_loss, 'share') AS on_store_loss,"
     f" {', '.join(f'l.{name}' for name in FIELDS if name != 'on_store_loss')}"
     " FROM (SELECT * FROM limits WHERE key_id IS NULL OR $1) l"
-    " FULL JOIN (SELECT id, weight FROM accounts WHERE weight <> 1) a ON a.id = l.account"
+    " FULL JOIN (SELECT id, weight, log_level, log_sample FROM accounts"
+    " WHERE weight <> 1 OR log_level <> 'off') a ON a.id = l.account"
     " ORDER BY 1, 2, 3"
 )
-"""Every subject with limits and every account with a weight; $1: limits of keys too."""
+"""Every subject with limits, and every account with a weight or logs; $1: limits of keys too."""
 
 
 def to_subject(row: "asyncpg.Record") -> SubjectLimits:
@@ -241,6 +254,8 @@ def to_subject(row: "asyncpg.Record") -> SubjectLimits:
         model=model,
         limits=limits_from(row),
         weight=row["weight"],
+        log_level=row["log_level"],
+        log_sample=float(row["log_sample"]),
     )
 
 
@@ -251,7 +266,7 @@ class LimitStore:
         self._pool = database.pool
 
     async def list(self) -> "list[SubjectLimits]":
-        """Every subject with limits and every account with a weight of its own."""
+        """Every subject with limits and every account with a weight or logs of its own."""
         return [to_subject(row) for row in await self._pool.fetch(ALL_SUBJECTS, True)]
 
     async def get(self, subject: Subject) -> Limits:

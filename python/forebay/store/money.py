@@ -35,10 +35,16 @@ def text(nano_usd: int) -> str:
 
 
 def from_numeric(value: Decimal) -> int:
-    """A column of type ``numeric`` with at most nine decimal places as nano-dollars."""
+    """A column of type ``numeric`` as nano-dollars; what is less than one is left out."""
     return int(value.scaleb(9))
 
 
 def to_numeric(nano_usd: int) -> Decimal:
     """Nano-dollars as a column of type ``numeric`` takes them."""
     return Decimal(nano_usd).scaleb(-9)
+
+
+def exact(amount: Decimal) -> str:
+    """An amount as text with two decimal places or as many more as it takes; never rounded."""
+    whole, _, part = f"{amount:f}".partition(".")
+    return f"{whole}.{part.rstrip('0').ljust(2, '0')}"

@@ -30,7 +30,8 @@ def _branch(scope: str, identity: str, model: str, table: str, where: str, match
     return (
         f"SELECT '{scope}' AS scope, {identity} AS id, {model} AS model,"
         " extract(epoch FROM p.day)::bigint AS period_start,"
-        f" (SELECT coalesce(sum(s.cost), 0) FROM spend s WHERE s.day >= p.day AND {match}) AS spent"
+        " (SELECT coalesce(sum(s.cost), 0) FROM usage_daily s"
+        f" WHERE s.day >= p.day AND {match}) AS spent"
         f" FROM {table} b JOIN periods p ON p.period = b.budget_period"
         f" WHERE b.budget IS NOT NULL AND {where}"
     )

@@ -1,4 +1,4 @@
-"""Follow keys, limits and spend, so that a change reaches the gateway within a second."""
+"""Follow keys, limits, prices and spend, so that a change reaches the gateway within a second."""
 
 import asyncio
 import contextlib
@@ -13,6 +13,8 @@ from forebay.store.database import UNREACHABLE, open_connection
 from forebay.store.errors import StoreUnavailable
 from forebay.store.keys import CHANGED_SINCE, KeyRecord, to_record
 from forebay.store.limits import ALL_SUBJECTS, SubjectLimits, to_subject
+from forebay.store.price_records import Price, to_price
+from forebay.store.prices import ALL_PRICES
 from forebay.store.spend import SPENT, Spent, to_spent
 
 if TYPE_CHECKING:
@@ -27,13 +29,15 @@ _QUERY_TIMEOUT_S = 2.0
 _LOAD_TIMEOUT_S = 60.0
 _BACKOFF_S = (0.05, 2.0)
 
-_LIMITS_VERSION = "SELECT version FROM limits_version"
+_VERSIONS = (
+    "SELECT l.version AS limits, p.version AS prices FROM limits_version l, prices_version p"
+)
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
 class KeyWatcher:
-    """Feeds changes of keys and limits to callbacks, on a connection of its own.
+    """Feeds changes of keys, limits and prices to callbacks, on a connection of its own.
 
     Spend is read beside that, over the database's pool: a slow sum keeps no change waiting.
 
@@ -41,12 +45,13 @@ class KeyWatcher:
         active key; later calls have what changed, with ``revoked`` set where a key ended. After
         a lost connection every active key comes again, and keys that are gone come as revoked.
     on_limits: called with the limits of all accounts and models, the complete list each time.
+    on_prices: called with every price that is not superseded, the complete list each time.
     on_spent: called with what every subject with a budget has spent in its current period: at
         the start, when a budget has changed, and every 5 s; never with an empty list.
     on_health: called when `healthy` changes.
 
     All are called on the event loop and must not block. Of one change limits come first, then
-    keys, with nothing in between, and then, as soon as it is summed, spend.
+    prices, then keys, with nothing in between, and then, as soon as it is summed, spend.
 
     While the database is away nothing is called, so what the callbacks keep stays the last
     snapshot. A lost notification is made good by polling every 0.5 s.
@@ -61,6 +66,7 @@ class KeyWatcher:
         on_health: Callable[[bool], None] | None = None,
         *,
         on_limits: Callable[[list[SubjectLimits]], None] | None = None,
+        on_prices: Callable[[list[Price]], None] | None = None,
         on_spent: Callable[[list[Spent]], None] | None = None,
     ):
         self._url = database.url
@@ -68,10 +74,12 @@ class KeyWatcher:
         self._on_change = on_change
         self._on_health = on_health
         self._on_limits = on_limits
+        self._on_prices = on_prices
         self._on_spent = on_spent
         self._known: dict[str, str] = {}
         self._version = 0
         self._limits_version = 0
+        self._prices_version = 0
         self._loaded = asyncio.Event()
         self._summed = asyncio.Event()
         self._wake = asyncio.Event()
@@ -166,27 +174,33 @@ class KeyWatcher:
                 "SELECT coalesce(max(version), 0) FROM api_keys", timeout=_LOAD_TIMEOUT_S
             )
             rows = await connection.fetch(CHANGED_SINCE, 0, timeout=_LOAD_TIMEOUT_S)
-            limits_version = await connection.fetchval(_LIMITS_VERSION, timeout=_QUERY_TIMEOUT_S)
+            limits_version, prices_version = await _versions(connection)
             limits = await connection.fetch(ALL_SUBJECTS, False, timeout=_LOAD_TIMEOUT_S)
+            prices = await connection.fetch(ALL_PRICES, timeout=_LOAD_TIMEOUT_S)
         records = [record for record in map(to_record, rows) if not record.revoked]
         alive = {record.id for record in records}
         gone = [
             _ended(key_id, digest) for key_id, digest in self._known.items() if key_id not in alive
         ]
         self._hand_on_limits(limits, limits_version)
+        self._hand_on_prices(prices, prices_version)
         self._hand_on(records + gone, version)
         self._spend_due.set()
 
     async def _follow(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         """Hand on what has changed since the last time."""
-        limits_version = await connection.fetchval(_LIMITS_VERSION, timeout=_QUERY_TIMEOUT_S)
-        limits = None
+        limits_version, prices_version = await _versions(connection)
+        limits = prices = None
         if limits_version != self._limits_version:
             limits = await connection.fetch(ALL_SUBJECTS, False, timeout=_LOAD_TIMEOUT_S)
+        if prices_version != self._prices_version:
+            prices = await connection.fetch(ALL_PRICES, timeout=_LOAD_TIMEOUT_S)
         rows = await connection.fetch(CHANGED_SINCE, self._version, timeout=_QUERY_TIMEOUT_S)
         records = [to_record(row) for row in rows]
         if limits is not None:
             self._hand_on_limits(limits, limits_version)
+        if prices is not None:
+            self._hand_on_prices(prices, prices_version)
         if records:
             self._hand_on(records, records[-1].version)
         if limits is not None or any(map(_has_budget, records)):
@@ -205,6 +219,11 @@ class KeyWatcher:
         if self._on_limits is not None:
             self._on_limits([to_subject(row) for row in rows])
         self._limits_version = version
+
+    def _hand_on_prices(self, rows: "list[asyncpg.Record]", version: int) -> None:
+        if self._on_prices is not None:
+            self._on_prices([to_price(row) for row in rows])
+        self._prices_version = version
 
     async def _follow_spend(self, on_spent: Callable[[list[Spent]], None]) -> None:
         """Hand on what was spent when it is due, and every `_SPENT_S`."""
@@ -227,6 +246,12 @@ class KeyWatcher:
 
     def _on_event(self, *_: Any) -> None:
         self._wake.set()
+
+
+async def _versions(connection: "asyncpg.Connection[asyncpg.Record]") -> tuple[int, int]:
+    """Of the limits, and of the prices."""
+    rows = await connection.fetch(_VERSIONS, timeout=_QUERY_TIMEOUT_S)
+    return rows[0]["limits"], rows[0]["prices"]
 
 
 def _has_budget(record: KeyRecord) -> bool:

@@ -15,6 +15,7 @@ class Kind:
         is the only way.
     models_path: lists the models it serves.
     ready_path: answers 200 when requests can be taken, without touching the model.
+    drains: bills a whole answer even if its client leaves, so that it is read to its end.
     """
 
     name: str
@@ -24,3 +25,4 @@ class Kind:
     abort_path: str | None
     models_path: str
     ready_path: str
+    drains: bool = False

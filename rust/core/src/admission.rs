@@ -1,9 +1,10 @@
 //! Admission: one plain call from a request's bytes to a running exchange, or to a clear refusal.
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::arrival::Arrival;
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::exchange::{self, Job, drive};
@@ -12,12 +13,15 @@ use crate::headers::{rate_headers, request_id_header, upstream_headers};
 use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
 use crate::peek::{Peek, peek};
+use crate::prompt_log::Choice;
 use crate::queue::{self, Priority};
 use crate::record::{Opening, Record};
 use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
 use crate::relay::Shape;
 use crate::slot::{Answering, Headers, Slot};
 use crate::snapshot::Model;
+use crate::tags;
+use crate::usage::Usage;
 
 /// How often a request asks the store that machines share while it waits.
 const MAX_ASKS: u32 = 4;
@@ -30,14 +34,22 @@ impl Gateway {
         request: Request<'_>,
         body: Bytes,
     ) -> Arc<Slot> {
-        let began = Instant::now();
-        let id = uuid::Uuid::now_v7();
+        let arrival = Arrival::now();
         let mut answer_headers = Vec::with_capacity(8);
-        answer_headers.push(request_id_header(request.request_id, &id));
+        answer_headers.push(request_id_header(request.request_id, &arrival.id));
         let slot = Arc::new(Slot::new());
-        let decided = self.decide(endpoint, request, &body, &id, &mut answer_headers, &slot);
+        let decided = self.decide(
+            endpoint,
+            request,
+            &body,
+            &arrival,
+            &mut answer_headers,
+            &slot,
+        );
         if !matches!(decided, Err(No::Wanting(_))) {
-            self.metrics.admission.observe_duration(began.elapsed());
+            self.metrics
+                .admission
+                .observe_duration(arrival.at.elapsed());
         }
         let driver = match decided {
             Ok((job, record)) => self.runtime.spawn(drive(*job, record)),
@@ -47,7 +59,7 @@ impl Gateway {
                 let (gateway, slot) = (Arc::clone(self), Arc::clone(&slot));
                 self.runtime.spawn(async move {
                     gateway
-                        .admit_granted(endpoint, request, body, (id, began), slot, wanting)
+                        .admit_granted(endpoint, request, body, arrival, slot, wanting)
                         .await;
                 })
             }
@@ -62,28 +74,32 @@ impl Gateway {
         endpoint: Endpoint,
         request: Kept,
         body: Bytes,
-        (id, began): (uuid::Uuid, Instant),
+        arrival: Arrival,
         slot: Arc<Slot>,
         mut wanting: Wanting,
     ) {
         let answer = Answering(Arc::clone(&slot));
         let request = request.request();
-        let mut headers = vec![request_id_header(request.request_id, &id)];
+        let mut headers = vec![request_id_header(request.request_id, &arrival.id)];
         let mut asked = 0;
         let decided = loop {
-            let left = GRANT_WAIT.saturating_sub(began.elapsed());
+            let left = GRANT_WAIT.saturating_sub(arrival.at.elapsed());
             wanting.answered(left, || self.now().mono).await;
             asked += 1;
-            let decided = self.decide(endpoint, request, &body, &id, &mut headers, &slot);
+            let decided = self.decide(endpoint, request, &body, &arrival, &mut headers, &slot);
             match decided {
                 // What came was for several, and another one was quicker.
-                Err(No::Wanting(again)) if asked < MAX_ASKS && began.elapsed() < GRANT_WAIT => {
+                Err(No::Wanting(again))
+                    if asked < MAX_ASKS && arrival.at.elapsed() < GRANT_WAIT =>
+                {
                     wanting = again;
                 }
                 decided => break decided,
             }
         };
-        self.metrics.admission.observe_duration(began.elapsed());
+        self.metrics
+            .admission
+            .observe_duration(arrival.at.elapsed());
         let error = match decided {
             Ok((job, record)) => {
                 drive(*job, record).await;
@@ -102,7 +118,7 @@ impl Gateway {
         endpoint: Endpoint,
         request: Request<'_>,
         bytes: &Bytes,
-        id: &uuid::Uuid,
+        arrival: &Arrival,
         answer_headers: &mut Headers,
         slot: &Arc<Slot>,
     ) -> Result<(Box<Job>, Record), No> {
@@ -123,6 +139,10 @@ impl Gateway {
             .into());
         }
         json_content(request.content_type)?;
+        let tags = match request.tags {
+            Some(header) => tags::parse(header)?,
+            None => None,
+        };
         let body = peek(bytes).map_err(|error| unreadable(&error))?;
         complete(endpoint, &body)?;
         let snapshot = self.snapshot.load();
@@ -136,9 +156,11 @@ impl Gateway {
             .code("model_not_allowed")
             .into());
         }
-        let (reservation, cost) = self.reserve(&key, model, endpoint, &body, answer_headers)?;
+        let whose = (&*key, &**model, arrival.unix_us);
+        let (reservation, cost) = self.reserve(whose, endpoint, &body, answer_headers)?;
         let opening = Opening {
-            event_id: *id.as_bytes(),
+            arrival: *arrival,
+            tags,
             request_id: answer_headers
                 .first()
                 .and_then(|(_, id)| id.to_str().ok())
@@ -156,7 +178,12 @@ impl Gateway {
                 body.prompt_bytes
             },
         };
-        let record = Record::open(self, slot, model, reservation, opening);
+        let mut record = Record::open(self, slot, model, reservation, opening)?;
+        let (ask, choice) = self.place(&key, cost.reserve);
+        if let Some(log) = self.prompt_log() {
+            let settings = snapshot.prompt_logs.as_ref();
+            record.log = log.capture(choice, *arrival.id.as_bytes(), settings, bytes);
+        }
         let prompts = match endpoint {
             Endpoint::Completions => body.prompt_items.max(1),
             Endpoint::Chat | Endpoint::Embeddings => 1,
@@ -182,18 +209,21 @@ impl Gateway {
             headers: upstream_headers(&request, answer_headers),
             answer_headers: std::mem::take(answer_headers),
             single: choices == 1 && endpoint != Endpoint::Embeddings,
-            rid: id.simple().to_string(),
+            rid: arrival.id.simple().to_string(),
             max_answer_bytes: snapshot.max_answer_bytes,
-            ask: self.place(&key, cost.reserve),
+            ask,
         };
         Ok((Box::new(job), record))
     }
 
-    /// How a request of `tokens` stands in a queue.
-    fn place(&self, key: &Key, tokens: u64) -> queue::Ask {
+    /// How a request of `tokens` stands in a queue, and what of it is logged.
+    fn place(&self, key: &Key, tokens: u64) -> (queue::Ask, Choice) {
         let subjects = self.subjects.load();
         let account = subjects.accounts.get(&*key.account);
-        queue::Ask {
+        let choice = key
+            .log
+            .or(account.map(|account| account.log).unwrap_or_default());
+        let ask = queue::Ask {
             account: Arc::clone(&key.account),
             weight: account.map_or(1.0, |account| account.weight),
             priority: if key.batch {
@@ -202,15 +232,15 @@ impl Gateway {
                 Priority::Interactive
             },
             tokens,
-        }
+        };
+        (ask, choice)
     }
 
     /// Takes what the request may cost from every limit that applies, or says which one refuses.
     /// The answer's headers tell the tightest limit either way.
     fn reserve(
         &self,
-        key: &Key,
-        model: &Model,
+        (key, model, admitted_us): (&Key, &Model, i64),
         endpoint: Endpoint,
         body: &Peek<'_>,
         answer_headers: &mut Headers,
@@ -222,13 +252,16 @@ impl Gateway {
             .filter_map(|meter| meter.token_burst())
             .min();
         let cost = Cost::of(body, endpoint, model, burst);
-        if model.price.is_none() && meters.iter().flatten().any(|meter| meter.has_budget()) {
-            return Err(unpriced(&model.name).into());
-        }
+        let nano = if meters.iter().flatten().any(|meter| meter.has_budget()) {
+            self.dearest(key, model, &cost, admitted_us)
+                .ok_or_else(|| unpriced(&model.name))?
+        } else {
+            0
+        };
         let now = self.now();
         let ask = Ask {
             tokens: cost.reserve,
-            nano: cost.nano,
+            nano,
         };
         match Reservation::admit(meters, now, ask) {
             Ok((reservation, fill)) => {
@@ -241,6 +274,22 @@ impl Gateway {
             }
             Err(Declined::Wanting(wanting)) => Err(No::Wanting(wanting)),
         }
+    }
+
+    /// What a request may cost at the dearest of the model's upstreams, nano-USD; `None` if one of
+    /// them has no price. How long it will take is not known: time is spent as it passes.
+    fn dearest(&self, key: &Key, model: &Model, cost: &Cost, admitted_us: i64) -> Option<u64> {
+        let prices = self.prices();
+        let rates = prices.rates(&model.name, &key.account);
+        let usage = Usage {
+            prompt: cost.prompt,
+            completion: cost.output,
+            ..Usage::default()
+        };
+        model.targets.iter().try_fold(0, |most, target| {
+            let price = rates.at(&target.upstream.name, admitted_us)?;
+            Some(price.nano(&usage, 0).max(most))
+        })
     }
 
     /// A limit refuses a request of `tokens`.
@@ -286,7 +335,7 @@ impl From<Error> for No {
 }
 
 /// A request that outlives its front end's call.
-struct Kept([Option<Vec<u8>>; 5]);
+struct Kept([Option<Vec<u8>>; 6]);
 
 impl Kept {
     fn of(request: &Request<'_>) -> Self {
@@ -296,6 +345,7 @@ impl Kept {
             request.request_id,
             request.traceparent,
             request.tracestate,
+            request.tags,
         ];
         Self(fields.map(|field| field.map(<[u8]>::to_vec)))
     }
@@ -307,6 +357,7 @@ impl Kept {
             request_id,
             traceparent,
             tracestate,
+            tags,
         ] = self.0.each_ref().map(Option::as_deref);
         Request {
             authorization,
@@ -314,6 +365,7 @@ impl Kept {
             request_id,
             traceparent,
             tracestate,
+            tags,
         }
     }
 }
@@ -322,10 +374,10 @@ impl Kept {
 struct Cost {
     /// Input tokens.
     prompt: u64,
+    /// Output tokens.
+    output: u64,
     /// Tokens to reserve.
     reserve: u64,
-    /// Money to reserve, nano-USD; 0 without a price.
-    nano: u64,
 }
 
 impl Cost {
@@ -340,7 +392,6 @@ impl Cost {
             (_, Some(cap)) => cap.saturating_mul(answers),
             (_, None) => usual(),
         };
-        let nano = model.price.map_or(0, |price| price.of(prompt, output));
         let reserve = match burst {
             None => prompt.saturating_add(output),
             // Only the input can be more than a burst holds; output is settled on what it was.
@@ -355,8 +406,8 @@ impl Cost {
         };
         Self {
             prompt,
+            output,
             reserve,
-            nano,
         }
     }
 }

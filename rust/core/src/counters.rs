@@ -30,6 +30,8 @@ pub struct OfModel {
     pub input: Arc<Counter>,
     /// Output tokens booked.
     pub output: Arc<Counter>,
+    /// Requests booked without a price.
+    pub unpriced: Arc<Counter>,
 }
 
 /// Handles of one upstream whose requests in flight are bounded.
@@ -80,11 +82,13 @@ pub struct Counters {
     pub completions: Arc<Counter>,
     endpoints: Vec<OfEndpoint>,
     tokens: Arc<Family<Counter, 2>>,
+    unpriced: Arc<Family<Counter, 1>>,
     attempts: Arc<Family<Counter, 1>>,
     waiting: Arc<Family<Gauge, 1>>,
     queue_wait: Arc<Family<Histogram, 1>>,
     limits: Arc<Family<Gauge, 1>>,
     shed: Arc<Family<Counter, 2>>,
+    hang_ups: Arc<Family<Counter, 2>>,
     errors: Arc<Family<Counter, 1>>,
     refusals: Arc<Family<Counter, 2>>,
 }
@@ -167,6 +171,11 @@ impl Counters {
                 "Tokens booked, by model and direction.",
                 ["model", "direction"],
             ),
+            unpriced: registry.counters(
+                "forebay_unpriced_requests_total",
+                "Requests served at no cost because no price was in force, by model.",
+                ["model"],
+            ),
             attempts: registry.counters(
                 "forebay_upstream_attempts_total",
                 "Requests sent, by upstream.",
@@ -192,6 +201,11 @@ impl Counters {
                 "forebay_queue_shed_total",
                 "Requests that an upstream's queue refused, by reason.",
                 ["upstream", "reason"],
+            ),
+            hang_ups: registry.counters(
+                "forebay_client_hangups_total",
+                "Requests whose client left, by upstream and what became of them: stopped, read to their end, or stopped while they were.",
+                ["upstream", "then"],
             ),
             errors: registry.counters(
                 "forebay_errors_total",
@@ -221,6 +235,7 @@ impl Counters {
         OfModel {
             input: self.tokens.get_or_create(&[name, "input"]),
             output: self.tokens.get_or_create(&[name, "output"]),
+            unpriced: self.unpriced.get_or_create(&[name]),
         }
     }
 
@@ -242,6 +257,16 @@ impl Counters {
     /// An error was answered, or made the gateway try elsewhere.
     pub fn failed(&self, kind: Kind) {
         self.errors.get_or_create(&[kind.name()]).inc();
+    }
+
+    /// A client left while `upstream` had its request, which went on without it or not.
+    pub fn left(&self, upstream: &str, lingered: bool, ended: Option<Outcome>) {
+        let then = match (lingered, ended) {
+            (false, _) => "stopped",
+            (true, Some(_)) => "drained",
+            (true, None) => "cut",
+        };
+        self.hang_ups.get_or_create(&[upstream, then]).inc();
     }
 
     /// A limit refused a request.

@@ -22,6 +22,7 @@ use crate::edits::{Edits, Wanted};
 use crate::error::{Error, Kind, Retry};
 use crate::gate::Permit;
 use crate::gateway::{Endpoint, Gateway};
+use crate::linger::{OnDisconnect, Unread, outstayed};
 use crate::queue::Ask;
 use crate::record::{Outcome, Progress, Record};
 use crate::relay::{self, Shape, StreamRelay};
@@ -134,10 +135,17 @@ pub async fn fetch(
 /// ends or is dropped; the record then says what had come of it.
 pub async fn drive(job: Job, mut record: Record) {
     let gateway = Arc::clone(&job.gateway);
+    let may_linger = |target: &Target| target.upstream.on_disconnect != OnDisconnect::Abort;
+    let lingers = job.model.targets.iter().any(may_linger);
+    let mut gone = false;
     tokio::select! {
         biased;
         () = run(&job, &mut record) => {}
         () = gateway.halting() => {}
+        () = outstayed(&job.slot, &mut gone), if lingers => {}
+    }
+    if gone {
+        record.client_gone();
     }
 }
 
@@ -151,19 +159,29 @@ async fn run(job: &Job, record: &mut Record) {
         let error = match next {
             Ok((target, permit)) => {
                 let attempts = record.attempt(&target.upstream.name);
+                if !job.slot.lingers(record.linger(&target.upstream)) {
+                    return;
+                }
                 match attempt(job, &target, permit, attempts, total, &mut alarm, record).await {
                     Ok(()) => return,
                     Err(error) => error,
                 }
             }
             Err(error) => {
-                refuse(job, &error, record);
+                refuse(job, &error, record).await;
                 return;
             }
         };
+        if !job.slot.lingers(None) {
+            // Nobody waits for another one's answer.
+            if error.kind != Kind::ClientClosed {
+                record.close(Outcome::Error, error.kind.status(), Some(error.kind), None);
+            }
+            return;
+        }
         let elsewhere = error.kind.retry() == Retry::Sibling || error.kind == Kind::Unavailable;
         if left.is_empty() || !elsewhere || Instant::now() >= total {
-            refuse(job, &error, record);
+            refuse(job, &error, record).await;
             return;
         }
         job.gateway.note(&error, &job.answer_headers);
@@ -171,19 +189,23 @@ async fn run(job: &Job, record: &mut Record) {
 }
 
 /// Answers with an error before anything else was answered.
-fn refuse(job: &Job, error: &Error, record: &mut Record) {
+async fn refuse(job: &Job, error: &Error, record: &mut Record) {
     job.gateway.note(error, &job.answer_headers);
     let mut headers = job.answer_headers.clone();
     headers.extend(error_headers(error));
     if let Some((upstream, attempts)) = record.attempted() {
         headers.extend(attempt_headers(&upstream, attempts));
     }
+    let body = error.openai_body();
+    if let Some(log) = &mut record.log {
+        log.answered(&body);
+    }
     record.close(Outcome::Error, error.kind.status(), Some(error.kind), None);
-    record.book();
+    record.book_durably().await;
     job.slot.start(Head {
         status: error.kind.status(),
         headers,
-        body: error.openai_body(),
+        body,
         more: false,
     });
 }
@@ -296,7 +318,8 @@ async fn attempt(
         )
         .await
     } else {
-        let body = read_whole(&mut incoming, job, total, alarm).await?;
+        let mut unread = Unread::new(upstream.on_disconnect);
+        let body = read_whole(&mut incoming, job, total, alarm, &mut unread, record).await?;
         stopper.rid = None;
         let (body, finish) = unary(job, body, record)?;
         if let Some((usage, _)) = record.progress.reported {
@@ -304,7 +327,7 @@ async fn attempt(
         }
         record.first_byte();
         record.close(Outcome::Ok, status, None, finish.as_deref());
-        record.book();
+        record.book_durably().await;
         job.slot.start(head(body, false));
         Ok(())
     }
@@ -328,7 +351,10 @@ async fn stream(
 ) -> Result<(), Error> {
     let mut relay = StreamRelay::new(job.shape);
     let mut early = BytesMut::new();
+    let mut unread = Unread::new(stopper.upstream.on_disconnect);
     let mut committed = false;
+    // The last bytes wait until the end is recorded for good.
+    let holds = record.is_held();
     loop {
         let until = if committed {
             (Instant::now() + job.model.timeouts.idle).min(total)
@@ -347,8 +373,9 @@ async fn stream(
                 (Err(Error::new(Kind::UpstreamTimeout, text)), true)
             }
             Ok(Some(Ok(chunk))) => {
-                let feed = |out: &mut BytesMut| relay.feed(chunk, out);
-                let result = if committed {
+                unread.came(&job.slot, record, chunk.len())?;
+                let feed = |out: &mut BytesMut| logged(record, out, |out| relay.feed(chunk, out));
+                let result = if committed && !holds {
                     job.slot.write(feed)
                 } else {
                     feed(&mut early)
@@ -356,10 +383,13 @@ async fn stream(
                 (result, relay.is_done())
             }
             Ok(Some(Err(cause))) => {
-                let result = finish(&mut relay, committed, &job.slot, &mut early);
+                let result = finish(&mut relay, committed && !holds, job, &mut early, record);
                 (result.map_err(|error| error.cause(cause)), true)
             }
-            Ok(None) => (finish(&mut relay, committed, &job.slot, &mut early), true),
+            Ok(None) => (
+                finish(&mut relay, committed && !holds, job, &mut early, record),
+                true,
+            ),
         };
         advance(&relay, record, permit);
         if !committed && relay.is_started() {
@@ -367,6 +397,8 @@ async fn stream(
             permit.first_token();
             record.committed(200);
             job.slot.start(head(Bytes::new(), true));
+        }
+        if committed && !(holds && ended) && !early.is_empty() {
             let early = std::mem::take(&mut early);
             job.slot.write(|out| out.extend_from_slice(&early));
         }
@@ -379,30 +411,20 @@ async fn stream(
         match result {
             Err(error) if !committed => return Err(error),
             Err(error) => {
-                cut(job, &relay, record, &error);
+                cut(job, &relay, record, &error, &early).await;
                 return Ok(());
             }
             Ok(()) if ended => {
                 stopper.rid = None;
-                let aborted = matches!(relay.finish_reason(), Some("abort" | "error"));
-                let outcome = if aborted {
-                    Outcome::UpstreamCut
-                } else {
-                    Outcome::Ok
-                };
-                record.close(
-                    outcome,
-                    200,
-                    aborted.then_some(Kind::UpstreamError),
-                    relay.finish_reason(),
-                );
+                close_whole(&relay, record);
                 if !committed {
                     return Err(Error::new(
                         Kind::UpstreamError,
                         "The engine sent an empty stream.",
                     ));
                 }
-                record.book();
+                record.book_durably().await;
+                job.slot.write(|out| out.extend_from_slice(&early));
                 job.slot.finish();
                 drain(&mut incoming).await;
                 return Ok(());
@@ -418,10 +440,22 @@ async fn stream(
                 Kind::UpstreamTimeout,
                 "The request took longer than it may.",
             );
-            cut(job, &relay, record, &error);
+            cut(job, &relay, record, &error, &early).await;
             return Ok(());
         }
     }
+}
+
+/// The stream is whole; an engine may say in it that it gave up.
+fn close_whole(relay: &StreamRelay, record: &mut Record) {
+    let aborted = matches!(relay.finish_reason(), Some("abort" | "error"));
+    let outcome = if aborted {
+        Outcome::UpstreamCut
+    } else {
+        Outcome::Ok
+    };
+    let error = aborted.then_some(Kind::UpstreamError);
+    record.close(outcome, 200, error, relay.finish_reason());
 }
 
 /// Tells the record and the queue what the stream has cost so far.
@@ -430,14 +464,16 @@ fn advance(relay: &StreamRelay, record: &mut Record, permit: &mut Permit) {
     record.advance(Progress {
         reported,
         content_events: relay.content_events(),
+        answered: relay.content_events() > 0,
     });
     if let Some((usage, _)) = reported {
         permit.used(usage.total());
     }
 }
 
-/// Ends a stream that has begun. The status is out; the error is the stream's last event.
-fn cut(job: &Job, relay: &StreamRelay, record: &mut Record, error: &Error) {
+/// Ends a stream that has begun. The status is out; the error is the stream's last event, after
+/// what was held back.
+async fn cut(job: &Job, relay: &StreamRelay, record: &mut Record, error: &Error, held: &[u8]) {
     job.gateway.note(error, &job.answer_headers);
     record.close(
         Outcome::UpstreamCut,
@@ -445,21 +481,35 @@ fn cut(job: &Job, relay: &StreamRelay, record: &mut Record, error: &Error) {
         Some(error.kind),
         relay.finish_reason(),
     );
-    record.book();
-    job.slot.write(|out| relay::error_event(error, out));
+    let mut last = BytesMut::from(held);
+    logged(record, &mut last, |out| relay::error_event(error, out));
+    record.book_durably().await;
+    job.slot.write(|out| out.extend_from_slice(&last));
     job.slot.finish();
+}
+
+/// Lets `fill` write to the client, and the prompt log see what it wrote.
+fn logged<T>(record: &mut Record, out: &mut BytesMut, fill: impl FnOnce(&mut BytesMut) -> T) -> T {
+    let from = out.len();
+    let filled = fill(out);
+    if let Some(log) = &mut record.log {
+        log.streamed(out.get(from..).unwrap_or_default());
+    }
+    filled
 }
 
 fn finish(
     relay: &mut StreamRelay,
-    committed: bool,
-    slot: &Slot,
+    at_once: bool,
+    job: &Job,
     early: &mut BytesMut,
+    record: &mut Record,
 ) -> Result<(), Error> {
-    if committed {
-        slot.write(|out| relay.end(out))
+    let mut end = |out: &mut BytesMut| logged(record, out, |out| relay.end(out));
+    if at_once {
+        job.slot.write(end)
     } else {
-        relay.end(early)
+        end(early)
     }
 }
 
@@ -533,6 +583,8 @@ async fn read_whole(
     job: &Job,
     total: Instant,
     alarm: &mut Alarm,
+    unread: &mut Unread,
+    record: &mut Record,
 ) -> Result<Bytes, Error> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
@@ -560,7 +612,10 @@ async fn read_whole(
                 .cause(cause));
             }
             Ok(Some(Ok(chunk))) => {
-                if first.len().max(rest.len()) + chunk.len() > job.max_answer_bytes {
+                let length = first.len().max(rest.len()) + chunk.len();
+                record.progress = estimated(job.endpoint, length);
+                unread.came(&job.slot, record, chunk.len())?;
+                if length > job.max_answer_bytes {
                     return Err(Error::new(
                         Kind::UpstreamError,
                         "The engine's answer is too large.",
@@ -580,12 +635,32 @@ async fn read_whole(
     }
 }
 
+/// What so many bytes of a unary answer have cost, without usage: text of four bytes a token, in an
+/// envelope of as much again and more.
+fn estimated(endpoint: Endpoint, bytes: usize) -> Progress {
+    let tokens = bytes as u64 / 16;
+    Progress {
+        reported: None,
+        content_events: match endpoint {
+            Endpoint::Embeddings => 0,
+            Endpoint::Chat | Endpoint::Completions => tokens,
+        },
+        answered: tokens > 0,
+    }
+}
+
 /// Checks a unary answer and reads its usage.
 fn unary(job: &Job, body: Bytes, record: &mut Record) -> Result<(Bytes, Option<String>), Error> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        // Some page or other: no engine made it.
+        record.progress = Progress::default();
+    }
     let seen = Inspected::parse(&body).map_err(|cause| {
         Error::new(Kind::UpstreamError, "The engine's answer is not JSON.").cause(cause)
     })?;
     if seen.failed() {
+        // An error in disguise: nothing was made.
+        record.progress = Progress::default();
         return Err(scrub::stream_error(&body, job.shape.asked));
     }
     let choices = seen.choices.as_deref().unwrap_or_default();
@@ -595,16 +670,17 @@ fn unary(job: &Job, body: Bytes, record: &mut Record) -> Result<(Bytes, Option<S
         .map(str::to_owned);
     record.progress = Progress {
         reported: seen.usage().map(|usage| (usage, true)),
-        // Without usage: text of four bytes a token, in an envelope of as much again and more.
-        content_events: match job.endpoint {
-            Endpoint::Embeddings => 0,
-            Endpoint::Chat | Endpoint::Completions => body.len() as u64 / 16,
-        },
+        ..estimated(job.endpoint, body.len())
     };
-    if job.shape.completions && body.windows(11).any(|at| at == b"\"text\":null") {
+    let body = if job.shape.completions && body.windows(11).any(|at| at == b"\"text\":null") {
         let mut out = BytesMut::with_capacity(body.len());
         relay::mend_null_text(&body, &mut out);
-        return Ok((out.freeze(), finish));
+        out.freeze()
+    } else {
+        body
+    };
+    if let Some(log) = &mut record.log {
+        log.answered(&body);
     }
     Ok((body, finish))
 }

@@ -1,6 +1,6 @@
 //! The gateway's state: what every request is decided by, and how it is changed.
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -17,8 +17,11 @@ use crate::headers::bearer;
 use crate::keys::{Denied, Key, KeySpec, Keys};
 use crate::limit::lease::{LeaseCounters, Leases};
 use crate::limit::{Nanos, Now, Region};
+use crate::price::{PriceBook, PriceSpec};
+use crate::prompt_log::{Entry, MAX_WAITING, PromptLog, Sink};
 use crate::slot::{Answering, Head, Headers, Slot, error_headers};
 use crate::snapshot::{Snapshot, SnapshotSpec};
+use crate::spool::Spool;
 use crate::subjects::{Ground, SubjectSpec, Subjects};
 
 /// Which inference API.
@@ -75,6 +78,19 @@ pub struct Request<'a> {
     pub traceparent: Option<&'a [u8]>,
     /// `tracestate`.
     pub tracestate: Option<&'a [u8]>,
+    /// `x-forebay-tags`; see [`crate::tags`].
+    pub tags: Option<&'a [u8]>,
+}
+
+/// Prompt logs go to the spool.
+struct LogSink(Arc<Spool>);
+
+impl Sink for LogSink {
+    fn keep(&mut self, entry: Entry) -> bool {
+        let mut row = Vec::new();
+        entry.copy(&mut row);
+        self.0.log(&row)
+    }
 }
 
 /// What the log is told of a failure.
@@ -92,6 +108,7 @@ pub struct Gateway {
     pub leases: Arc<Leases>,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) subjects: ArcSwap<Subjects>,
+    prices: ArcSwap<PriceBook>,
     region: Arc<Region>,
     pub(crate) runtime: Handle,
     keys_current: AtomicBool,
@@ -99,6 +116,8 @@ pub struct Gateway {
     halted: AtomicBool,
     halting: Notify,
     note: RwLock<Option<Note>>,
+    prompt_log: OnceLock<PromptLog>,
+    spool: OnceLock<Arc<Spool>>,
 }
 
 impl Gateway {
@@ -113,6 +132,7 @@ impl Gateway {
             metrics,
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             subjects: ArcSwap::default(),
+            prices: ArcSwap::default(),
             region,
             runtime,
             keys_current: AtomicBool::new(false),
@@ -120,6 +140,8 @@ impl Gateway {
             halted: AtomicBool::new(false),
             halting: Notify::new(),
             note: RwLock::new(None),
+            prompt_log: OnceLock::new(),
+            spool: OnceLock::new(),
         }
     }
 
@@ -137,6 +159,48 @@ impl Gateway {
     /// Sets where failures are told.
     pub fn on_failure(&self, note: Note) {
         *self.note.write() = Some(note);
+    }
+
+    /// From now on requests are logged, for those who want it, and entries go to `sink`. Once only: a
+    /// second sink is dropped.
+    pub fn log_prompts(&self, sink: Box<dyn Sink>) -> std::io::Result<()> {
+        let log = PromptLog::start(sink, &self.metrics.registry, MAX_WAITING)?;
+        // The log that is there stays.
+        let _ = self.prompt_log.set(log);
+        Ok(())
+    }
+
+    /// From now on what is admitted is recorded in `spool`, prompt logs too. Once only: a second
+    /// spool is dropped.
+    pub fn record_in(&self, spool: Arc<Spool>) -> std::io::Result<()> {
+        self.log_prompts(Box::new(LogSink(Arc::clone(&spool))))?;
+        // The spool that is there stays.
+        let _ = self.spool.set(spool);
+        Ok(())
+    }
+
+    /// Where what is admitted is recorded. Without one events wait in memory.
+    pub fn spool(&self) -> Option<&Arc<Spool>> {
+        self.spool.get()
+    }
+
+    /// Takes over what processes that have gone left in the spool's folder. Gives how many spools.
+    pub fn adopt_spools(&self) -> std::io::Result<usize> {
+        let Some(spool) = self.spool() else {
+            return Ok(0);
+        };
+        let prices = self.prices();
+        spool.adopt(&|served| {
+            let rates = prices.rates(served.model, served.account);
+            let price = rates.at(served.upstream?, served.admitted_us)?;
+            let duration_us = u64::try_from(served.duration_us).unwrap_or(0);
+            Some((price.id, price.cost(&served.usage, duration_us)))
+        })
+    }
+
+    /// The prompt log, if there is one.
+    pub fn prompt_log(&self) -> Option<&PromptLog> {
+        self.prompt_log.get()
     }
 
     /// Tells the log of a failure.
@@ -184,6 +248,18 @@ impl Gateway {
             .next(specs, &self.ground(), self.now().mono)?;
         self.subjects.store(Arc::new(next));
         Ok(())
+    }
+
+    /// Takes the whole price book in; on an error nothing changes. A request that an upstream has
+    /// been tried for keeps the price that it has.
+    pub fn load_prices(&self, specs: Vec<PriceSpec>) -> Result<(), String> {
+        self.prices.store(Arc::new(PriceBook::of(specs)?));
+        Ok(())
+    }
+
+    /// The price book.
+    pub fn prices(&self) -> arc_swap::Guard<Arc<PriceBook>> {
+        self.prices.load()
     }
 
     /// The accounts and models that have limits.

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::limit::{Meter, Nanos};
+use crate::prompt_log::{Choice, ChoiceSpec};
 use crate::subjects::{Ground, LimitsSpec, Metered};
 
 /// `fb-`, kind, id, secret, check.
@@ -72,6 +73,9 @@ pub struct KeySpec {
     /// `interactive` (unless given) or `batch`: who waits for whom.
     #[serde(default)]
     pub priority: Option<String>,
+    /// What of its requests is logged; `null`: as its account says.
+    #[serde(flatten)]
+    pub log: ChoiceSpec,
     /// Unix seconds; `null` for never.
     #[serde(default)]
     pub expires_at: Option<f64>,
@@ -96,6 +100,8 @@ pub struct Key {
     pub per_model: FxHashMap<Box<str>, Metered>,
     /// Waits behind interactive requests.
     pub batch: bool,
+    /// What of its requests is logged.
+    pub log: Choice,
     digest: [u8; 32],
     previous: Option<([u8; 32], f64)>,
     expires_at: Option<f64>,
@@ -163,6 +169,7 @@ impl Keys {
             Some("batch") => true,
             Some(_) => return Err(bad("priority is unknown")),
         };
+        let log = spec.log.choice().map_err(|e| bad(&e))?;
         let old = self.table.read().get(&id).cloned();
         let subject = format!("key:{}", spec.id);
         // With its account's, so that one call to the store asks for both.
@@ -195,6 +202,7 @@ impl Keys {
             metered,
             per_model,
             batch,
+            log,
             digest: digest(&spec.digest).ok_or_else(|| bad("digest is malformed"))?,
             previous: match (&spec.previous_digest, spec.previous_expires_at) {
                 (Some(hex), Some(until)) => Some((

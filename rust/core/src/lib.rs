@@ -1,13 +1,15 @@
 //! Forebay's core: everything per byte and per request, without Python.
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
-//! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`],
+//! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`], [`mod@copy`], [`tags`], [`price`],
 //! [`queue`], [`adaptive`]. Effects: [`upstream`] alone opens sockets, [`gate`] lets requests in to it;
 //! [`exchange`] alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end
 //! comes in, [`slot`] where an answer goes out.
 pub mod adaptive;
 mod admission;
 mod alarm;
+mod arrival;
+pub mod copy;
 pub mod counters;
 mod dispatch;
 pub mod edits;
@@ -20,11 +22,13 @@ pub mod gateway;
 pub mod headers;
 pub mod keys;
 pub mod limit;
+pub mod linger;
 pub mod listener;
 pub mod live;
 pub mod metrics;
 pub mod peek;
 pub mod price;
+pub mod prompt_log;
 pub mod queue;
 pub mod record;
 mod refusals;
@@ -32,7 +36,9 @@ pub mod relay;
 pub mod scrub;
 pub mod slot;
 pub mod snapshot;
+pub mod spool;
 pub mod sse;
 pub mod subjects;
+pub mod tags;
 pub mod upstream;
 pub mod usage;

@@ -1,13 +1,21 @@
 //! What one admitted request leaves behind: exactly one usage event, and its tokens settled.
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use crate::error::Kind;
+use crate::arrival::Arrival;
+use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
 use crate::keys::KeyId;
 use crate::limit::Reservation;
+use crate::linger::{Linger, OnDisconnect};
+use crate::price::Price;
+use crate::prompt_log::Capture;
 use crate::slot::stopped;
 use crate::snapshot::Model;
+use crate::spool::row::{Reached, put_usage};
+use crate::spool::{Durability, Full, Opened, Spool};
+use crate::upstream::Upstream;
 use crate::usage::{Source, Usage};
 
 /// How a request ended.
@@ -87,15 +95,26 @@ pub struct UsageEvent {
     pub ttft_ms: Option<f64>,
     /// Output tokens by the time from first token to the end.
     pub tokens_per_second: Option<f64>,
-    /// What it cost, nano-USD; absent when the model has no price.
-    pub cost_nano: Option<u64>,
+    /// The client's labels: the text of a JSON object of strings.
+    pub tags: Option<Box<str>>,
+    /// What it cost, pico-USD; absent when no price was in force.
+    pub cost_pico: Option<u64>,
+    /// The row of the price book that the cost is by; absent where none is, and of what was not
+    /// served, which costs nothing.
+    pub price_id: Option<i64>,
 }
 
-/// Microseconds since the epoch.
-pub fn unix_us() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_micros() as i64)
+thread_local! {
+    static ROW: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lets `take` have the event as a row; the bytes are reused.
+fn with_row<T>(event: &UsageEvent, take: impl FnOnce(&[u8]) -> T) -> T {
+    ROW.with_borrow_mut(|row| {
+        row.clear();
+        put_usage(event, row);
+        take(row)
+    })
 }
 
 /// What the engine has said of usage so far.
@@ -105,6 +124,8 @@ pub struct Progress {
     pub reported: Option<(Usage, bool)>,
     /// Events that carried content.
     pub content_events: u64,
+    /// The engine has begun an answer that is no error.
+    pub answered: bool,
 }
 
 /// The guard of one admitted request. Its drop books the request, whatever happened.
@@ -120,16 +141,29 @@ pub struct Record {
     prompt_estimate: u64,
     prompt_bytes: usize,
     contacted: bool,
+    /// The last attempt goes on without its client.
+    lingers: bool,
+    client_gone: bool,
+    /// What is kept of it for the prompt log.
+    pub(crate) log: Option<Box<Capture>>,
+    /// What the upstream tried last costs.
+    price: Option<Price>,
     /// Updated as the answer goes by.
     pub progress: Progress,
     /// Set once the answer's end is known.
     pub outcome: Option<Outcome>,
+    /// Its place in the spool, where there is one.
+    opened: Option<(Arc<Spool>, Opened)>,
+    /// What the spool gave for its end.
+    recorded: Option<(Arc<Spool>, u64)>,
 }
 
 /// What is known of a request when it is admitted.
 pub struct Opening {
-    /// UUIDv7.
-    pub event_id: [u8; 16],
+    /// When it came, and the id made of that.
+    pub arrival: Arrival,
+    /// See [`UsageEvent::tags`].
+    pub tags: Option<Box<str>>,
     /// As in `x-request-id`.
     pub request_id: String,
     /// Who is billed.
@@ -150,16 +184,18 @@ pub struct Opening {
 
 impl Record {
     /// Opens the record of a request that was just admitted.
+    ///
+    /// Errors: it could not be recorded, and the reservation is given back.
     pub fn open(
         gateway: &Arc<Gateway>,
         slot: &Arc<crate::slot::Slot>,
         model: &Arc<Model>,
         reservation: Reservation,
         opening: Opening,
-    ) -> Self {
-        gateway.metrics.in_flight.add(1);
+    ) -> Result<Self, Error> {
         let Opening {
-            event_id,
+            arrival,
+            tags,
             request_id,
             account,
             key_id,
@@ -169,45 +205,101 @@ impl Record {
             prompt_estimate,
             prompt_bytes,
         } = opening;
-        Self {
+        let event = UsageEvent {
+            event_id: *arrival.id.as_bytes(),
+            request_id,
+            account,
+            key_id,
+            admitted_us: arrival.unix_us,
+            first_byte_us: None,
+            ended_us: arrival.unix_us,
+            model_asked,
+            model_served: Arc::clone(&model.name),
+            upstream: None,
+            front: "http",
+            endpoint: endpoint.name(),
+            stream,
+            outcome: Outcome::GatewayDied.name(),
+            status: 499,
+            finish_reason: None,
+            error_kind: None,
+            attempts: 0,
+            usage: Usage::default(),
+            source: Source::Estimated.name(),
+            duration_ms: 0.0,
+            ttft_ms: None,
+            tokens_per_second: None,
+            tags,
+            cost_pico: None,
+            price_id: None,
+        };
+        let begun = gateway.spool().map(|spool| {
+            let opened = with_row(&event, |row| spool.begin(row));
+            (spool, opened)
+        });
+        let opened = match begun {
+            None => None,
+            Some((spool, Ok(opened))) => Some((Arc::clone(spool), opened)),
+            Some((spool, Err(Full))) => {
+                if let Err(error) = spool.full() {
+                    reservation.cancel();
+                    return Err(error);
+                }
+                None
+            }
+        };
+        gateway.metrics.in_flight.add(1);
+        Ok(Self {
             gateway: Arc::clone(gateway),
             slot: Arc::clone(slot),
             model: Arc::clone(model),
             reservation: Some(reservation),
-            event: Some(UsageEvent {
-                event_id,
-                request_id,
-                account,
-                key_id,
-                admitted_us: unix_us(),
-                first_byte_us: None,
-                ended_us: 0,
-                model_asked,
-                model_served: Arc::clone(&model.name),
-                upstream: None,
-                front: "http",
-                endpoint: endpoint.name(),
-                stream,
-                outcome: Outcome::GatewayDied.name(),
-                status: 499,
-                finish_reason: None,
-                error_kind: None,
-                attempts: 0,
-                usage: Usage::default(),
-                source: Source::Estimated.name(),
-                duration_ms: 0.0,
-                ttft_ms: None,
-                tokens_per_second: None,
-                cost_nano: None,
-            }),
-            started: Instant::now(),
+            event: Some(event),
+            started: arrival.at,
             first_token: None,
             endpoint,
             prompt_estimate,
             prompt_bytes,
             contacted: false,
+            lingers: false,
+            client_gone: false,
+            log: None,
+            price: None,
             progress: Progress::default(),
             outcome: None,
+            opened,
+            recorded: None,
+        })
+    }
+
+    /// Notes how far the request has come, where it survives this process.
+    fn note(&self) {
+        let (Some((_, opened)), Some(event)) = (&self.opened, &self.event) else {
+            return;
+        };
+        let usage = match self.progress.reported {
+            Some((usage, _)) => usage,
+            None => self.estimate(),
+        };
+        let passed = i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let reached = Reached {
+            contacted: self.contacted,
+            counted: self.progress.reported.is_some(),
+            attempts: u8::try_from(event.attempts).unwrap_or(u8::MAX),
+            status: event.first_byte_us.map_or(0, |_| event.status),
+            first_byte_us: event.first_byte_us.unwrap_or(0),
+            seen_us: event.admitted_us.saturating_add(passed),
+            usage,
+        };
+        reached.store(opened.progress());
+    }
+
+    /// What was delivered, as far as the gateway can tell by itself.
+    fn estimate(&self) -> Usage {
+        Usage {
+            prompt: self.prompt_estimate,
+            completion: self.progress.content_events,
+            ..Usage::default()
         }
     }
 
@@ -216,11 +308,21 @@ impl Record {
         let Some(event) = &mut self.event else {
             return 0;
         };
+        self.price = self
+            .gateway
+            .prices()
+            .rates(&self.model.name, &event.account)
+            .at(upstream, event.admitted_us)
+            .copied();
         event.upstream = Some(Arc::clone(upstream));
         event.attempts += 1;
         // What a failed attempt said of usage is not the client's to pay.
         self.progress = Progress::default();
-        event.attempts
+        let attempts = event.attempts;
+        if let Some((spool, opened)) = &self.opened {
+            spool.attempt(opened, upstream);
+        }
+        attempts
     }
 
     /// The last upstream tried, and how many were.
@@ -232,18 +334,46 @@ impl Record {
     /// The request goes to an engine: from here on it counts, even if it fails. Whether it did not
     /// count before.
     pub fn contacted(&mut self) -> bool {
-        !std::mem::replace(&mut self.contacted, true)
+        let first = !std::mem::replace(&mut self.contacted, true);
+        self.note();
+        first
     }
 
     /// No connection came about, so nothing was sent after all.
     pub fn not_contacted(&mut self) {
         self.contacted = false;
+        self.note();
+    }
+
+    /// How an attempt at `upstream` goes on when its client leaves; `None`: not.
+    pub fn linger(&mut self, upstream: &Upstream) -> Option<Linger> {
+        let linger = match upstream.on_disconnect {
+            OnDisconnect::Abort => None,
+            OnDisconnect::Drain(cap) => self.reservation.as_mut().map(|reservation| Linger {
+                places: reservation.places(),
+                cap,
+            }),
+        };
+        self.lingers = linger.is_some();
+        linger
+    }
+
+    /// The client has left, and not because the gateway stopped.
+    pub fn client_gone(&mut self) {
+        self.client_gone = true;
     }
 
     /// The answer's head is out, with `status`.
     pub fn committed(&mut self, status: u16) {
         self.first_byte();
-        if let Some(event) = &mut self.event {
+        self.status(status);
+    }
+
+    /// What the client was told; one that has left is told nothing more.
+    fn status(&mut self, status: u16) {
+        if let Some(event) = &mut self.event
+            && !self.slot.is_cancelled()
+        {
             event.status = status;
         }
     }
@@ -251,9 +381,11 @@ impl Record {
     /// The first byte of the answer is there.
     pub fn first_byte(&mut self) {
         if self.first_token.is_none() {
-            self.first_token = Some(Instant::now());
+            let now = Instant::now();
+            self.first_token = Some(now);
             if let Some(event) = &mut self.event {
-                event.first_byte_us = Some(unix_us());
+                let waited = (now - self.started).as_micros() as i64;
+                event.first_byte_us = Some(event.admitted_us + waited);
             }
         }
     }
@@ -267,7 +399,7 @@ impl Record {
         };
         if let Some(reservation) = &mut self.reservation
             && reservation.charge_progress(delivered)
-            && let Some(price) = &self.model.price
+            && let Some(price) = &self.price
         {
             let usage = match progress.reported {
                 Some((usage, _)) => usage,
@@ -277,8 +409,10 @@ impl Record {
                     ..Usage::default()
                 },
             };
-            reservation.spend_progress(price.cost(&usage));
+            let duration_us = self.started.elapsed().as_micros() as u64;
+            reservation.spend_progress(price.nano(&usage, duration_us));
         }
+        self.note();
     }
 
     /// The answer's status and how it ended.
@@ -290,8 +424,8 @@ impl Record {
         finish: Option<&str>,
     ) {
         self.outcome = Some(outcome);
+        self.status(status);
         if let Some(event) = &mut self.event {
-            event.status = status;
             event.error_kind = error.map(Kind::name);
             event.finish_reason = finish.map(str::to_owned);
         }
@@ -305,15 +439,11 @@ impl Record {
         match self.progress.reported {
             Some((usage, true)) => (usage, Source::Reported),
             Some((usage, false)) => (usage, Source::Counted),
-            None if outcome == Outcome::Error => (Usage::default(), Source::Estimated),
-            None => {
-                let usage = Usage {
-                    prompt: self.prompt_estimate,
-                    completion: self.progress.content_events,
-                    ..Usage::default()
-                };
-                (usage, Source::Estimated)
+            // An engine that answered nothing, or with an error, has nothing to be paid for.
+            None if outcome == Outcome::Error && !self.progress.answered => {
+                (Usage::default(), Source::Estimated)
             }
+            None => (self.estimate(), Source::Estimated),
         }
     }
 }
@@ -331,14 +461,17 @@ impl Record {
         let Some(mut event) = self.event.take() else {
             return;
         };
-        let outcome = self.outcome.unwrap_or_else(|| {
-            // A runtime that goes down drops its connections too: those clients did not leave.
-            if self.slot.is_cancelled() && !self.gateway.is_halted() {
-                Outcome::ClientClosed
-            } else {
-                Outcome::GatewayDied
-            }
-        });
+        // A runtime that goes down drops its connections too: those clients did not leave.
+        let left = self.client_gone || self.slot.is_cancelled() && !self.gateway.is_halted();
+        let ended = self.outcome;
+        let outcome = match ended {
+            _ if left => Outcome::ClientClosed,
+            Some(outcome) => outcome,
+            None => Outcome::GatewayDied,
+        };
+        if left && let Some(upstream) = &event.upstream {
+            self.gateway.metrics.left(upstream, self.lingers, ended);
+        }
         if outcome == Outcome::GatewayDied {
             let error = stopped();
             if event.first_byte_us.is_none() {
@@ -347,12 +480,26 @@ impl Record {
             event.error_kind = Some(error.kind.name());
             self.slot.abandon(&error);
         }
-        let (usage, source) = self.tokens(outcome);
-        let cost = self.model.price.map(|price| price.cost(&usage));
-        event.cost_nano = cost;
+        let (usage, source) = self.tokens(ended.unwrap_or(outcome));
+        let now = Instant::now();
+        let duration = now - self.started;
+        let duration_us = duration.as_micros() as u64;
+        // What was not served, or failed without tokens, costs nothing, whatever the price.
+        let failed = ended.unwrap_or(outcome) == Outcome::Error;
+        let served = self.contacted && (!failed || usage.total() > 0);
+        let price = self.price.filter(|_| served);
+        event.price_id = price.map(|price| price.id);
+        event.cost_pico = match price {
+            Some(price) => Some(price.cost(&usage, duration_us)),
+            None => (!served).then_some(0),
+        };
+        if served && price.is_none() {
+            self.model.metrics.unpriced.inc();
+        }
         if let Some(reservation) = self.reservation.take() {
             if self.contacted {
-                reservation.settle(usage.total(), cost.unwrap_or(0));
+                let nano = price.map_or(0, |price| price.nano(&usage, duration_us));
+                reservation.settle(usage.total(), nano);
             } else {
                 reservation.cancel();
             }
@@ -362,10 +509,8 @@ impl Record {
                 .estimator
                 .observe(self.prompt_bytes, usage.prompt, usage.completion);
         }
-        let now = Instant::now();
-        let duration = now - self.started;
-        event.ended_us = event.admitted_us + duration.as_micros() as i64;
-        event.duration_ms = duration.as_secs_f64() * 1e3;
+        event.ended_us = event.admitted_us.saturating_add_unsigned(duration_us);
+        event.duration_ms = duration_us as f64 / 1e3;
         event.ttft_ms = self
             .first_token
             .map(|at| (at - self.started).as_secs_f64() * 1e3);
@@ -382,11 +527,38 @@ impl Record {
         if outcome == Outcome::ClientClosed {
             event.error_kind = Some(Kind::ClientClosed.name());
         }
+        if let Some(log) = self.log.take() {
+            log.end(&event);
+        }
         self.gateway
             .metrics
             .finished(self.endpoint, &event, outcome);
-        if !self.gateway.events.push(event) {
-            self.gateway.metrics.usage_dropped.inc();
+        match self.opened.take() {
+            Some((spool, opened)) => {
+                let recorded = with_row(&event, |row| spool.end(&opened, row));
+                self.recorded = Some((spool, recorded));
+            }
+            // Admitted without a record: that was counted then.
+            None if self.gateway.spool().is_some() => {}
+            None => {
+                if !self.gateway.events.push(event) {
+                    self.gateway.metrics.usage_dropped.inc();
+                }
+            }
         }
+    }
+
+    /// Books the request, and waits until that is as safe as the spool is to make it.
+    pub async fn book_durably(&mut self) {
+        self.book();
+        if let Some((spool, recorded)) = &self.recorded {
+            spool.durable(*recorded).await;
+        }
+    }
+
+    /// The client is not to see the end of its answer before that is recorded for good.
+    pub fn is_held(&self) -> bool {
+        let opened = self.opened.as_ref();
+        opened.is_some_and(|(spool, _)| spool.durability() == Durability::Machine)
     }
 }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use crate::error::{Error, Kind};
+use crate::linger::Linger;
 use crate::relay;
 
 /// Above this many waiting bytes the driver stops reading.
@@ -60,14 +61,23 @@ struct State {
     started: bool,
     ended: bool,
     cancelled: bool,
+    /// What happens when the reader goes: `None` stops the driver.
+    linger: Option<Linger>,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// Waits for the reader to go.
+    watcher: Option<Waker>,
 }
 
 impl State {
     /// Nothing more will come: a driver that was stopped says no end itself.
     const fn is_over(&self) -> bool {
         self.ended || self.cancelled
+    }
+
+    /// Nobody reads, and the driver is not to go on for that.
+    const fn is_given_up(&self) -> bool {
+        self.cancelled && self.linger.is_none()
     }
 }
 
@@ -172,23 +182,58 @@ impl Slot {
         state.ended && state.out.is_empty()
     }
 
-    /// The reader has gone: the driver is dropped at its next step, and with it the connection.
+    /// The reader has gone: the driver is dropped at its next step, and with it the connection; or it
+    /// goes on without a reader, as [`Slot::lingers`] said last.
     pub fn cancel(&self) {
-        {
+        let (wakers, places) = {
             let mut state = self.state.lock();
-            if state.ended {
+            if state.is_over() {
                 return;
             }
             state.cancelled = true;
-        }
-        if let Some(driver) = self.driver.get() {
-            driver.abort();
+            let Some(linger) = &state.linger else {
+                drop(state);
+                if let Some(driver) = self.driver.get() {
+                    driver.abort();
+                }
+                return;
+            };
+            let places = Arc::clone(&linger.places);
+            state.head = None;
+            state.out = BytesMut::new();
+            ([state.writer.take(), state.watcher.take()], places)
+        };
+        places.give_back();
+        for waker in wakers.into_iter().flatten() {
+            waker.wake();
         }
     }
 
-    /// Whether [`Slot::cancel`] ended the exchange.
+    /// Whether the reader has gone before the end.
     pub fn is_cancelled(&self) -> bool {
         self.state.lock().cancelled
+    }
+
+    /// From now on the driver goes on when the reader goes, or with `None` does not. Whether the
+    /// reader is still there; if it is not, this changes nothing.
+    pub fn lingers(&self, linger: Option<Linger>) -> bool {
+        let mut state = self.state.lock();
+        if !state.cancelled {
+            state.linger = linger;
+        }
+        !state.cancelled
+    }
+
+    /// Ready once the reader of a driver that lingers has gone.
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Linger> {
+        let mut state = self.state.lock();
+        if state.cancelled
+            && let Some(linger) = &state.linger
+        {
+            return Poll::Ready(linger.clone());
+        }
+        register(&mut state.watcher, cx);
+        Poll::Pending
     }
 
     /// Names the task that `cancel` stops.
@@ -196,7 +241,7 @@ impl Slot {
         // A slot has one driver.
         let _ = self.driver.set(driver);
         // Asked after it is set, so that a cancel in between finds it or is seen here.
-        if self.is_cancelled()
+        if self.state.lock().is_given_up()
             && let Some(driver) = self.driver.get()
         {
             driver.abort();
@@ -209,7 +254,7 @@ impl Slot {
             let mut state = self.state.lock();
             state.ended |= !head.more;
             state.started = true;
-            state.head = Some(head);
+            state.head = (!state.cancelled).then_some(head);
             state.reader.take()
         };
         if let Some(reader) = reader {
@@ -217,9 +262,15 @@ impl Slot {
         }
     }
 
-    /// Lets `fill` append to what waits. The reader is told by [`Slot::notify`].
+    /// Lets `fill` append to what waits, which is nothing once the reader has gone. The reader is
+    /// told by [`Slot::notify`].
     pub fn write<T>(&self, fill: impl FnOnce(&mut BytesMut) -> T) -> T {
-        fill(&mut self.state.lock().out)
+        let mut state = self.state.lock();
+        let filled = fill(&mut state.out);
+        if state.cancelled {
+            state.out.clear();
+        }
+        filled
     }
 
     /// Tells the reader if anything waits.
@@ -279,7 +330,7 @@ impl Slot {
     /// Ready while there is room for more.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();
-        if state.out.len() < HIGH_WATER {
+        if state.out.len() < HIGH_WATER || state.cancelled {
             return Poll::Ready(());
         }
         register(&mut state.writer, cx);

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use crate::counters::{Counters, OfModel};
 use crate::estimate::Estimator;
 use crate::limit::Region;
-use crate::price::Price;
+use crate::linger::{Cap, OnDisconnect};
+use crate::prompt_log::{Settings, SettingsSpec};
 use crate::upstream::{Traits, Upstream};
 
 /// Longest timeout: a year, far below where adding it to the clock would overflow.
@@ -30,6 +31,9 @@ pub struct SnapshotSpec {
     /// False while an upstream that is asked for its models has never answered: an unknown model
     /// may then exist all the same.
     pub complete: bool,
+    /// How prompts are logged; without it, only metadata are.
+    #[serde(default)]
+    pub prompt_logs: Option<SettingsSpec>,
 }
 
 /// One upstream: address, credentials, and what its kind can do.
@@ -73,6 +77,20 @@ pub struct UpstreamSpec {
     /// See [`Traits::abort_path`].
     #[serde(default)]
     pub abort_path: Option<String>,
+    /// With it, a request whose client leaves is read to its end within these bounds; without, it is
+    /// stopped.
+    #[serde(default)]
+    pub drain: Option<DrainSpec>,
+}
+
+/// The bounds of reading on for a client that has left.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct DrainSpec {
+    /// Longest, seconds.
+    pub seconds: f64,
+    /// Most bytes of the answer.
+    pub bytes: u64,
 }
 
 /// The bounds of an adaptive limit, requests in flight.
@@ -90,6 +108,20 @@ impl UpstreamSpec {
     pub fn most_in_flight(&self) -> Option<u32> {
         let adaptive = self.adaptive.map(|adaptive| adaptive.max.max(1));
         self.max_concurrency.into_iter().chain(adaptive).min()
+    }
+
+    /// What becomes of a request whose client leaves; an error on a time that is none.
+    pub fn on_disconnect(&self) -> Result<OnDisconnect, String> {
+        let Some(drain) = self.drain else {
+            return Ok(OnDisconnect::Abort);
+        };
+        let time = Duration::try_from_secs_f64(drain.seconds)
+            .map_err(|e| format!("drain: {e}"))?
+            .min(MAX_TIMEOUT);
+        Ok(OnDisconnect::Drain(Cap {
+            time,
+            bytes: drain.bytes,
+        }))
     }
 
     /// What the kind can do.
@@ -114,9 +146,6 @@ pub struct ModelSpec {
     pub aliases: Vec<String>,
     /// Where it is served; at least one.
     pub targets: Vec<TargetSpec>,
-    /// What its tokens cost; absent if that is not known.
-    #[serde(default)]
-    pub price: Option<Price>,
     /// Until the answer's first byte, seconds.
     pub first_byte_s: f64,
     /// Between two reads, seconds.
@@ -145,8 +174,6 @@ pub struct Model {
     pub timeouts: Timeouts,
     /// What its requests cost, as learned so far.
     pub estimator: Arc<Estimator>,
-    /// What its tokens cost.
-    pub price: Option<Price>,
     /// Its metrics.
     pub metrics: OfModel,
     next: AtomicUsize,
@@ -195,6 +222,9 @@ pub struct Snapshot {
     pub max_answer_bytes: usize,
     /// See [`SnapshotSpec::complete`].
     pub complete: bool,
+    /// See [`SnapshotSpec::prompt_logs`].
+    pub prompt_logs: Option<Arc<Settings>>,
+    prompt_logs_spec: Option<SettingsSpec>,
     upstreams: FxHashMap<String, (UpstreamSpec, Arc<Upstream>)>,
 }
 
@@ -215,6 +245,12 @@ impl Snapshot {
         counters: &Counters,
         region: &Arc<Region>,
     ) -> Result<Self, String> {
+        let prompt_logs = match &spec.prompt_logs {
+            // Patterns take a while to compile.
+            same if *same == previous.prompt_logs_spec => previous.prompt_logs.clone(),
+            Some(spec) => Some(Settings::new(spec)?),
+            None => None,
+        };
         let mut upstreams = FxHashMap::default();
         for spec in spec.upstreams {
             let upstream = match previous.upstreams.get(&spec.name) {
@@ -259,7 +295,6 @@ impl Snapshot {
                 estimator: known
                     .map(|model| Arc::clone(&model.estimator))
                     .unwrap_or_default(),
-                price: spec.price,
                 metrics: counters.model(&spec.name),
                 next: AtomicUsize::new(0),
             });
@@ -273,6 +308,8 @@ impl Snapshot {
             max_event_bytes: spec.max_event_bytes,
             max_answer_bytes: spec.max_answer_bytes,
             complete: spec.complete,
+            prompt_logs,
+            prompt_logs_spec: spec.prompt_logs,
             upstreams,
         })
     }

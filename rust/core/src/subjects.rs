@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::limit::lease::Leases;
 use crate::limit::{Budget, Limits, MAX_BUDGET, Meter, Nanos, OnStoreLoss, Period, Region};
+use crate::prompt_log::{Choice, ChoiceSpec};
 
 /// The limit fields of a record; `null` or absent is no limit.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -135,6 +136,9 @@ pub struct SubjectSpec {
     /// An account's share when requests wait; 1 unless given.
     #[serde(default)]
     pub weight: Option<f32>,
+    /// What is logged of an account's requests, where their keys do not say.
+    #[serde(flatten)]
+    pub log: ChoiceSpec,
 }
 
 /// An account.
@@ -144,6 +148,8 @@ pub struct Account {
     pub metered: Metered,
     /// Its share when requests wait, relative to other accounts.
     pub weight: f32,
+    /// What is logged of requests whose keys do not say.
+    pub log: Choice,
 }
 
 /// The accounts and models that have limits.
@@ -178,15 +184,21 @@ impl Subjects {
             if !matches!(spec.scope.as_str(), "account" | "model") {
                 return Err(bad("the scope is unknown".to_owned()));
             }
-            checked.push((spec, limits, weight));
+            let log = spec.log.choice().map_err(bad)?;
+            checked.push((spec, limits, weight, log));
         }
-        for (spec, limits, weight) in checked {
+        for (spec, limits, weight, log) in checked {
             let id = spec.id.into_boxed_str();
             let subject = format!("{}:{id}", spec.scope);
             if spec.scope == "account" {
                 let old = self.accounts.get(&id).map(|account| &account.metered);
                 let metered = Metered::of(ground, (&subject, &subject), limits, old, now);
-                next.accounts.insert(id, Account { metered, weight });
+                let account = Account {
+                    metered,
+                    weight,
+                    log,
+                };
+                next.accounts.insert(id, account);
             } else {
                 let old = self.models.get(&id);
                 let metered = Metered::of(ground, (&subject, &subject), limits, old, now);

@@ -21,6 +21,7 @@ use crate::counters::Counters;
 use crate::error::{Error, Kind};
 use crate::gate::{Gate, GateSpec};
 use crate::limit::{Permits, Region};
+use crate::linger::OnDisconnect;
 use crate::metrics::Counter;
 use crate::snapshot::{MAX_TIMEOUT, UpstreamSpec};
 
@@ -76,6 +77,8 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// What its kind can do.
     pub traits: Traits,
+    /// What becomes of a request whose client leaves.
+    pub on_disconnect: OnDisconnect,
     /// The way in: how many requests at once, and who waits.
     pub gate: Arc<Gate>,
     /// Requests sent.
@@ -164,6 +167,9 @@ impl Upstream {
         Ok(Self {
             name: Arc::from(spec.name.as_str()),
             traits: spec.traits(),
+            on_disconnect: spec
+                .on_disconnect()
+                .map_err(|e| format!("upstream {}: {e}", spec.name))?,
             gate: gate(spec, counters, region)?,
             attempts: counters.upstream(&spec.name),
             scheme,

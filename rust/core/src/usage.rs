@@ -16,6 +16,8 @@ pub struct Usage {
     pub completion: u64,
     /// Input tokens served from the engine's cache.
     pub cached: u64,
+    /// Input tokens written to the engine's cache; none of them cached.
+    pub cache_write: u64,
     /// Output tokens spent on reasoning.
     pub reasoning: u64,
 }
@@ -49,6 +51,8 @@ struct WireUsage {
     #[serde(default)]
     completion_tokens: Option<u64>,
     #[serde(default)]
+    total_tokens: Option<u64>,
+    #[serde(default)]
     reasoning_tokens: Option<u64>,
     #[serde(default)]
     prompt_tokens_details: Option<PromptDetails>,
@@ -57,9 +61,16 @@ struct WireUsage {
 }
 
 #[derive(Deserialize, Default)]
+#[expect(clippy::struct_field_names, reason = "the names of the wire")]
 struct PromptDetails {
     #[serde(default)]
     cached_tokens: Option<u64>,
+    /// OpenAI's name.
+    #[serde(default)]
+    cache_write_tokens: Option<u64>,
+    /// vLLM's name.
+    #[serde(default)]
+    created_cache_tokens: Option<u64>,
 }
 
 #[derive(Deserialize, Default)]
@@ -69,35 +80,50 @@ struct CompletionDetails {
 }
 
 impl Usage {
-    /// Reads OpenAI's usage object; `None` when it is null, broken or out of range.
+    /// Reads OpenAI's usage object; `None` when it is null, broken or out of range, or does not tell
+    /// both input and output: a zero is a value, an absence is none.
     ///
-    /// `cached_tokens` and `reasoning_tokens` are read where OpenAI puts them and where SGLang does.
+    /// The details are read where OpenAI, SGLang and vLLM put them. Parts are never more than what
+    /// they are part of.
     pub fn parse(json: &str) -> Option<Self> {
         // An array would be read as an object whose members come in order.
         if !json.starts_with('{') {
             return None;
         }
         let wire = serde_json::from_str::<Option<WireUsage>>(json).ok()??;
-        let usage = Self {
-            prompt: wire.prompt_tokens.unwrap_or(0),
-            completion: wire.completion_tokens.unwrap_or(0),
-            cached: wire
-                .prompt_tokens_details
-                .and_then(|d| d.cached_tokens)
-                .unwrap_or(0),
-            reasoning: wire
-                .completion_tokens_details
-                .and_then(|d| d.reasoning_tokens)
-                .or(wire.reasoning_tokens)
-                .unwrap_or(0),
-        };
-        let fields = [
-            usage.prompt,
-            usage.completion,
-            usage.cached,
-            usage.reasoning,
-        ];
-        fields.iter().all(|n| *n < MAX_TOKENS).then_some(usage)
+        // Embeddings have a total and no output.
+        let rest = |part: Option<u64>| Some(wire.total_tokens?.saturating_sub(part?));
+        let prompt = wire
+            .prompt_tokens
+            .or_else(|| rest(wire.completion_tokens))?;
+        let completion = wire
+            .completion_tokens
+            .or_else(|| rest(wire.prompt_tokens))?;
+        let details = wire.prompt_tokens_details.unwrap_or_default();
+        let cached = details.cached_tokens.unwrap_or(0);
+        let cache_write = details
+            .cache_write_tokens
+            .or(details.created_cache_tokens)
+            .unwrap_or(0);
+        let reasoning = wire
+            .completion_tokens_details
+            .and_then(|d| d.reasoning_tokens)
+            .or(wire.reasoning_tokens)
+            .unwrap_or(0);
+        if [prompt, completion, cached, cache_write, reasoning]
+            .iter()
+            .any(|n| *n >= MAX_TOKENS)
+        {
+            return None;
+        }
+        let cached = cached.min(prompt);
+        Some(Self {
+            prompt,
+            completion,
+            cached,
+            cache_write: cache_write.min(prompt - cached),
+            reasoning: reasoning.min(completion),
+        })
     }
 
     /// Input and output together: what a token limit counts.
@@ -163,6 +189,7 @@ mod tests {
                 prompt: 22,
                 completion: 10,
                 cached: 4,
+                cache_write: 0,
                 reasoning: 3
             })
         );
@@ -171,13 +198,54 @@ mod tests {
     }
 
     #[test]
+    fn tokens_written_to_a_cache_have_two_names() {
+        for name in ["cache_write_tokens", "created_cache_tokens"] {
+            let json = format!(
+                r#"{{"prompt_tokens":9,"completion_tokens":2,"prompt_tokens_details":{{"cached_tokens":3,"{name}":5}}}}"#
+            );
+            let usage = Usage::parse(&json).unwrap_or_default();
+            assert_eq!((usage.cached, usage.cache_write), (3, 5), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_never_more_than_its_whole() {
+        let json = r#"{"prompt_tokens":9,"completion_tokens":2,"reasoning_tokens":7,"prompt_tokens_details":{"cached_tokens":8,"cache_write_tokens":5}}"#;
+        let usage = Usage::parse(json).unwrap_or_default();
+        assert_eq!(
+            (usage.cached, usage.cache_write, usage.reasoning),
+            (8, 1, 2)
+        );
+    }
+
+    #[test]
+    fn an_absence_is_no_zero() {
+        let counts = |json| Usage::parse(json).map(|usage| (usage.prompt, usage.completion));
+        assert_eq!(
+            counts(r#"{"prompt_tokens":0,"completion_tokens":0}"#),
+            Some((0, 0))
+        );
+        assert_eq!(
+            counts(r#"{"prompt_tokens":8,"total_tokens":8}"#),
+            Some((8, 0))
+        );
+        assert_eq!(
+            counts(r#"{"completion_tokens":3,"total_tokens":8}"#),
+            Some((5, 3))
+        );
+        for json in ["{}", r#"{"prompt_tokens":8}"#, r#"{"total_tokens":8}"#] {
+            assert_eq!(counts(json), None, "{json}");
+        }
+    }
+
+    #[test]
     fn refuses_nonsense() {
         for json in [
             "null",
-            "{\"prompt_tokens\":-1}",
-            "{\"prompt_tokens\":1e30}",
+            "{\"prompt_tokens\":-1,\"completion_tokens\":1}",
+            "{\"prompt_tokens\":1e30,\"completion_tokens\":1}",
             "[]",
-            "{\"prompt_tokens\":9999999999999}",
+            "{\"prompt_tokens\":9999999999999,\"completion_tokens\":1}",
         ] {
             assert_eq!(Usage::parse(json), None, "{json}");
         }

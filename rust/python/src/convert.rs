@@ -14,6 +14,7 @@ pub(crate) struct Headers<'py> {
     request_id: Option<Bound<'py, PyBytes>>,
     traceparent: Option<Bound<'py, PyBytes>>,
     tracestate: Option<Bound<'py, PyBytes>>,
+    tags: Option<Bound<'py, PyBytes>>,
 }
 
 impl<'py> Headers<'py> {
@@ -29,6 +30,7 @@ impl<'py> Headers<'py> {
                 b"x-request-id" => &mut headers.request_id,
                 b"traceparent" => &mut headers.traceparent,
                 b"tracestate" => &mut headers.tracestate,
+                b"x-forebay-tags" => &mut headers.tags,
                 _ => continue,
             };
             if place.is_none() {
@@ -48,6 +50,7 @@ impl<'py> Headers<'py> {
             request_id: bytes(self.request_id.as_ref()),
             traceparent: bytes(self.traceparent.as_ref()),
             tracestate: bytes(self.tracestate.as_ref()),
+            tags: bytes(self.tags.as_ref()),
         }
     }
 }
@@ -109,7 +112,8 @@ pub(crate) fn usage_event<'py>(
         event.duration_ms.into_pyobject(py)?.into_any(),
         event.ttft_ms.into_pyobject(py)?.into_any(),
         event.tokens_per_second.into_pyobject(py)?.into_any(),
-        event.cost_nano.into_pyobject(py)?.into_any(),
+        event.cost_pico.into_pyobject(py)?.into_any(),
+        event.price_id.into_pyobject(py)?.into_any(),
     ];
     PyTuple::new(py, values)
 }

@@ -23,6 +23,7 @@ use crate::convert::{self, Headers};
 use crate::exchange::{Exchange, Wait, Want};
 use crate::leases::Leases;
 use crate::limits;
+use crate::spool::Spool;
 
 /// Failures that wait for the log beyond this are counted only.
 const MAX_NOTES: usize = 10_000;
@@ -273,6 +274,15 @@ impl Core {
             .map_err(PyValueError::new_err)
     }
 
+    /// Takes the price book in, whole.
+    fn load_prices(&self, records: &[u8]) -> PyResult<()> {
+        let specs =
+            serde_json::from_slice(records).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        self.gateway
+            .load_prices(specs)
+            .map_err(PyValueError::new_err)
+    }
+
     /// Raises what was spent of budgets to what the database knows of.
     fn set_spent(&self, records: &[u8]) -> PyResult<()> {
         let specs: Vec<_> =
@@ -415,6 +425,31 @@ impl Core {
         self.answer(py, &error, headers.map(Headers::read).transpose()?.as_ref())
     }
 
+    /// From now on what is admitted is recorded in a spool under `root`, prompt logs too. Once.
+    #[pyo3(signature = (root, *, node, segment_bytes, max_bytes, durability, on_full))]
+    fn open_spool(
+        &self,
+        root: PathBuf,
+        node: String,
+        segment_bytes: u64,
+        max_bytes: u64,
+        durability: &str,
+        on_full: &str,
+    ) -> PyResult<Spool> {
+        if self.gateway.spool().is_some() {
+            return Err(PyRuntimeError::new_err("there is a spool already"));
+        }
+        Spool::open(
+            &self.gateway,
+            root,
+            node,
+            segment_bytes,
+            max_bytes,
+            durability,
+            on_full,
+        )
+    }
+
     /// Takes up to `limit` finished requests, oldest first, as tuples in the usage table's order.
     fn take_usage<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Vec<Bound<'py, PyTuple>>> {
         self.gateway
@@ -433,7 +468,10 @@ impl Core {
     /// Finished requests that were not taken yet.
     #[getter]
     fn usage_backlog(&self) -> usize {
-        self.gateway.events.len()
+        match self.gateway.spool() {
+            Some(spool) => usize::try_from(spool.standing().waiting).unwrap_or(usize::MAX),
+            None => self.gateway.events.len(),
+        }
     }
 
     /// Admitted requests that have not ended.
@@ -446,7 +484,10 @@ impl Core {
     fn metrics(&self) -> String {
         let count = |n| i64::try_from(n).unwrap_or(i64::MAX);
         let (metrics, region) = (&self.gateway.metrics, self.gateway.region());
-        metrics.usage_backlog.set(count(self.gateway.events.len()));
+        metrics.usage_backlog.set(count(self.usage_backlog()));
+        if let Some(spool) = self.gateway.spool() {
+            spool.show();
+        }
         metrics.limit_rows.set(count(region.used()));
         metrics.limit_rows_private.set(count(region.overflowed()));
         self.gateway.metrics.registry.render()

@@ -5,7 +5,9 @@ mod core;
 mod exchange;
 mod leases;
 mod limits;
+mod prices;
 mod pure;
+mod spool;
 
 use pyo3::prelude::*;
 
@@ -24,7 +26,11 @@ mod _core {
     #[pymodule_export]
     use crate::limits::SharedLimits;
     #[pymodule_export]
+    use crate::prices::PriceBook;
+    #[pymodule_export]
     use crate::pure::{Limiter, SseDecoder, peek};
+    #[pymodule_export]
+    use crate::spool::{Spool, SpoolBatch, SpoolSource};
 
     use pyo3::prelude::*;
 

@@ -12,6 +12,8 @@ from forebay.http.app import create_app
 from forebay.store import Database, KeyStore, encode_records
 from starlette.applications import Starlette
 
+from tests.support.prompt_logs import BOTH
+
 
 class Admin:
     """A client of the admin API with an admin key."""
@@ -69,6 +71,7 @@ CONFIG = Config(
     upstreams={"none": Upstream(kind="sglang", url="http://127.0.0.1:1")},
     models={"known/model": Model(targets=(Target(upstream="none"),), aliases=("nick",))},
     limits=Limits(body_bytes=4096),
+    prompt_logs=BOTH,
 )
 
 MakeAdmin = Callable[[Database | None], Awaitable[Admin]]

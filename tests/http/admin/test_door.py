@@ -1,12 +1,14 @@
 """Who may enter the admin API, and what becomes of requests that are wrong in form."""
 
 import asyncio
+import time
 
-import asyncpg
 import pytest
+from forebay.metering.shipper import Shipper
 from forebay.store import Database, EmbeddedPostgres, KeyStore, encode_records
 
 from tests.http.admin.conftest import Admin, MakeAdmin
+from tests.support.ledger import Spool, event
 
 
 async def test_an_admin_key_alone_opens_it(admin: Admin, database: Database) -> None:
@@ -97,14 +99,16 @@ async def test_while_the_database_is_away(
 
 async def test_usage(admin: Admin, database: Database) -> None:
     assert await admin.get("/usage") == {"data": []}
-    connection = await asyncpg.connect(database.url)
-    await connection.execute(
-        "INSERT INTO usage_events (event_id, request_id, account, key_id, admitted_at, stream,"
-        " outcome, model_served, prompt_tokens, completion_tokens, cost)"
-        " VALUES (gen_random_uuid(), 'r', 'acme', 'k', now(), true, 'ok', 'm', 7, 5, 0.000001234)"
-    )
-    await connection.close()
-    (row,) = (await admin.get("/usage?by=model&since_s=3600"))["data"]
-    assert (row["group"], row["requests"], row["prompt_tokens"]) == ("m", 1, 7)
+    now_us = time.time_ns() // 1000
+    spool = Spool()
+    spool.events = [
+        event(now_us, account="acme", model_served="m", cost_pico=1_234_000),
+        event(now_us, account="other", model_served="n"),
+    ]
+    shipper = Shipper(database, spool)
+    assert await shipper.flush(5)
+    await shipper.stop()
+    (row,) = (await admin.get("/usage?by=model&since_s=3600&account=acme"))["data"]
+    assert (row["group"], row["requests"], row["prompt_tokens"]) == ("m", 1, 10)
     assert row["cost"] == "0.000001234"
     assert await admin.refused("GET", "/usage?by=colour") == (400, "invalid_value", "by")

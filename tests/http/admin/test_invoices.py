@@ -4,7 +4,7 @@ import pytest
 from forebay.store import Database
 
 from tests.http.admin.conftest import Admin
-from tests.support.books import Event, Ledger, utc
+from tests.support.invoices import Event, Ledger, utc
 
 
 @pytest.fixture

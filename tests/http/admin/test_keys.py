@@ -61,6 +61,8 @@ async def test_a_key_from_its_making_to_its_end(admin: Admin, database: Database
         "revoked": False,
         "expires_at": None,
         "previous_expires_at": None,
+        "log_level": None,
+        "log_sample": None,
     }
     assert {name: made[name] for name in expected} == expected
     assert set(made) == {*expected, "id", "created_at"}

@@ -112,12 +112,12 @@ def test_live_figures_follow_requests(admin: Admin) -> None:
 
 
 def spend_of(gateway: Gateway, key: Key) -> Decimal:
-    """What the table of spend has for a key."""
+    """What the sums have for a key."""
 
     async def run() -> Decimal:
         connection = await asyncpg.connect(gateway.database_url)
         try:
-            query = "SELECT coalesce(sum(cost), 0) FROM spend WHERE key_id = $1"
+            query = "SELECT coalesce(sum(cost), 0) FROM usage_daily WHERE key_id = $1"
             cost: Decimal = await connection.fetchval(query, key.id)
             return cost
         finally:
@@ -150,7 +150,8 @@ def test_what_others_spent_counts(admin: Admin) -> None:
     async def spend() -> None:
         connection = await asyncpg.connect(admin.gateway.database_url)
         await connection.execute(
-            "INSERT INTO spend VALUES ((now() AT TIME ZONE 'UTC')::date, 'shared', 'k', 'm', 5)"
+            "INSERT INTO usage_daily (day, account, key_id, model, cost)"
+            " VALUES ((now() AT TIME ZONE 'UTC')::date, 'shared', 'k', 'm', 5)"
         )
         await connection.close()
 
@@ -196,3 +197,13 @@ def test_many_changes_at_once(admin: Admin) -> None:
         ),
     )
     assert time.monotonic() - start < 5
+
+
+def test_a_change_is_in_the_audit_log(admin: Admin) -> None:
+    admin.send("PUT", "/models/audited/limits", {"rpm": 6})
+    (entry,) = admin.send("GET", "/audit?subject=model:audited")["data"]
+    assert entry["action"] == "limits.create"
+    assert admin.send("GET", f"/keys/{entry['actor'].removeprefix('key:')}")["kind"] == "admin"
+    assert entry["request_id"].startswith("req_")
+    # Behind the core's listener the application does not see the client's address.
+    assert entry["remote"] in (None, "127.0.0.1")

@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from forebay.http.admin.operation import Call
 from forebay.store.accounts import Account, AccountChanges, AccountStore, Weight
+from forebay.store.log_settings import PromptLogLevel, PromptLogSample, check_level
 
 MAX_PAGE = 1000
 
@@ -26,11 +27,13 @@ class AccountPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccountCreation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An account to make. name: null takes the id."""
+    """An account to make. name: null takes the id. log_level: full takes a key to encrypt with."""
 
     id: str
     name: str | None = None
     weight: Weight = 1.0
+    log_level: PromptLogLevel = "off"
+    log_sample: PromptLogSample = 1.0
 
 
 async def list_accounts(call: Call) -> AccountPage:
@@ -44,7 +47,14 @@ async def list_accounts(call: Call) -> AccountPage:
 async def create_account(call: Call) -> Account:
     """Creating a key in a new account does this too."""
     body: AccountCreation = call.body
-    return await AccountStore(call.database).create(body.id, name=body.name, weight=body.weight)
+    check_level(body.log_level, call.config.prompt_logs)
+    return await AccountStore(call.database).create(
+        body.id,
+        name=body.name,
+        weight=body.weight,
+        log_level=body.log_level,
+        log_sample=body.log_sample,
+    )
 
 
 async def get_account(call: Call) -> Account:
@@ -55,4 +65,5 @@ async def get_account(call: Call) -> Account:
 async def change_account(call: Call) -> Account:
     """A field that is not given stays."""
     changes: AccountChanges = call.body
+    check_level(changes.log_level, call.config.prompt_logs)
     return await AccountStore(call.database).update(call.path["account"], changes)

@@ -8,9 +8,9 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from forebay.http.admin.operation import Call, Refused
-from forebay.metering.books import Books, InvoiceSummary
 from forebay.metering.credit import credit
 from forebay.metering.document import decode
+from forebay.metering.invoicing import Books, InvoiceSummary
 from forebay.metering.rerating import Adjustment, rerate
 from forebay.store.billing import Billing, BillingChanges, BillingStore, Seller
 from forebay.store.errors import TermNotFound

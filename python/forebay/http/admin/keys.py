@@ -11,6 +11,7 @@ from forebay.store.errors import KeyNotFound
 from forebay.store.key_format import KeyKind
 from forebay.store.keys import KeyChanges, KeyStore, Priority, PublicKey
 from forebay.store.limits import FIELDS, Limits
+from forebay.store.log_settings import PromptLogLevel, PromptLogSample, check_level
 from forebay.store.money import text
 
 MAX_PAGE = 1000
@@ -38,7 +39,11 @@ class KeyPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyCreation(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A key to make. account: made if it is new. expires_at: Unix seconds; null for never."""
+    """A key to make.
+
+    account: made if it is new. expires_at: Unix seconds; null for never. log_level, log_sample:
+    null for what the account has; full takes a key to encrypt with.
+    """
 
     name: str
     account: str = "default"
@@ -46,6 +51,8 @@ class KeyCreation(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True)
     models: tuple[str, ...] | None = None
     priority: Priority = "interactive"
     expires_at: float | None = None
+    log_level: PromptLogLevel | None = None
+    log_sample: PromptLogSample | None = None
 
 
 class SecretKey(PublicKey, frozen=True, kw_only=True):
@@ -104,6 +111,7 @@ async def list_keys(call: Call) -> KeyPage:
 async def create_key(call: Call) -> SecretKey:
     """The answer alone has the secret."""
     body: KeyCreation = call.body
+    check_level(body.log_level, call.config.prompt_logs)
     record, secret = await KeyStore(call.database).create(
         name=body.name,
         account=body.account,
@@ -111,6 +119,8 @@ async def create_key(call: Call) -> SecretKey:
         models=body.models,
         priority=body.priority,
         expires_at=body.expires_at,
+        log_level=body.log_level,
+        log_sample=body.log_sample,
         **{name: getattr(body, name) for name in FIELDS},
     )
     return _with_secret(record.to_public(), secret)
@@ -128,6 +138,7 @@ async def get_key(call: Call) -> PublicKey:
 async def change_key(call: Call) -> PublicKey:
     """A field that is not given stays; null takes a limit away."""
     changes: KeyChanges = call.body
+    check_level(changes.log_level, call.config.prompt_logs)
     return (await KeyStore(call.database).update(call.path["key_id"], changes)).to_public()
 
 

@@ -16,7 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from forebay.gateway.answer import Answer
+from forebay.http.admin.caller import actor, own_request_id
 from forebay.http.body import Incomplete, TooLarge, TooSlow, content_length, drain, read_rest
+from forebay.store.actor import acting
 from forebay.store.database import UNREACHABLE, Database
 from forebay.store.errors import (
     AccountExists,
@@ -25,13 +27,18 @@ from forebay.store.errors import (
     InvoiceNotFound,
     KeyNotFound,
     KeyRevoked,
+    LogKeyMissing,
+    LogNotFound,
+    LogUnreadable,
     NotBillable,
+    PriceNotFound,
     StoreUnavailable,
     TermNotFound,
 )
 
 if TYPE_CHECKING:
     from forebay._core import Core
+    from forebay.config import Config
     from forebay.gateway import Gateway
 
 log = structlog.get_logger("forebay.http.admin")
@@ -87,6 +94,7 @@ class Call:
     """
 
     core: "Core"
+    config: "Config"
     aliased: Callable[[str], str | None]
     path: dict[str, str]
     query: Any
@@ -112,6 +120,7 @@ class Endpoint:
     ) -> None:
         self._operations = {operation.method: operation for operation in operations}
         self._core = gateway.core
+        self._config = gateway.config
         self._aliased = gateway.aliased
         self._database = database
         self._body_bytes = gateway.config.limits.body_bytes
@@ -125,7 +134,7 @@ class Endpoint:
         """Answer one request."""
         from forebay.http.app import render
 
-        headers = request.scope["headers"]
+        headers = own_request_id(request.scope["headers"])
         refusal = self._core.authenticate_admin(headers)
         if refusal is not None:
             await drain(request.receive, content_length(headers) or 0)
@@ -137,13 +146,16 @@ class Endpoint:
                 limit.reschedule(asyncio.get_running_loop().time() + WORK_S)
                 call = Call(
                     self._core,
+                    self._config,
                     self._aliased,
                     request.path_params,
                     _query(request, operation),
                     body,
                     self._database(),
                 )
-                answer = await operation.run(call)
+                who = actor(request, headers)
+                with acting(who):
+                    answer = await operation.run(call)
         except (StoreUnavailable, *UNREACHABLE) as error:
             return render(
                 self._core.error(
@@ -159,17 +171,19 @@ class Endpoint:
                 raise
             return render(self._error(headers, refused))
         if operation.method != "GET":
-            log.info("administered", operation=f"{operation.method} {operation.path}")
+            log.info("administered", operation=f"{operation.method} {operation.path}", by=who.name)
+        told = {"x-request-id": who.request_id or ""}
         if answer is None and operation.answer is None:
-            return Response(status_code=operation.status)
+            return Response(status_code=operation.status, headers=told)
         if isinstance(answer, Response):
+            answer.headers.update(told)
             return answer
         content = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
         return Response(
             content,
             operation.status,
             # Some answers hold secrets.
-            headers={"cache-control": "no-store"},
+            headers={"cache-control": "no-store", **told},
             media_type="application/json",
         )
 
@@ -276,6 +290,8 @@ def _refused(error: Exception) -> Refused | None:
         )
     if isinstance(error, KeyNotFound):
         return Refused("not_found", text, code="key_not_found")
+    if isinstance(error, PriceNotFound):
+        return Refused("not_found", text, code="price_not_found")
     if isinstance(error, AccountNotFound):
         return Refused("not_found", text, code="account_not_found")
     if isinstance(error, InvoiceNotFound):
@@ -286,6 +302,12 @@ def _refused(error: Exception) -> Refused | None:
         return Refused("invalid_request", text, code="not_billable")
     if isinstance(error, AccountExists):
         return Refused("invalid_request", text, param="id", code="account_exists")
+    if isinstance(error, LogNotFound):
+        return Refused("not_found", text, code="log_not_found")
+    if isinstance(error, LogKeyMissing):
+        return Refused("invalid_request", text, code="log_key_missing")
+    if isinstance(error, LogUnreadable):
+        return Refused("invalid_request", text, code="log_unreadable")
     if isinstance(error, KeyRevoked):
         return Refused("invalid_request", text, code="key_revoked")
     return None

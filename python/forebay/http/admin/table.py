@@ -4,13 +4,25 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
 
-from forebay.http.admin import accounts, invoices, keys, limits, openapi, usage
+from forebay.http.admin import (
+    accounts,
+    audit,
+    invoices,
+    keys,
+    limits,
+    logs,
+    openapi,
+    prices,
+    usage,
+)
 from forebay.http.admin.operation import PREFIX, Call, DatabaseSource, Endpoint, Operation
 from forebay.metering.document import Document
 from forebay.store.accounts import Account, AccountChanges
 from forebay.store.billing import Billing, BillingChanges, Seller
 from forebay.store.keys import KeyChanges, PublicKey
 from forebay.store.limits import Limits
+from forebay.store.price_records import Correction, NewPrice, Price
+from forebay.store.prompt_log_store import LogRotation, PromptLogContents, PromptLogPage
 from forebay.store.terms import NewTerm, Term, TermEnd
 
 if TYPE_CHECKING:
@@ -207,6 +219,50 @@ OPERATIONS: tuple[Operation, ...] = (
     *_limits_of("/models/{model}/limits", "a model, for all clients together"),
     Operation(
         "GET",
+        "/prices",
+        "List prices",
+        prices.list_prices,
+        query=prices.PriceQuery,
+        answer=prices.PricePage,
+    ),
+    Operation(
+        "POST",
+        "/prices",
+        "Set a price from a time on",
+        prices.set_price,
+        body=NewPrice,
+        answer=Price,
+        status=201,
+    ),
+    Operation(
+        "POST",
+        "/prices/import",
+        "Set many prices, all or none",
+        prices.import_prices,
+        body=prices.PriceImport,
+        answer=prices.PriceList,
+        status=201,
+    ),
+    Operation("GET", "/prices/{price_id}", "One price", prices.get_price, answer=Price),
+    Operation(
+        "POST",
+        "/prices/{price_id}/correct",
+        "Put right what a price was",
+        prices.correct_price,
+        body=Correction,
+        answer=prices.PriceList,
+    ),
+    Operation(
+        "POST",
+        "/prices/{price_id}/end",
+        "End a price, with none after it",
+        prices.end_price,
+        body=prices.Ending,
+        answer=Price,
+        bare=True,
+    ),
+    Operation(
+        "GET",
         "/usage",
         "What was used",
         usage.get_usage,
@@ -214,6 +270,32 @@ OPERATIONS: tuple[Operation, ...] = (
         answer=usage.UsageReport,
     ),
     *_INVOICES,
+    Operation(
+        "GET",
+        "/audit",
+        "Who changed what",
+        audit.list_audit,
+        query=audit.AuditQuery,
+        answer=audit.AuditPage,
+    ),
+    Operation(
+        "GET",
+        "/logs",
+        "Find prompt logs",
+        logs.search_logs,
+        query=logs.LogQuery,
+        answer=PromptLogPage,
+    ),
+    Operation("GET", "/logs/{event_id}", "One log", logs.show_log, answer=PromptLogContents),
+    Operation(
+        "POST",
+        "/logs/rotate",
+        "Encrypt prompt logs with the active key",
+        logs.rotate_logs,
+        body=logs.RotationStep,
+        answer=LogRotation,
+        bare=True,
+    ),
     Operation("GET", "/openapi.json", "This document", _document, answer=dict[str, Any]),
 )
 """Every operation, in the order of the document."""

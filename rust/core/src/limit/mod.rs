@@ -30,7 +30,9 @@ pub use limits::{Ask, Limits, Now};
 pub use meter::Meter;
 pub use permits::Permits;
 pub use region::{MAX_WORKERS, Region, subject_id};
-pub use reservation::{Declined, GRANT_WAIT, Meters, PROGRESS_STEP, Reservation, Scope, Wanting};
+pub use reservation::{
+    Declined, GRANT_WAIT, Meters, PROGRESS_STEP, Places, Reservation, Scope, Wanting,
+};
 pub use table::Table;
 pub use verdict::{Admitted, CONCURRENCY_RETRY, Dimension, MeterState, Refusal, Standing};
 

@@ -1,6 +1,7 @@
 //! One admission over every limit that applies, and the guard that settles it exactly once.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::lease::Lease;
@@ -46,6 +47,24 @@ impl Scope {
 /// The meters that apply to a request, one a [`Scope`] at most.
 pub type Meters = [Option<Arc<Meter>>; 4];
 
+/// The permits of one request: they go back once, at its end or before.
+#[derive(Debug)]
+pub struct Places {
+    meters: Meters,
+    returned: AtomicBool,
+}
+
+impl Places {
+    /// Gives the permits back, if they are still held.
+    pub fn give_back(&self) {
+        if !self.returned.swap(true, Ordering::AcqRel) {
+            for meter in self.meters.iter().flatten() {
+                meter.release();
+            }
+        }
+    }
+}
+
 /// One admitted request: its permits, and the tokens and the money that it holds, of every meter.
 ///
 /// Ends in [`Self::settle`], [`Self::cancel`] or a drop, each by value, so exactly once. A drop
@@ -55,6 +74,8 @@ pub type Meters = [Option<Arc<Meter>>; 4];
 #[must_use = "dropping it ends the request"]
 pub struct Reservation {
     meters: Meters,
+    /// Who else may give the permits back.
+    places: Option<Arc<Places>>,
     held: u64,
     /// Nano-USD reserved and not yet spent.
     reserved: u64,
@@ -81,6 +102,7 @@ impl Reservation {
         Ok((
             Self {
                 meters,
+                places: None,
                 holds_money,
                 told: 0,
                 held: ask.tokens,
@@ -95,6 +117,18 @@ impl Reservation {
     /// Tokens held: reserved, and charged since.
     pub fn held(&self) -> u64 {
         self.held
+    }
+
+    /// The request's permits, to give back before its tokens are settled: its client may have gone
+    /// while its engine still works.
+    pub fn places(&mut self) -> Arc<Places> {
+        let places = self.places.get_or_insert_with(|| {
+            Arc::new(Places {
+                meters: self.meters.clone(),
+                returned: AtomicBool::new(false),
+            })
+        });
+        Arc::clone(places)
     }
 
     fn each(&self) -> impl Iterator<Item = &Arc<Meter>> {
@@ -172,7 +206,10 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         for meter in self.each() {
             meter.spend(self.admitted_s, self.reserved, 0);
-            meter.release();
+        }
+        match &self.places {
+            Some(places) => places.give_back(),
+            None => self.each().for_each(|meter| meter.release()),
         }
     }
 }

@@ -10,6 +10,7 @@ use super::body::{self, Answer, Guard, Unread};
 use crate::error::{Error, Kind};
 use crate::gateway::{self, Endpoint};
 use crate::slot::Head;
+use crate::tags;
 
 /// A body above this is read only for those who may ask at all.
 const SMALL: u64 = 64 * 1024;
@@ -117,6 +118,7 @@ fn view(headers: &HeaderMap) -> gateway::Request<'_> {
         request_id: get(HeaderName::from_static("x-request-id")),
         traceparent: get(HeaderName::from_static("traceparent")),
         tracestate: get(HeaderName::from_static("tracestate")),
+        tags: get(HeaderName::from_static(tags::HEADER)),
     }
 }
 

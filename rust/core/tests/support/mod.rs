@@ -25,10 +25,13 @@ use forebay_core::gateway::{Endpoint, Gateway, Request};
 use forebay_core::keys::KeySpec;
 use forebay_core::limit::Region;
 use forebay_core::listener::{Bounds, Listener};
-use forebay_core::price::Price;
+use forebay_core::price::PriceSpec;
+use forebay_core::prompt_log::{ChoiceSpec, SettingsSpec};
 use forebay_core::record::UsageEvent;
 use forebay_core::slot::Slot;
-use forebay_core::snapshot::{AdaptiveSpec, ModelSpec, SnapshotSpec, TargetSpec, UpstreamSpec};
+use forebay_core::snapshot::{
+    AdaptiveSpec, DrainSpec, ModelSpec, SnapshotSpec, TargetSpec, UpstreamSpec,
+};
 use forebay_core::subjects::LimitsSpec;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -73,6 +76,7 @@ pub fn key_spec(id: &str) -> KeySpec {
         },
         per_model: rustc_hash::FxHashMap::default(),
         priority: None,
+        log: ChoiceSpec::default(),
         expires_at: None,
         revoked: false,
     }
@@ -97,7 +101,10 @@ pub struct Setup {
     pub body_read: Duration,
     pub write_stall: Duration,
     pub keys: Vec<KeySpec>,
-    pub price: Option<Price>,
+    pub drain: Option<DrainSpec>,
+    pub prompt_logs: Option<SettingsSpec>,
+    /// The price book.
+    pub prices: Vec<PriceSpec>,
 }
 
 impl Default for Setup {
@@ -118,7 +125,9 @@ impl Default for Setup {
             body_read: Duration::from_secs(5),
             write_stall: Duration::from_secs(5),
             keys: vec![key_spec(KEY)],
-            price: None,
+            drain: None,
+            prompt_logs: None,
+            prices: Vec::new(),
         }
     }
 }
@@ -163,6 +172,7 @@ impl Rig {
                 continuous_usage: true,
                 rid: true,
                 abort_path: Some("/abort_request".to_owned()),
+                drain: setup.drain,
             });
         let targets = engines.iter().zip(names).map(|(_, name)| TargetSpec {
             upstream: name.to_owned(),
@@ -175,7 +185,6 @@ impl Rig {
                     name: "m".to_owned(),
                     aliases: vec!["alias".to_owned()],
                     targets: targets.collect(),
-                    price: setup.price,
                     first_byte_s: setup.first_byte,
                     idle_s: setup.idle,
                     total_s: setup.total,
@@ -183,8 +192,10 @@ impl Rig {
                 max_event_bytes: setup.max_event_bytes,
                 max_answer_bytes: setup.max_answer_bytes,
                 complete: true,
+                prompt_logs: setup.prompt_logs,
             })
             .unwrap();
+        gateway.load_prices(setup.prices).unwrap();
         gateway.load_keys(setup.keys, true).unwrap();
         // Shown where a test fails.
         gateway.on_failure(Box::new(|error, _| println!("{error}")));

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from forebay.metering.books import Books
+from forebay.metering.invoicing import Books
 from forebay.metering.lines import rounded
 from forebay.metering.rerating import Adjustment, rerate
 from forebay.store import AccountNotFound, BadValue, Database, StoreUnavailable
@@ -19,7 +19,7 @@ from forebay.store.terms import NewTerm, TermStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.books import Event, Ledger, utc
+from tests.support.invoices import Event, Ledger, utc
 
 LATER = utc(2026, 12, 15)
 OCTOBER = utc(2026, 10, 10)

@@ -1,0 +1,40 @@
+"""Who sends a request to the admin API, as the audit log has it."""
+
+import re
+import uuid
+
+from starlette.requests import Request
+
+from forebay.store.actor import Actor
+from forebay.store.key_format import MalformedKey, parse
+
+Headers = list[tuple[bytes, bytes]]
+
+_NAME = b"x-request-id"
+_KEPT = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+def own_request_id(headers: Headers) -> Headers:
+    """The headers with one ``x-request-id``: the client's if it may be kept, else our own.
+
+    The errors made with them, the answer and the audit log then name the same.
+    """
+    asked = next((value for name, value in headers if name == _NAME), b"")
+    if _KEPT.fullmatch(asked) is None:
+        asked = f"req_{uuid.uuid4().hex}".encode()
+    return [*(pair for pair in headers if pair[0] != _NAME), (_NAME, asked)]
+
+
+def actor(request: Request, headers: Headers) -> Actor:
+    """The holder of the admin key that the core has let in.
+
+    headers: those of `own_request_id`. remote is None where the listener does not tell.
+    """
+    ours = dict(reversed(headers))  # the first of a name counts, as for the core
+    secret = ours.get(b"authorization", b"")[len("bearer ") :].strip()
+    try:
+        name = f"key:{parse(secret.decode('latin-1')).id}"
+    except MalformedKey:
+        name = "key:unknown"
+    host = None if request.client is None else request.client.host or None
+    return Actor(name, ours[_NAME].decode("ascii"), host)

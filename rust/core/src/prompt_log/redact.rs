@@ -1,0 +1,186 @@
+//! What must not be written down: keys, e-mail addresses, card numbers, and what own patterns find.
+//!
+//! Pure, and linear in the text: no search looks further ahead than the length of a key. Nothing found
+//! is still reported to be something: too much is taken out rather than too little.
+use std::ops::Range;
+
+use regex_automata::Input;
+use regex_automata::meta::Regex;
+use regex_automata::util::syntax;
+
+use super::card::cards;
+use super::email::emails;
+
+/// Bytes beyond a limit that are looked at, so that what begins before the limit is seen whole. An
+/// address has at most 64 + 1 + 255 (RFC 5321 §4.5.3.1).
+pub(super) const MARGIN: usize = 1024;
+
+/// Whether a character belongs to a secret that has begun.
+type GoesOn = fn(u8) -> bool;
+
+fn word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
+}
+
+fn token(byte: u8) -> bool {
+    word(byte) || matches!(byte, b'.' | b'~' | b'+' | b'/' | b'=')
+}
+
+/// How keys begin, and which characters go on. No pattern is open at its end, so that a search never
+/// looks far ahead in vain.
+const KEYS: [(&str, GoesOn); 8] = [
+    (r"(?i:bearer)\s{1,8}[A-Za-z0-9._~+/=-]{16}", token),
+    (r"fb-[A-Za-z0-9]{16}", word),
+    (r"sk-[A-Za-z0-9_-]{16}", word),
+    (r"(?:AKIA|ASIA)[A-Z0-9]{16}", word),
+    (r"gh[opsur]_[A-Za-z0-9]{30}", word),
+    (r"hf_[A-Za-z0-9]{30}", word),
+    (r"AIza[A-Za-z0-9_-]{35}", word),
+    // A JSON Web Token: `{"` in base64.
+    (r"eyJ[A-Za-z0-9_-]{8}", token),
+];
+
+const DIGITS: &str = r"[0-9](?:[ -]?[0-9]){12,}";
+
+/// Takes secrets out of texts.
+pub struct Redactor {
+    keys: Regex,
+    digits: Regex,
+    own: Option<Regex>,
+}
+
+type Found = Vec<(Range<usize>, &'static str)>;
+
+/// What is left of a text.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Redacted {
+    /// The text, with `[redacted:…]` for what was taken out.
+    pub text: String,
+    /// How often something was.
+    pub count: u32,
+    /// The limit cut it.
+    pub truncated: bool,
+}
+
+impl Redactor {
+    /// Looks for `own` patterns (Rust's `regex` syntax) besides keys, addresses and cards.
+    ///
+    /// Fails on a pattern that is none, is too large, or matches nothing at all; the error names it by
+    /// its number, from 1.
+    pub fn new(own: &[String]) -> Result<Self, String> {
+        for (at, pattern) in own.iter().enumerate() {
+            let bad = |e: &dyn std::fmt::Display| format!("pattern {}: {e}", at + 1);
+            let parsed = syntax::parse(pattern).map_err(|e| bad(&e))?;
+            if parsed
+                .properties()
+                .minimum_len()
+                .is_none_or(|least| least == 0)
+            {
+                return Err(bad(&"it matches nothing at all"));
+            }
+            Regex::new(pattern).map_err(|e| bad(&e))?;
+        }
+        let many = |patterns: &[&str]| {
+            Regex::new_many(patterns).map_err(|e| format!("patterns together: {e}"))
+        };
+        let own: Vec<&str> = own.iter().map(String::as_str).collect();
+        Ok(Self {
+            keys: many(&KEYS.map(|(pattern, _)| pattern))?,
+            digits: many(&[DIGITS])?,
+            own: (!own.is_empty()).then(|| many(&own)).transpose()?,
+        })
+    }
+
+    /// The text up to `limit` bytes without what must not be written down. `text` may go on beyond
+    /// the limit, so that a secret across it is seen.
+    pub fn redact(&self, text: &str, limit: usize) -> Redacted {
+        let mut spans = self.find(text);
+        spans.sort_by_key(|(span, _)| (span.start, std::cmp::Reverse(span.end)));
+        let mut out = String::with_capacity(text.len().min(limit));
+        let mut from = 0;
+        let mut count = 0;
+        for (span, name) in spans {
+            if span.start >= limit {
+                break;
+            }
+            if span.start < from {
+                // Within another one, or across its end.
+                from = from.max(span.end);
+                continue;
+            }
+            out.push_str(text.get(from..span.start).unwrap_or_default());
+            out.push_str("[redacted:");
+            out.push_str(name);
+            out.push(']');
+            count += 1;
+            from = span.end;
+        }
+        let end = floor(text, limit).max(from);
+        out.push_str(text.get(from..end).unwrap_or_default());
+        let kept = floor(&out, limit);
+        let truncated = end < text.len() || kept < out.len();
+        out.truncate(kept);
+        Redacted {
+            text: out,
+            count,
+            truncated,
+        }
+    }
+
+    /// All that must not be written down, in no order.
+    fn find(&self, text: &str) -> Found {
+        let mut found: Found = Vec::new();
+        found.extend(emails(text).into_iter().map(|span| (span, "email")));
+        self.find_keys(text, &mut found);
+        for run in self.digits.find_iter(text) {
+            let digits = text.as_bytes().get(run.range()).unwrap_or_default();
+            found.extend(
+                cards(digits)
+                    .into_iter()
+                    .map(|card| (run.start() + card.start..run.start() + card.end, "card")),
+            );
+        }
+        if let Some(own) = &self.own {
+            found.extend(own.find_iter(text).map(|hit| (hit.range(), "pattern")));
+        }
+        found
+    }
+
+    fn find_keys(&self, text: &str, found: &mut Found) {
+        let mut from = 0;
+        while let Some(hit) = self.keys.find(Input::new(text).range(from..)) {
+            if !begins_word(text.as_bytes(), hit.start()) {
+                // All of these patterns begin with ASCII.
+                from = hit.start() + 1;
+                continue;
+            }
+            let goes_on = KEYS
+                .get(hit.pattern().as_usize())
+                .map_or(word as GoesOn, |(_, goes_on)| *goes_on);
+            let rest = text.as_bytes().get(hit.end()..).unwrap_or_default();
+            from = hit.end() + rest.iter().take_while(|byte| goes_on(**byte)).count();
+            found.push((hit.start()..from, "key"));
+        }
+    }
+}
+
+/// Whether a word begins at `at`: after anything but a letter or digit, or after a JSON string's
+/// escape for a control character, whose letter belongs to no word.
+fn begins_word(text: &[u8], at: usize) -> bool {
+    let Some((before, rest)) = text.get(..at).and_then(<[u8]>::split_last) else {
+        return true;
+    };
+    !before.is_ascii_alphanumeric()
+        || matches!(before, b'n' | b't' | b'r' | b'b' | b'f') && rest.ends_with(b"\\")
+}
+
+/// The last place for a cut at or before `at`.
+pub(super) fn floor(text: &str, at: usize) -> usize {
+    if at >= text.len() {
+        return text.len();
+    }
+    (0..=at)
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0)
+}

@@ -1,0 +1,222 @@
+//! What must not be written down is not, whatever stands around it.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
+
+use std::sync::LazyLock;
+
+use forebay_core::prompt_log::{Redacted, Redactor};
+use proptest::prelude::*;
+
+/// Without own patterns. Made once: that takes a while.
+static REDACTOR: LazyLock<Redactor> = LazyLock::new(|| Redactor::new(&[]).unwrap());
+
+fn redact(text: &str) -> String {
+    REDACTOR.redact(text, usize::MAX).text
+}
+
+/// The digits, and the one that makes them a card number.
+fn with_check(digits: &str) -> String {
+    let sum: u32 = digits
+        .bytes()
+        .rev()
+        .enumerate()
+        .map(|(place, digit)| {
+            let value = u32::from(digit - b'0') * if place % 2 == 0 { 2 } else { 1 };
+            value / 10 + value % 10
+        })
+        .sum();
+    format!("{digits}{}", (10 - sum % 10) % 10)
+}
+
+#[test]
+fn what_is_found() {
+    for (text, left) in [
+        (
+            "write to a.b+c@mail.example.co.uk.",
+            "write to [redacted:email].",
+        ),
+        ("<jürgen@münchen.de>", "<[redacted:email]>"),
+        (r"to\nno@one.example", r"to\n[redacted:email]"),
+        ("4111 1111 1111 1111", "[redacted:card]"),
+        ("card:4111-1111-1111-1111,", "card:[redacted:card],"),
+        ("378282246310005", "[redacted:card]"),
+        ("3782 822463 10005 12/29", "[redacted:card] 12/29"),
+        (
+            "on 2024-01-05 4111111111111111 12",
+            "on 2024-01-05 [redacted:card] 12",
+        ),
+        (r"号\n4111111111111111", r"号\n[redacted:card]"),
+        ("fb-iABCDEFGH0123456789abcdefghijk", "[redacted:key]"),
+        (
+            "key=sk-proj-abcdefghijklmnop_QRST, ok",
+            "key=[redacted:key], ok",
+        ),
+        (r#""a\nsk-abcdefghijklmnopqrst""#, r#""a\n[redacted:key]""#),
+        ("AKIAIOSFODNN7EXAMPLE", "[redacted:key]"),
+        (
+            "Authorization: bearer abcdefghijklmnop.qrs~/+=",
+            "Authorization: [redacted:key]",
+        ),
+        (
+            "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.sig-x",
+            "[redacted:key]",
+        ),
+    ] {
+        assert_eq!(redact(text), left);
+    }
+}
+
+#[test]
+fn what_is_left_alone() {
+    for text in [
+        "the risk-assessment-of-the-whole-quarter",
+        "a bearer of bad news",
+        "4111 1111 1111 1112",
+        "1700000000000 1732579200000",
+        "12 15 18 21 24 27 30 33 36",
+        "3.14159265358979",
+        "user@localhost and @handle",
+        "",
+    ] {
+        assert_eq!(redact(text), text);
+    }
+}
+
+#[test]
+fn own_patterns() {
+    let own = [
+        r"\d{3}-\d{2}-\d{4}".to_owned(),
+        "(?i)project \\w+".to_owned(),
+    ];
+    let redactor = Redactor::new(&own).unwrap();
+    let found = redactor.redact("5 123-45-6789 0000 of Project Manhattan", 1000);
+    assert_eq!(
+        found.text,
+        "5 [redacted:pattern] 0000 of [redacted:pattern]"
+    );
+    assert_eq!((found.count, found.truncated), (2, false));
+    for (pattern, why) in [
+        ("(", "pattern 2"),
+        ("a*", "nothing at all"),
+        (r"\b", "nothing"),
+    ] {
+        let own = ["fine".to_owned(), pattern.to_owned()];
+        let error = Redactor::new(&own).err().unwrap();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn a_secret_across_the_limit_is_seen_whole() {
+    for (text, limit, left) in [
+        ("abc 4111 1111 1111 1111", 10, "abc [redac"),
+        ("abc 4111 1111 1111 1111 and more", 18, "abc [redacted:card"),
+        ("a@b.de c@d.de e@f.de", 17, "[redacted:email] "),
+        ("éé", 3, "é"),
+        ("short", 5, "short"),
+    ] {
+        let found = REDACTOR.redact(text, limit);
+        assert_eq!(found.text, left, "{text}");
+        assert_eq!(found.truncated, text != left);
+    }
+    // What comes after the limit is not moved before it by what was taken out.
+    let keys = "sk-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa ".repeat(3);
+    let found = REDACTOR.redact(&(keys.clone() + "tail"), keys.len());
+    assert!(!found.text.contains("tail"), "{found:?}");
+}
+
+#[test]
+fn long_runs_take_no_longer() {
+    for piece in ["task-", "4", "1234 ", "a.", "sk-", "a@", "eyJ"] {
+        let text = piece.repeat(400_000 / piece.len());
+        let began = std::time::Instant::now();
+        REDACTOR.redact(&text, text.len());
+        assert!(began.elapsed().as_secs() < 20, "{piece}");
+    }
+}
+
+/// Text of words that hide nothing themselves.
+fn around() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[a-zé ,.:;\"\\\\n(){}\\[\\]]{0,40}",
+        Just("\u{5361}\u{53f7}".to_owned()),
+        Just("{\"content\":\"\\n".to_owned()),
+        Just("2024-01-05 ".to_owned()),
+    ]
+}
+
+fn grouped(digits: &str, separator: &str, sizes: &[usize]) -> String {
+    let mut rest = digits;
+    let mut groups = Vec::new();
+    for size in sizes {
+        let (group, left) = rest.split_at((*size).min(rest.len()));
+        groups.push(group);
+        rest = left;
+    }
+    groups.push(rest);
+    groups.retain(|group| !group.is_empty());
+    groups.join(separator)
+}
+
+fn card() -> impl Strategy<Value = String> {
+    let plain = "[2-6][0-9]{11,17}".prop_map(|digits| with_check(&digits));
+    let sixteen = ("[2-6][0-9]{14}", prop_oneof![Just(" "), Just("-")])
+        .prop_map(|(digits, by)| grouped(&with_check(&digits), by, &[4, 4, 4]));
+    let fifteen = ("3[0-9]{13}", prop_oneof![Just(" "), Just("-")])
+        .prop_map(|(digits, by)| grouped(&with_check(&digits), by, &[4, 6]));
+    prop_oneof![plain, sixteen, fifteen]
+}
+
+fn secret() -> impl Strategy<Value = String> {
+    prop_oneof![
+        card(),
+        "[a-z0-9][a-z0-9._%+-]{0,30}@[a-z0-9-]{1,20}\\.[a-z]{2,10}",
+        "fb-[ia][A-Za-z0-9]{50}",
+        "sk-(proj-|ant-)?[A-Za-z0-9_-]{20,60}",
+        "AKIA[A-Z0-9]{16}",
+        "[Bb]earer [A-Za-z0-9._~+/-]{20,60}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_secret_is_left(before in around(), secret in secret(), after in around()) {
+        // A secret is a word of its own.
+        let text = format!("{before} {secret}\n{after}");
+        let Redacted { text: left, count, .. } =
+            REDACTOR.redact(&text, usize::MAX);
+        prop_assert!(!left.contains(&secret), "{left}");
+        prop_assert!(left.contains("[redacted:"), "{left}");
+        prop_assert!(count >= 1);
+        // Nor the greater part of it.
+        let most: String = secret.chars().take(secret.len() * 3 / 4).collect();
+        prop_assert!(!left.contains(&most), "{left}");
+    }
+
+    #[test]
+    fn a_cut_leaves_no_secret_either(
+        before in "[a-z ]{0,60}", secret in secret(), after in "[a-z ]{0,60}", limit in 0_usize..200
+    ) {
+        let text = format!("{before} {secret} {after}");
+        let found = REDACTOR.redact(&text, limit);
+        prop_assert!(found.text.len() <= limit);
+        let (_, tail) = secret.split_at(secret.len() / 2);
+        prop_assert!(!found.text.contains(tail), "{}", found.text);
+        prop_assert!(!found.text.contains(&secret[..secret.len() * 3 / 4]), "{}", found.text);
+    }
+
+    #[test]
+    fn no_text_is_a_panic(text in any::<String>(), limit in 0_usize..100) {
+        let found = REDACTOR.redact(&text, limit);
+        prop_assert!(found.text.len() <= limit);
+    }
+
+    #[test]
+    fn what_hides_nothing_is_kept(text in "[a-zA-Z éß\n,.!?]{0,200}") {
+        prop_assert_eq!(redact(&text), text);
+    }
+}
