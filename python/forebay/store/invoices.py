@@ -1,4 +1,4 @@
-"""The tables of invoices: what statements on them look like. `forebay.metering.invoicing` uses them."""
+"""Statements on the tables of invoices, for `forebay.metering.invoicing`."""
 
 from collections.abc import Sequence
 from datetime import date, datetime

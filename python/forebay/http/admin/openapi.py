@@ -55,10 +55,6 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
         "info": {
             "title": "Forebay admin API",
             "version": "1",
-            "description": "Accounts, API keys, limits, prices, logs and the audit log. Money is"
-            " text, in US dollars"
-            " unless a currency is named; times are Unix seconds. A change holds in every"
-            " gateway within a second.",
             "description": "Accounts, API keys, limits, prices, invoices, logs and the audit log."
             " Money is text, in US dollars unless a currency is named; times are Unix seconds, on"
             " invoices RFC 3339. A change holds in every gateway within a second.",
