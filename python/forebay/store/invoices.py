@@ -63,7 +63,7 @@ _SUMS = f"""
 """
 _MODEL = "coalesce(e.model_served, e.model_asked, '')"
 # A request that failed before anything was read or said needs no price.
-_BILLABLE = f"(e.price_id IS NOT NULL OR e.outcome <> 'error' OR {_TOKENS})"
+_BILLABLE = f"(e.price_id IS NOT NULL OR e.cost IS NULL AND (e.outcome <> 'error' OR {_TOKENS}))"
 
 
 async def watermark(database: "Database") -> int:
