@@ -47,6 +47,8 @@ def scratch() -> Iterator[Path]:
     home = memory if os.access(memory, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="forebay-test-", dir=home))
     folder.chmod(0o711)
+    # Spools of the gateways that tests start.
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

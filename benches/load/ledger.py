@@ -28,6 +28,7 @@ from forebay.metering.recount import recount_day
 from forebay.metering.shipper import COLUMNS, Shipper
 from forebay.metering.upkeep import make_partitions
 from forebay.store import Database, EmbeddedPostgres
+from forebay.store.database import Connection
 from forebay.store.spend import SPENT
 
 ACCOUNTS, KEYS_EACH, MODELS, DAYS = 200, 3, 5, 60
@@ -44,8 +45,7 @@ SELECT (lpad(to_hex(ms), 12, '0') || '7' || lpad(to_hex(n % 4096), 3, '0')
     'node-' || n % 4, md5('boot' || n % 4)::uuid, n, 0, 'req-' || to_hex(n * 7919),
     'account-' || account, 'key-' || account || '-' || n % {keys}, at,
     at + interval '80 ms', at + interval '1 s', model, model, 'gpu-' || right(model, 1), 'http',
-    'chat',
-    n % 3 <> 0, CASE WHEN n % 50 = 0 THEN 'error' ELSE 'ok' END, 200, 'stop', 1,
+    'chat', n % 3 <> 0, CASE WHEN n % 50 = 0 THEN 'error' ELSE 'ok' END, 200, 'stop', 1,
     100 + n % 900, n % 100, 0, 50 + n % 400, 0,
     CASE WHEN n % 97 = 0 THEN 'estimated' ELSE 'reported' END,
     500 + n % 1000, 40 + n % 200, 60, 1 + account % 10, (n % 5000) * 0.000000000001 + 0.0001
@@ -55,8 +55,8 @@ FROM (
         (({accounts} * power(h % 1000 / 1000.0, 2))::int) % {accounts} AS account,
         'model-' || (h / 1000 % 2 + n % {keys}) % {models} AS model
     FROM (
-        SELECT n, $1::bigint + n * 86400000 / $3 AS ms, abs(hashint8(n + $1::bigint)) AS h
-        FROM generate_series(0, $3::bigint - 1) n WHERE n >= $2
+        SELECT n, $1::bigint + n * 86400000 / $2 AS ms, abs(hashint8(n + $1::bigint)) AS h
+        FROM generate_series(0, $2::bigint - 1) n
     ) t
 ) e
 """
@@ -78,35 +78,57 @@ async def fill(database: Database, events: int, now: datetime) -> float:
     start = time.perf_counter()
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     days = [midnight - timedelta(days=n) for n in range(DAYS - 1, -1, -1)]
-    statement = _FILL.format(accounts=ACCOUNTS, keys=KEYS_EACH, models=MODELS)
-    columns = ", ".join((*KEYS, *SUMS))
     async with database.pool.acquire() as connection:
         for month in sorted({day.date().replace(day=1) for day in days}):
             await connection.execute("SELECT usage_partition($1)", month)
         await make_partitions(connection, now)
-        for number, day in enumerate(days, 1):
-            span = (day, day + timedelta(days=1))
-            share = events * number // DAYS - events * (number - 1) // DAYS
-            await connection.execute(
-                statement, int(day.timestamp() * 1000), 0, max(share, 1), timeout=3600
+        # Of rows that are there an index is made sooner.
+        indexes = [
+            row["indexdef"]
+            for row in await connection.fetch(
+                "SELECT indexdef FROM pg_indexes WHERE tablename = 'usage_events'"
+                " AND indexname <> 'usage_events_pkey'"
             )
-            of_day = (
-                "(SELECT * FROM usage_events"
-                " WHERE event_id >= event_floor($1) AND event_id < event_floor($2)) e"
-            )
-            await connection.execute(
-                f"INSERT INTO usage_hourly (hour, {columns}) {hourly(of_day)}", *span, timeout=3600
-            )
-            hours = "(SELECT * FROM usage_hourly WHERE hour >= $1 AND hour < $2) h"
-            await connection.execute(
-                f"INSERT INTO usage_daily (day, {columns}) {daily(hours)}", *span, timeout=3600
-            )
-            print(f"\rday {number} of {DAYS}", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
-        await connection.execute("VACUUM (ANALYZE) usage_events", timeout=3600)
-        await connection.execute("VACUUM (ANALYZE) usage_hourly", timeout=3600)
-        await connection.execute("VACUUM (ANALYZE) usage_daily", timeout=3600)
+        ]
+        await connection.execute("DROP INDEX usage_events_account, usage_events_batch")
+    left = list(enumerate(days, 1))
+
+    async def some() -> None:
+        async with database.pool.acquire() as connection:
+            await connection.execute("SET synchronous_commit = off; SET jit = off")
+            while left:
+                number, day = left.pop(0)
+                share = events * number // DAYS - events * (number - 1) // DAYS
+                await fill_day(connection, day, max(share, 1))
+                print(f"\rday {number} of {DAYS} ", end="", file=sys.stderr, flush=True)
+
+    await asyncio.gather(some(), some())
+    print(file=sys.stderr)
+    async with database.pool.acquire() as connection:
+        for index in indexes:
+            await connection.execute(index.replace(" ONLY ", " "), timeout=3600)
+        for table in ("usage_events", "usage_hourly", "usage_daily"):
+            await connection.execute(f"VACUUM (ANALYZE) {table}", timeout=3600)
     return time.perf_counter() - start
+
+
+async def fill_day(connection: Connection, day: datetime, events: int) -> None:
+    """Insert a day's events and their sums."""
+    statement = _FILL.format(accounts=ACCOUNTS, keys=KEYS_EACH, models=MODELS)
+    columns = ", ".join((*KEYS, *SUMS))
+    span = (day, day + timedelta(days=1))
+    await connection.execute(statement, int(day.timestamp() * 1000), events, timeout=3600)
+    of_day = (
+        "(SELECT * FROM usage_events"
+        " WHERE event_id >= event_floor($1) AND event_id < event_floor($2)) e"
+    )
+    await connection.execute(
+        f"INSERT INTO usage_hourly (hour, {columns}) {hourly(of_day)}", *span, timeout=3600
+    )
+    hours = "(SELECT * FROM usage_hourly WHERE hour >= $1 AND hour < $2) h"
+    await connection.execute(
+        f"INSERT INTO usage_daily (day, {columns}) {daily(hours)}", *span, timeout=3600
+    )
 
 
 async def ask(database: Database, now: datetime) -> dict[str, dict[str, float]]:
@@ -326,7 +348,7 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 async def bench(options: argparse.Namespace, url: str) -> dict[str, Any]:
     """All of it."""
     now = datetime.now(UTC)
-    async with await Database.connect(url, max_size=2) as database:
+    async with await Database.connect(url, max_size=3) as database:
         await database.migrate()
         server = await database.pool.fetchval("SHOW server_version")
         found: dict[str, Any] = {"postgresql": str(server).split()[0], "events": options.events}

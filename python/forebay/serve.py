@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from forebay.books import Books
 from forebay.config import Config, parse_address
 from forebay.gateway import Gateway
 from forebay.http.address import local_url
 from forebay.http.app import create_app
 from forebay.http.server import create_server
-from forebay.metering.books import Books
 from forebay.metering.scheduler import Scheduler, ledger_jobs
 from forebay.ready import remove_ready_file, write_ready_file
 from forebay.store import (

@@ -268,6 +268,18 @@ async def test_a_source_that_fails_does_not_end_the_shipping(
         await shipper.stop()
 
 
+async def test_a_position_that_cannot_be_noted_blames_no_event(
+    database: Database, spool: Spool, shipper: Shipper
+) -> None:
+    spool.events = [event() for _ in range(5)]
+    spool.node = "a\0b"
+    assert not await shipper.flush(0.3)
+    assert shipper.failures
+    assert "position of spool" in str(shipper.last_error)
+    assert (shipper.rejected, await count(database, "usage_rejected")) == (0, 0)
+    assert await count(database) == 0
+
+
 async def test_a_position_never_falls(database: Database) -> None:
     """A spool that another adopts may be shipped again from further back."""
     for start, events in ((0, 10), (0, 4)):

@@ -104,8 +104,7 @@ def test_full_takes_a_key_to_encrypt_with() -> None:
     assert caught.value.field == "log_level"
 
 
-def test_what_the_core_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_settings, "CORE_TAKES_LOG_SETTINGS", True)
+def test_what_the_core_is_told() -> None:
     key = KeyRecord(
         id="k", kind="inference", account="a", name="n", digest="", last4="", version=1,
         created_at=0, log_level="full", log_sample=0.25,

@@ -14,7 +14,9 @@ import typer
 
 from forebay import __version__
 from forebay.cli import accounts as account_commands
+from forebay.cli import billing as billing_commands
 from forebay.cli import config as config_commands
+from forebay.cli import invoice as invoice_commands
 from forebay.cli import keys as key_commands
 from forebay.cli import limits as limit_commands
 from forebay.cli import logs as log_commands
@@ -40,6 +42,10 @@ app.add_typer(key_commands.app, name="keys")
 app.add_typer(limit_commands.app, name="limits")
 app.add_typer(account_commands.app, name="accounts")
 app.add_typer(price_commands.app, name="prices")
+account_commands.app.command()(billing_commands.billing)
+app.add_typer(invoice_commands.app, name="invoice")
+app.add_typer(billing_commands.terms, name="terms")
+app.add_typer(billing_commands.seller, name="seller")
 app.command()(usage)
 app.command()(export)
 app.command()(rollup)

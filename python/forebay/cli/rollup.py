@@ -51,8 +51,10 @@ def rollup(
     if path is not None or os.environ.get("FOREBAY_CONFIG"):
         from forebay.config import load
 
-        retention = load(path, os.environ).retention
+        loaded = load(path, os.environ)
+        retention = loaded.retention
         kept = {name: getattr(retention, name) for name in retention.__struct_fields__}
+        kept["prompt_log_days"] = loaded.prompt_logs.retention_days
 
     async def work(database: "Database") -> dict[str, Any]:
         from forebay.metering.scheduler import by_hand

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import asyncpg
 import structlog
 
-from forebay.config.schema import PromptLogs
 from forebay.metering.recount import recount
 from forebay.metering.upkeep import apply_retention, make_partitions
 from forebay.store.database import Connection, open_connection
@@ -27,7 +26,7 @@ _INTERVAL_S = 30.0
 _RETRY_S = (60.0, 3600.0)
 _HOUR_S = 3600.0
 _DAY_S = 86_400.0
-_PROMPT_LOG_DAYS = PromptLogs().retention_days
+_FOR_GOOD_DAYS = 36_500
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -60,7 +59,7 @@ def ledger_jobs(
     usage_days: int | None = None,
     hourly_days: int | None = None,
     rejected_days: int | None = None,
-    prompt_log_days: int = _PROMPT_LOG_DAYS,
+    prompt_log_days: int | None = None,
 ) -> list[Job]:
     """Partitions and retention every hour, and the recount at 01:00 UTC."""
 
@@ -74,7 +73,7 @@ def ledger_jobs(
         )
 
     async def prompt_logs(connection: Connection, now: datetime) -> dict[str, Any]:
-        await prompt_log_upkeep(connection, now, prompt_log_days)
+        await prompt_log_upkeep(connection, now, prompt_log_days or _FOR_GOOD_DAYS)
         return {}
 
     return [

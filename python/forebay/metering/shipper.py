@@ -300,7 +300,7 @@ class Shipper:
             self.written += inserted
             self.duplicates += stop - start - inserted
         if not advanced:
-            await connection.execute(_ADVANCE, *_position(batch))
+            await _advance(connection, batch)
 
     async def _connected(self) -> "asyncpg.Connection[asyncpg.Record]":
         if self._connection is None or self._connection.is_closed():
@@ -330,7 +330,7 @@ class Shipper:
                 for statement in _APPEND:
                     await connection.fetchval(statement, timeout=_STATEMENT_TIMEOUT_S)
                 if advance:
-                    await connection.execute(_ADVANCE, *_position(batch))
+                    await _advance(connection, batch)
             return stop - start
         except asyncpg.UniqueViolationError:
             # Some of them are there already, which is rare: it costs a second attempt.
@@ -338,7 +338,7 @@ class Shipper:
         async with self._staged(connection, rows):
             inserted: int = await connection.fetchval(_MERGE, timeout=_STATEMENT_TIMEOUT_S)
             if advance:
-                await connection.execute(_ADVANCE, *_position(batch))
+                await _advance(connection, batch)
         return inserted
 
     @contextlib.asynccontextmanager
@@ -394,8 +394,13 @@ def _blames_data(error: asyncpg.PostgresError) -> bool:
     )
 
 
-def _position(batch: Batch) -> tuple[uuid.UUID, str, int]:
-    return uuid.UUID(bytes=bytes(batch.boot)), batch.node, batch.position
+async def _advance(connection: "asyncpg.Connection[asyncpg.Record]", batch: Batch) -> None:
+    """Note how far the batch's spool is shipped. Raises: RuntimeError, which blames no row."""
+    boot = uuid.UUID(bytes=bytes(batch.boot))
+    try:
+        await connection.execute(_ADVANCE, boot, batch.node, batch.position)
+    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+        raise RuntimeError(f"the position of spool {boot} cannot be noted: {error}") from error
 
 
 async def _chunks(data: bytes) -> AsyncIterator[bytes]:

@@ -59,3 +59,15 @@ class LogKeyMissing(StoreError):
 
 class LogUnreadable(StoreError):
     """The contents of a prompt log do not open."""
+
+
+class TermNotFound(NotFound):
+    """No term has this id."""
+
+
+class InvoiceNotFound(NotFound):
+    """No invoice has this number."""
+
+
+class NotBillable(StoreError):
+    """An invoice cannot be finalised or credited as it stands; the message says what is missing."""

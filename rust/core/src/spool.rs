@@ -327,6 +327,7 @@ impl Spool {
     /// Looks for spools whose processes have gone, and takes them over. Gives how many it took.
     pub fn adopt(&self, rate: Rate<'_>) -> io::Result<usize> {
         let mut taken = 0;
+        let mut outcome = Ok(());
         for entry in std::fs::read_dir(&self.config.root)? {
             let folder = entry?.path();
             let name = folder.file_name().and_then(|name| name.to_str());
@@ -344,28 +345,36 @@ impl Spool {
             {
                 continue;
             }
-            let Some(lock) = dead::lock(&folder)? else {
-                continue;
-            };
-            let adopted = Adopted {
-                usage: Dead::read(&folder.join("usage"), &USAGE, rate)?,
-                logs: Dead::read(&folder.join("logs"), &ENTRY, rate)?,
-                folder,
-                _lock: lock,
-            };
-            taken += 1;
-            self.counters.adopted.inc();
-            self.counters
-                .interrupted
-                .add(adopted.usage.interrupted as u64);
-            for damaged in adopted.usage.damaged.iter().chain(&adopted.logs.damaged) {
-                self.counters.damaged.inc();
-                self.quarantine(damaged)?;
+            // One that cannot be read keeps no other from being taken over.
+            match self.adopt_one(folder, rate) {
+                Ok(one) => taken += usize::from(one),
+                Err(error) => outcome = Err(error),
             }
-            self.adopted.lock().push(adopted);
         }
         self.clear_adopted();
-        Ok(taken)
+        outcome.map(|()| taken)
+    }
+
+    /// Takes a spool over, unless its process lives.
+    fn adopt_one(&self, folder: PathBuf, rate: Rate<'_>) -> io::Result<bool> {
+        let Some(lock) = dead::lock(&folder)? else {
+            return Ok(false);
+        };
+        let adopted = Adopted {
+            usage: Dead::read(&folder.join("usage"), &USAGE, rate)?,
+            logs: Dead::read(&folder.join("logs"), &ENTRY, rate)?,
+            folder,
+            _lock: lock,
+        };
+        for damaged in adopted.usage.damaged.iter().chain(&adopted.logs.damaged) {
+            self.counters.damaged.inc();
+            self.quarantine(damaged)?;
+        }
+        self.counters.adopted.inc();
+        let interrupted = adopted.usage.interrupted as u64;
+        self.counters.interrupted.add(interrupted);
+        self.adopted.lock().push(adopted);
+        Ok(true)
     }
 
     /// A damaged file stays, beside the spools, where a person can look at it; what could be read of

@@ -222,10 +222,9 @@ fn what_ends_comes_out_in_order_with_what_the_spool_knows() {
     assert_eq!(spool.standing().waiting, 0);
     assert!(spool.batch(10).is_none());
     spool.close();
-    assert_eq!(
-        std::fs::read_dir(&folder.0).unwrap().count(),
-        0,
-        "an empty spool goes"
+    assert!(
+        !folder.0.exists(),
+        "an empty spool goes, and the folder with the last"
     );
 }
 
@@ -397,7 +396,12 @@ fn the_bound_of_a_spool_holds() {
     assert!(!spool.log(b"row"));
     let mut rows = HashMap::new();
     assert_eq!(drain(&spool, 333, &mut rows) as u64, number);
-    assert!(!spool.standing().full || spool.begin(&row(&event(number))).is_err());
+    let since = std::time::Instant::now();
+    while spool.standing().full {
+        assert!(since.elapsed().as_secs() < 10, "no space came back");
+        std::thread::yield_now();
+    }
+    assert!(spool.begin(&row(&event(number))).is_ok());
 }
 
 fn walk(folder: &Path) -> Vec<PathBuf> {

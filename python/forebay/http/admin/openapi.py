@@ -15,6 +15,9 @@ _PARAMETERS = {
     "account": "An account's id.",
     "price_id": "A price's id.",
     "event_id": "A log's id, which is its usage event's.",
+    "number": "An invoice's number.",
+    "month": "A month, YYYY-MM, in the account's time zone.",
+    "term": "A term's id.",
     "model": "A model's own name; slashes in it may stand as they are.",
 }
 
@@ -52,10 +55,9 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
         "info": {
             "title": "Forebay admin API",
             "version": "1",
-            "description": "Accounts, API keys, limits, prices, logs and the audit log. Money is"
-            " text, in US dollars"
-            " unless a currency is named; times are Unix seconds. A change holds in every"
-            " gateway within a second.",
+            "description": "Accounts, API keys, limits, prices, invoices, logs and the audit log."
+            " Money is text, in US dollars unless a currency is named; times are Unix seconds, on"
+            " invoices RFC 3339. A change holds in every gateway within a second.",
         },
         "security": [{"adminKey": []}],
         "paths": paths,

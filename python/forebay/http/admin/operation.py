@@ -24,13 +24,16 @@ from forebay.store.errors import (
     AccountExists,
     AccountNotFound,
     BadValue,
+    InvoiceNotFound,
     KeyNotFound,
     KeyRevoked,
     LogKeyMissing,
     LogNotFound,
     LogUnreadable,
+    NotBillable,
     PriceNotFound,
     StoreUnavailable,
+    TermNotFound,
 )
 
 if TYPE_CHECKING:
@@ -170,8 +173,11 @@ class Endpoint:
         if operation.method != "GET":
             log.info("administered", operation=f"{operation.method} {operation.path}", by=who.name)
         told = {"x-request-id": who.request_id or ""}
-        if answer is None:
+        if answer is None and operation.answer is None:
             return Response(status_code=operation.status, headers=told)
+        if isinstance(answer, Response):
+            answer.headers.update(told)
+            return answer
         content = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
         return Response(
             content,
@@ -288,6 +294,12 @@ def _refused(error: Exception) -> Refused | None:
         return Refused("not_found", text, code="price_not_found")
     if isinstance(error, AccountNotFound):
         return Refused("not_found", text, code="account_not_found")
+    if isinstance(error, InvoiceNotFound):
+        return Refused("not_found", text, code="invoice_not_found")
+    if isinstance(error, TermNotFound):
+        return Refused("not_found", text, code="term_not_found")
+    if isinstance(error, NotBillable):
+        return Refused("invalid_request", text, code="not_billable")
     if isinstance(error, AccountExists):
         return Refused("invalid_request", text, param="id", code="account_exists")
     if isinstance(error, LogNotFound):

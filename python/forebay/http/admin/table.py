@@ -4,13 +4,26 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
 
-from forebay.http.admin import accounts, audit, keys, limits, logs, openapi, prices, usage
+from forebay.http.admin import (
+    accounts,
+    audit,
+    invoices,
+    keys,
+    limits,
+    logs,
+    openapi,
+    prices,
+    usage,
+)
 from forebay.http.admin.operation import PREFIX, Call, DatabaseSource, Endpoint, Operation
+from forebay.metering.document import Document
 from forebay.store.accounts import Account, AccountChanges
+from forebay.store.billing import Billing, BillingChanges, Seller
 from forebay.store.keys import KeyChanges, PublicKey
 from forebay.store.limits import Limits
 from forebay.store.price_records import Correction, NewPrice, Price
 from forebay.store.prompt_log_store import LogRotation, PromptLogContents, PromptLogPage
+from forebay.store.terms import NewTerm, Term, TermEnd
 
 if TYPE_CHECKING:
     from forebay.gateway import Gateway
@@ -26,6 +39,103 @@ def _limits_of(path: str, whom: str) -> list[Operation]:
             "DELETE", path, f"Take away the limits of {whom}", limits.delete_limits, status=204
         ),
     ]
+
+
+_INVOICES: tuple[Operation, ...] = (
+    Operation(
+        "GET",
+        "/invoices",
+        "List invoices and credit notes",
+        invoices.list_invoices,
+        query=invoices.InvoiceQuery,
+        answer=invoices.InvoicePage,
+    ),
+    Operation(
+        "POST",
+        "/invoices",
+        "Finalise an account's invoice of a month",
+        invoices.finalize,
+        body=invoices.Finalization,
+        answer=Document,
+    ),
+    Operation(
+        "GET",
+        "/invoices/{number}",
+        "One invoice or credit note",
+        invoices.get_invoice,
+        answer=Document,
+    ),
+    Operation("GET", "/invoices/{number}/pdf", "The same as PDF", invoices.get_pdf),
+    Operation(
+        "POST",
+        "/invoices/{number}/credit",
+        "Write a credit note to an invoice",
+        invoices.credit_invoice,
+        body=invoices.Credit,
+        answer=Document,
+        status=201,
+    ),
+    Operation(
+        "POST",
+        "/rerate",
+        "Rate an account's usage by the prices in force now",
+        invoices.rerate_account,
+        body=invoices.Rerating,
+        answer=invoices.Adjustments,
+    ),
+    Operation(
+        "GET",
+        "/accounts/{account}/invoices/{month}",
+        "An account's invoice of a month, or its draft",
+        invoices.draft,
+        answer=Document,
+    ),
+    Operation(
+        "GET",
+        "/accounts/{account}/billing",
+        "How an account is billed",
+        invoices.get_billing,
+        answer=Billing,
+    ),
+    Operation(
+        "PATCH",
+        "/accounts/{account}/billing",
+        "Change how an account is billed",
+        invoices.change_billing,
+        body=BillingChanges,
+        answer=Billing,
+    ),
+    Operation(
+        "GET",
+        "/accounts/{account}/terms",
+        "Allowances, discounts and fees of an account",
+        invoices.list_terms,
+        answer=invoices.TermList,
+    ),
+    Operation(
+        "POST",
+        "/accounts/{account}/terms",
+        "Agree on an allowance, a discount or a fee",
+        invoices.add_term,
+        body=NewTerm,
+        answer=Term,
+        status=201,
+    ),
+    Operation(
+        "POST", "/terms/{term}/end", "End a term", invoices.end_term, body=TermEnd, answer=Term
+    ),
+    Operation(
+        "GET", "/seller", "Who writes the invoices", invoices.get_seller, answer=Seller | None
+    ),
+    Operation(
+        "PUT",
+        "/seller",
+        "Say who writes the invoices",
+        invoices.put_seller,
+        body=Seller,
+        answer=Seller,
+    ),
+)
 
 
 async def _document(_: Call) -> dict[str, Any]:
@@ -159,6 +269,7 @@ OPERATIONS: tuple[Operation, ...] = (
         query=usage.UsageQuery,
         answer=usage.UsageReport,
     ),
+    *_INVOICES,
     Operation(
         "GET",
         "/audit",

@@ -5,10 +5,9 @@
 
 -- The time in an event's id, to the millisecond; at the end of 9999 for what is no time.
 CREATE FUNCTION event_time(id uuid) RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT timestamptz '1970-01-01 00:00:00+00'
-        + least(
+    SELECT to_timestamp(least(
             253402300799999, ('x' || left(id::text, 8) || substr(id::text, 10, 4))::bit(48)::bigint
-        ) * interval '1 millisecond'
+        )::double precision / 1000)
 $$;
 
 -- The least UUIDv7 of a millisecond: an event is of the time from a until b when

@@ -19,7 +19,7 @@ use super::segment::{Label, START, Segment};
 /// A record never spans two segments: this much of each may stay empty.
 const SLACK: usize = 16 * 1024;
 /// What an end may have more than its beginning: upstream, finish reason, numbers.
-const END_MORE: usize = 768;
+const END_MORE: usize = 1024;
 
 /// There is no space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +113,8 @@ pub(super) struct Lane {
     state: Mutex<State>,
     /// Something was appended since the keeper looked.
     dirty: AtomicBool,
+    /// The last segment could not be made.
+    starved: AtomicBool,
     wake: Box<dyn Fn(bool) + Send + Sync>,
 }
 
@@ -143,6 +145,7 @@ impl Lane {
                 appended: 0,
             }),
             dirty: AtomicBool::new(false),
+            starved: AtomicBool::new(false),
             wake,
         };
         lane.allocate()?;
@@ -157,16 +160,23 @@ impl Lane {
         let mut state = self.state.lock();
         if self.room(&state) < need + reserve + state.reserved {
             drop(state);
-            (self.wake)(true);
-            return Err(Full);
+            self.expand()?;
+            state = self.state.lock();
+            if self.room(&state) < need + reserve + state.reserved {
+                return Err(Full);
+            }
         }
         let seq = state.next_seq;
         let (segment, begin) = self.append(&mut state, Kind::Begin, seq, row, crc)?;
         state.next_seq += 1;
         state.reserved += reserve;
         segment.open.fetch_add(1, Ordering::Relaxed);
+        let scarce = !self.is_ahead(&state);
         drop(state);
         self.appended();
+        if scarce {
+            (self.wake)(true);
+        }
         Ok(Opened {
             segment,
             begin,
@@ -208,8 +218,6 @@ impl Lane {
         let crc = crc32c::crc32c(row);
         let mut state = self.state.lock();
         if self.room(&state) < frame::size(Kind::Entry, row.len()) + state.reserved {
-            drop(state);
-            (self.wake)(true);
             return Err(Full);
         }
         let seq = state.next_seq;
@@ -280,6 +288,27 @@ impl Lane {
         active + spare * state.spares.len()
     }
 
+    /// Whether there is as much space as there should be.
+    fn is_ahead(&self, state: &State) -> bool {
+        self.room(state) >= state.reserved + self.usable() / 2 + SLACK
+    }
+
+    /// Requests came faster than the keeper makes space: one of them does it, unless it cannot be
+    /// done.
+    fn expand(&self) -> Result<(), Full> {
+        if !self.starved.load(Ordering::Relaxed) && self.may_grow() && self.allocate().is_ok() {
+            return Ok(());
+        }
+        (self.wake)(true);
+        Err(Full)
+    }
+
+    fn may_grow(&self) -> bool {
+        let state = self.state.lock();
+        let files = (state.segments.len() + state.spares.len()) as u64;
+        (files + 1) * self.layout.segment_bytes <= self.layout.max_bytes
+    }
+
     /// Makes a segment ahead.
     fn allocate(&self) -> io::Result<()> {
         let number = {
@@ -288,8 +317,9 @@ impl Lane {
             state.files
         };
         let path = self.layout.folder.join(format!("{number:010}.seg"));
-        let segment = Segment::allocate(&*self.disk, path, self.layout.segment_bytes)?;
-        self.state.lock().spares.push(segment);
+        let segment = Segment::allocate(&*self.disk, path, self.layout.segment_bytes);
+        self.starved.store(segment.is_err(), Ordering::Relaxed);
+        self.state.lock().spares.push(segment?);
         Ok(())
     }
 
@@ -303,9 +333,7 @@ impl Lane {
             let unsynced: Vec<_> = state
                 .segments
                 .iter()
-                .filter(|segment| {
-                    segment.synced() < segment.written() || segment.open.load(Ordering::Relaxed) > 0
-                })
+                .filter(|segment| segment.is_unsynced())
                 .cloned()
                 .collect();
             (state.appended, unsynced)
@@ -313,6 +341,7 @@ impl Lane {
         let mut synced = appended;
         for segment in unsynced {
             if let Err(error) = segment.sync(&*self.disk) {
+                // Nothing is said to be on the disk before what is unconfirmed is elsewhere.
                 synced = 0;
                 self.replace(&segment);
                 outcome = outcome.and(Err(error));
@@ -329,16 +358,10 @@ impl Lane {
     }
 
     fn prepare(&self) -> io::Result<()> {
-        loop {
-            let state = self.state.lock();
-            let files = (state.segments.len() + state.spares.len()) as u64;
-            let ahead = self.room(&state) >= state.reserved + self.usable() / 2 + SLACK;
-            drop(state);
-            if ahead || (files + 1) * self.layout.segment_bytes > self.layout.max_bytes {
-                return Ok(());
-            }
+        while !self.is_ahead(&self.state.lock()) && self.may_grow() {
             self.allocate()?;
         }
+        Ok(())
     }
 
     /// After a failed sync nobody knows what of the file is on the disk, and a later sync that
@@ -452,6 +475,10 @@ impl Lane {
     pub(super) fn done(&self, passage: Passage) {
         if self.pass(passage.from, passage.until) {
             self.tidy();
+            if !self.is_ahead(&self.state.lock()) {
+                // There is space again, and perhaps nobody who asks for it.
+                (self.wake)(true);
+            }
         }
     }
 

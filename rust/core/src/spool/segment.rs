@@ -22,6 +22,8 @@ pub(super) const VERSION: u32 = 1;
 pub(super) const START: usize = 192;
 /// Bytes of a node's name that are kept.
 const NODE: usize = 128;
+/// In place of what is synced, of a file that is not relied on.
+const GIVEN_UP: usize = usize::MAX;
 /// Words of progress.
 const WORDS: usize = frame::PROGRESS / size_of::<u64>();
 
@@ -50,6 +52,8 @@ pub(super) struct Segment {
     /// Requests whose [`Kind::Begin`] is here and whose end is not written yet.
     pub open: AtomicU64,
     unloaded: AtomicBool,
+    /// A sync has failed.
+    failed: AtomicBool,
     label: Label,
 }
 
@@ -98,6 +102,7 @@ impl Segment {
             synced: AtomicUsize::new(0),
             open: AtomicU64::new(0),
             unloaded: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             label,
         })
     }
@@ -135,17 +140,30 @@ impl Segment {
         self.synced.load(Ordering::Acquire)
     }
 
-    /// Brings all that was written to the disk.
+    /// Whether there is something to bring to the disk: records, or progress.
+    pub(super) fn is_unsynced(&self) -> bool {
+        let synced = self.synced();
+        let is_open = self.open.load(Ordering::Relaxed) > 0;
+        synced != GIVEN_UP && (is_open || synced < self.written())
+    }
+
+    /// Brings all that was written to the disk. Once it has failed it fails.
     pub(super) fn sync(&self, disk: &dyn Disk) -> io::Result<()> {
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(io::Error::other("an earlier sync of the file failed"));
+        }
         let written = self.written();
-        disk.sync(&self.file)?;
+        if let Err(error) = disk.sync(&self.file) {
+            self.failed.store(true, Ordering::Relaxed);
+            return Err(error);
+        }
         self.synced.fetch_max(written, Ordering::AcqRel);
         Ok(())
     }
 
-    /// A failed sync stays failed: what was written is to be written elsewhere.
+    /// What was written is elsewhere now.
     pub(super) fn give_up_sync(&self) {
-        self.synced.store(usize::MAX, Ordering::Release);
+        self.synced.store(GIVEN_UP, Ordering::Release);
     }
 
     /// Gives the memory of its pages back, once; they come again from the file when they are read.
