@@ -15,6 +15,7 @@ mod lane;
 pub mod row;
 mod segment;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,8 @@ use crate::metrics::{Counter, Gauge, Registry};
 
 /// When a client may come again that was refused for want of space.
 const RETRY: Duration = Duration::from_secs(1);
+/// Begins the name of a folder that is being removed.
+const GONE: &str = ".gone-";
 /// A part of what usage may take is kept for prompt logs.
 const LOG_SHARE: u64 = 4;
 /// Above this part of its space the usage lane is given all there is: prompt logs are dropped.
@@ -331,6 +334,11 @@ impl Spool {
         for entry in std::fs::read_dir(&self.config.root)? {
             let folder = entry?.path();
             let name = folder.file_name().and_then(|name| name.to_str());
+            if name.is_some_and(|name| name.starts_with(GONE)) {
+                // Its process was killed while it removed it; another may do so at this moment.
+                let _ = std::fs::remove_dir_all(&folder);
+                continue;
+            }
             let is_spool = name.is_some_and(|name| {
                 name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
             });
@@ -464,8 +472,7 @@ impl Spool {
         all.retain(|adopted| {
             let waits = adopted.usage.waiting() + adopted.logs.waiting() > 0;
             if !waits {
-                // What cannot be removed is adopted, and found empty, by the next.
-                let _ = std::fs::remove_dir_all(&adopted.folder);
+                remove(&adopted.folder);
             }
             waits
         });
@@ -520,11 +527,25 @@ impl Spool {
         }
         self.keep();
         if self.usage.is_empty() && self.logs.is_empty() {
-            // What cannot be removed is adopted, and found empty, by the next. The root goes with
-            // the last spool in it.
-            let _ = std::fs::remove_dir_all(&self.folder);
+            remove(&self.folder);
+            // The root goes with the last spool in it.
             let _ = std::fs::remove_dir(&self.config.root);
         }
+    }
+}
+
+/// Removes a spool's folder. It gets another name first: a process may be killed half-way, and what
+/// is left then, without its lock or its segments, is no spool.
+fn remove(folder: &Path) {
+    let Some(name) = folder.file_name() else {
+        return;
+    };
+    let mut gone = OsString::from(GONE);
+    gone.push(name);
+    let gone = folder.with_file_name(gone);
+    // What cannot be removed is adopted, and found empty, by the next.
+    if std::fs::rename(folder, &gone).is_ok() {
+        let _ = std::fs::remove_dir_all(&gone);
     }
 }
 
