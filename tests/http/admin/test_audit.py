@@ -37,7 +37,8 @@ async def test_every_operation_that_writes_is_in_it(admin: Admin, database: Data
     for number, operation in enumerate(revoked_last):
         body, action = WRITES[operation.method, operation.path]
         path = operation.path.format(key_id=key["id"], account="acme", model="known/model")
-        asked = {"x-request-id": f"walk-{number}"}
+        # As the core's listener passes it on.
+        asked = {"x-request-id": f"walk-{number}", "x-forebay-peer": "2001:db8::7"}
         answer = await admin.call(operation.method, path, body, headers=asked)
         assert answer.status_code == operation.status, answer.text
         assert answer.headers["x-request-id"] == f"walk-{number}"
@@ -45,7 +46,7 @@ async def test_every_operation_that_writes_is_in_it(admin: Admin, database: Data
         assert newest["action"] == action, path
         assert newest["actor"] == f"key:{own['id']}"
         assert newest["request_id"] == f"walk-{number}"
-        assert newest["remote"] == "127.0.0.1"
+        assert newest["remote"] == "2001:db8::7"
 
 
 async def test_what_is_refused_is_not_in_it(admin: Admin) -> None:
