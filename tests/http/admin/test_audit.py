@@ -40,7 +40,9 @@ async def test_every_operation_that_writes_is_in_it(admin: Admin, database: Data
     price = await admin.send("POST", "/prices", PRICE, status=201)
     (own,) = (await admin.get("/keys?account=ops"))["data"]
     # What leaves nothing to write to comes last.
-    ordered = sorted(writing, key=lambda operation: operation.path.endswith(("/revoke", "/correct")))
+    ordered = sorted(
+        writing, key=lambda operation: operation.path.endswith(("/revoke", "/correct"))
+    )
     for number, operation in enumerate(ordered):
         body, action = WRITES[operation.method, operation.path]
         names = {"key_id": key["id"], "account": "acme", "price_id": price["id"]}
