@@ -113,7 +113,11 @@ async def test_one_server_away_costs_the_others_nothing(
             )
             for shard, one in enumerate(passed):
                 assert 0.5 * PER_S * SPAN_S <= one <= PER_S * SPAN_S + SLACK, passed
-                assert [lease.in_share for lease in limits[shard]] == [shard == gone] * 3
+                # One slow call sends a lease to its share for a quarter of a second.
+                await eventually(
+                    lambda s=shard: [one.in_share for one in limits[s]] == [s == gone] * 3,  # type: ignore[misc]
+                    "only its own limits are in shares",
+                )
         finally:
             if fault == "killed":
                 await asyncio.to_thread(server.start)
@@ -122,7 +126,7 @@ async def test_one_server_away_costs_the_others_nothing(
         await eventually(lambda: all(n.syncer.state() == "ok" for n in made), "all well", 8.0)
         passed = await asyncio.gather(*(flood(made, each, 1.0, PAUSE_S) for each in limits))
         assert 0.7 * PER_S <= passed[gone] <= BURST + PER_S + SLACK
-        assert not any(lease.in_share for each in limits for lease in each)
+        await eventually(lambda: not any(one.in_share for each in limits for one in each), "healed")
 
 
 async def test_all_away_is_the_store_away_and_each_heals_by_itself(
