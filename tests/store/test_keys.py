@@ -219,6 +219,8 @@ async def test_records_for_the_core(database: Database) -> None:
         "rpm": 60,
         "rpm_burst": 10,
         "per_model": {},
+        "log_level": None,
+        "log_sample": None,
         "expires_at": int(record.expires_at),
         "revoked": False,
     }

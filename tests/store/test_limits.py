@@ -224,7 +224,14 @@ def test_limits_for_the_core() -> None:
         SubjectLimits(scope="key_model", id="k", model="m", limits=Limits(concurrency=1)),
     ]
     assert msgspec.json.decode(encode_limits(subjects)) == [
-        {"scope": "account", "id": "a", **NO_LIMITS, "weight": 2.5},
+        {
+            "scope": "account",
+            "id": "a",
+            **NO_LIMITS,
+            "weight": 2.5,
+            "log_level": "off",
+            "log_sample": 1.0,
+        },
         {
             "scope": "model",
             "id": "m",

@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.support.processes import Gateway, Key
 from tests.support.wait import until
-from tests.support.wire import CHAT, Answer, chat
+from tests.support.wire import CHAT, Answer, Headers, chat
 
 
 def everywhere(what: str, probe: Callable[[], bool]) -> None:
@@ -22,9 +22,10 @@ class Admin:
         self.key = gateway.new_key(kind="admin").secret
         everywhere("the admin key", lambda: self.call("GET", "/keys").status == 200)
 
-    def call(self, method: str, path: str, body: Any = None) -> Answer:
+    def call(self, method: str, path: str, body: Any = None, headers: Headers = ()) -> Answer:
         """One request to a path below ``/admin/v1``."""
-        return self.gateway.call(f"/admin/v1{path}", body, key=self.key, method=method)
+        path = f"/admin/v1{path}"
+        return self.gateway.call(path, body, key=self.key, method=method, headers=headers)
 
     def send(self, method: str, path: str, body: Any = None) -> Any:
         """The content of a good answer."""

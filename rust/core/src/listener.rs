@@ -2,14 +2,14 @@
 //!
 //! A request for one of the inference paths costs no Python: it is read, admitted and relayed on
 //! the runtime's thread. All other paths go, as they came, to the application (Starlette), which
-//! listens on a Unix socket of this process.
+//! listens on a Unix socket of this process, with the client's address in `x-forebay-peer`.
 mod app;
 mod body;
 mod inference;
 mod socket;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -152,7 +152,7 @@ async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => connection(&builder, &graceful, &shared, stream),
+            Ok((stream, peer)) => connection(&builder, &graceful, &shared, stream, peer.ip()),
             // One connection failed, or there are no descriptors left: neither ends the listener.
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
@@ -166,13 +166,14 @@ fn connection(
     graceful: &GracefulShutdown,
     shared: &Arc<Shared>,
     stream: TcpStream,
+    peer: IpAddr,
 ) {
     // It fails only on a connection that is gone already.
     let _ = stream.set_nodelay(true);
     let bounds = &shared.bounds;
     let stream = Socket::new(stream, bounds.header_read, bounds.write_stall);
     let shared = Arc::clone(shared);
-    let service = service_fn(move |request| handle(Arc::clone(&shared), request));
+    let service = service_fn(move |request| handle(Arc::clone(&shared), peer, request));
     let serving = graceful.watch(
         builder
             .serve_connection(TokioIo::new(stream), service)
@@ -186,6 +187,7 @@ fn connection(
 
 async fn handle(
     shared: Arc<Shared>,
+    peer: IpAddr,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, std::convert::Infallible> {
     if let Err(error) = inference::framing(request.headers(), request.version()) {
@@ -193,7 +195,7 @@ async fn handle(
     }
     let answer = match Endpoint::of_path(request.uri().path()) {
         Some(endpoint) => inference::answer(&shared, endpoint, request).await,
-        None => shared.app.answer(&shared, request).await,
+        None => shared.app.answer(&shared, peer, request).await,
     };
     Ok(answer)
 }

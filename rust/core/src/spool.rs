@@ -16,8 +16,9 @@ pub mod row;
 mod segment;
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -554,8 +555,11 @@ fn make_folder(root: &Path, id: [u8; 16]) -> io::Result<(PathBuf, File)> {
     let name = uuid::Uuid::from_bytes(id).simple().to_string();
     // Under another name until its lock is held: else it looks as if its process had gone.
     let making = root.join(format!(".{name}"));
-    std::fs::create_dir_all(making.join("usage"))?;
-    std::fs::create_dir_all(making.join("logs"))?;
+    // What is in it is nobody else's to read.
+    let mut private = DirBuilder::new();
+    private.recursive(true).mode(0o700);
+    private.create(making.join("usage"))?;
+    private.create(making.join("logs"))?;
     File::create(making.join("lock"))?;
     let lock =
         dead::lock(&making)?.ok_or_else(|| io::Error::other("the new spool's lock is taken"))?;

@@ -311,3 +311,23 @@ async fn an_address_is_shared_only_by_those_that_say_so() {
     let alone = rig.listen();
     assert!(rig.listen_on(alone.address(), true).is_err());
 }
+
+#[tokio::test]
+async fn the_application_is_told_who_asks_and_not_by_the_client() {
+    let engine = ready().await;
+    let rig = Rig::new(Setup::default(), &[&engine]);
+    let listener = rig.listen();
+    let mut client = Client::connect(listener.address()).await;
+    let forged = "x-forebay-peer: 192.0.2.1\r\nX-Forebay-Peer: 192.0.2.2\r\n";
+    for headers in ["", forged, "connection: x-forebay-peer\r\n"] {
+        let head = format!("GET /v1/other HTTP/1.1\r\nhost: a\r\n{headers}\r\n");
+        client.send(head).await;
+        let reply = client.reply().await.unwrap();
+        let peers: Vec<_> = reply
+            .body
+            .lines()
+            .filter_map(|line| line.strip_prefix("x-forebay-peer: "))
+            .collect();
+        assert_eq!(peers, ["127.0.0.1"], "{}", reply.body);
+    }
+}

@@ -9,6 +9,7 @@ from forebay.store import Database
 from tests.http.admin.conftest import Admin, MakeAdmin
 from tests.support.prompt_logs import OLD, insert, log
 
+PRICE = {"model": "known/model", "input": "1", "output": "2"}
 WRITES: dict[tuple[str, str], tuple[Any, str]] = {
     ("POST", "/keys"): ({"name": "x", "account": "acme"}, "key.create"),
     ("PATCH", "/keys/{key_id}"): ({"rpm": 7}, "key.change"),
@@ -23,6 +24,10 @@ WRITES: dict[tuple[str, str], tuple[Any, str]] = {
     ("PUT", "/models/{model}/limits"): ({"rpm": 7}, "limits.create"),
     ("DELETE", "/models/{model}/limits"): (None, "limits.delete"),
     ("POST", "/logs/rotate"): (None, "logs.rotate"),
+    ("POST", "/prices"): ({**PRICE, "model": "one"}, "price.create"),
+    ("POST", "/prices/import"): ({"prices": [{**PRICE, "model": "two"}]}, "price.create"),
+    ("POST", "/prices/{price_id}/end"): (None, "price.change"),
+    ("POST", "/prices/{price_id}/correct"): ({"input": "2"}, "price.create"),
 }
 """A body for every operation that writes, and what the log calls it."""
 
@@ -32,12 +37,18 @@ async def test_every_operation_that_writes_is_in_it(admin: Admin, database: Data
     assert {(operation.method, operation.path) for operation in writing} == set(WRITES)
     await insert(database.url, log(key=("old", OLD)))
     key = await admin.send("POST", "/keys", {"name": "x", "account": "acme"}, status=201)
+    price = await admin.send("POST", "/prices", PRICE, status=201)
     (own,) = (await admin.get("/keys?account=ops"))["data"]
-    revoked_last = sorted(writing, key=lambda operation: operation.path.endswith("/revoke"))
-    for number, operation in enumerate(revoked_last):
+    # What leaves nothing to write to comes last.
+    ordered = sorted(
+        writing, key=lambda operation: operation.path.endswith(("/revoke", "/correct"))
+    )
+    for number, operation in enumerate(ordered):
         body, action = WRITES[operation.method, operation.path]
-        path = operation.path.format(key_id=key["id"], account="acme", model="known/model")
-        asked = {"x-request-id": f"walk-{number}"}
+        names = {"key_id": key["id"], "account": "acme", "price_id": price["id"]}
+        path = operation.path.format(**names, model="known/model")
+        # As the core's listener passes it on.
+        asked = {"x-request-id": f"walk-{number}", "x-forebay-peer": "2001:db8::7"}
         answer = await admin.call(operation.method, path, body, headers=asked)
         assert answer.status_code == operation.status, answer.text
         assert answer.headers["x-request-id"] == f"walk-{number}"
@@ -45,7 +56,7 @@ async def test_every_operation_that_writes_is_in_it(admin: Admin, database: Data
         assert newest["action"] == action, path
         assert newest["actor"] == f"key:{own['id']}"
         assert newest["request_id"] == f"walk-{number}"
-        assert newest["remote"] == "127.0.0.1"
+        assert newest["remote"] == "2001:db8::7"
 
 
 async def test_what_is_refused_is_not_in_it(admin: Admin) -> None:

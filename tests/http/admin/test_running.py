@@ -205,5 +205,13 @@ def test_a_change_is_in_the_audit_log(admin: Admin) -> None:
     assert entry["action"] == "limits.create"
     assert admin.send("GET", f"/keys/{entry['actor'].removeprefix('key:')}")["kind"] == "admin"
     assert entry["request_id"].startswith("req_")
-    # Behind the core's listener the application does not see the client's address.
-    assert entry["remote"] in (None, "127.0.0.1")
+    assert entry["remote"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("name", ["x-forebay-peer", "X-Forebay-Peer", "x-forwarded-for"])
+def test_a_client_cannot_say_where_it_is(admin: Admin, name: str) -> None:
+    path = f"/models/forged-{name.lower()}/limits"
+    forged = [(name, "192.0.2.1"), (name, "192.0.2.2")]
+    assert admin.call("PUT", path, {"rpm": 6}, forged).status == 200
+    (entry,) = admin.send("GET", f"/audit?subject=model:forged-{name.lower()}")["data"]
+    assert entry["remote"] == "127.0.0.1"

@@ -153,7 +153,7 @@ class Endpoint:
                     body,
                     self._database(),
                 )
-                who = actor(request, headers)
+                who = actor(request, headers, self._config.listen)
                 with acting(who):
                     answer = await operation.run(call)
         except (StoreUnavailable, *UNREACHABLE) as error:

@@ -1,5 +1,6 @@
 //! The way to the application: plain HTTP/1.1 over a Unix socket, kept alive.
 use std::future::Future;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +20,10 @@ use super::body::Answer;
 use super::inference::refused;
 use crate::error::{Error, Kind};
 use crate::upstream::is_hop_by_hop;
+
+/// Tells the application who sent a request: the address of the connection's other end. What a
+/// client says under this name never gets there.
+const PEER: HeaderName = HeaderName::from_static("x-forebay-peer");
 
 /// The application behind the listener.
 pub(super) struct App {
@@ -40,15 +45,16 @@ impl App {
         Self { client }
     }
 
-    /// Passes a request on and its answer back.
+    /// Passes a request of `peer` on and its answer back.
     pub(super) async fn answer(
         &self,
         shared: &Shared,
+        peer: IpAddr,
         request: Request<Incoming>,
     ) -> Response<Answer> {
         let modern = request.version() < Version::HTTP_2;
         let id = request.headers().get("x-request-id").cloned();
-        match self.client.request(forwarded(request)).await {
+        match self.client.request(forwarded(request, peer)).await {
             Ok(response) => {
                 let (mut parts, body) = response.into_parts();
                 strip(&mut parts.headers);
@@ -74,9 +80,14 @@ impl App {
     }
 }
 
-fn forwarded(request: Request<Incoming>) -> Request<Incoming> {
+fn forwarded(request: Request<Incoming>, peer: IpAddr) -> Request<Incoming> {
     let (mut parts, body) = request.into_parts();
     strip(&mut parts.headers);
+    parts.headers.remove(PEER);
+    // An IPv4 client of an IPv6 socket is known by the address that it has.
+    if let Ok(peer) = HeaderValue::try_from(peer.to_canonical().to_string()) {
+        parts.headers.insert(PEER, peer);
+    }
     if let Some(authority) = parts.uri.authority()
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
     {
