@@ -12,7 +12,7 @@ use memchr::memmem::Finder;
 use crate::error::{Error, Kind};
 use crate::scrub::{self, Asked};
 use crate::sse::{Decoder, Frame};
-use crate::usage::{Inspected, Usage};
+use crate::usage::{Choice, Inspected, Usage};
 
 static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
 static FINISH: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"finish_reason\""));
@@ -181,7 +181,7 @@ impl StreamRelay {
             self.finishes += 1;
             self.finish_reason = Some(reason.to_owned());
         }
-        if !choices.is_empty() && !finished {
+        if !choices.is_empty() && (!finished || choices.iter().any(Choice::has_text)) {
             self.content_events += 1;
         }
         let Some(raw_usage) = seen.usage.filter(|raw| raw.get() != "null") else {

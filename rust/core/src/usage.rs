@@ -152,6 +152,17 @@ pub struct Choice<'a> {
     /// `stop`, `length`, `tool_calls` …; `None` while running.
     #[serde(borrow, default)]
     pub finish_reason: Option<Cow<'a, str>>,
+    /// What a completion says, raw.
+    #[serde(borrow, default)]
+    pub text: Option<&'a RawValue>,
+}
+
+impl Choice<'_> {
+    /// Whether a completion's text goes on here: its end may come with some.
+    pub fn has_text(&self) -> bool {
+        self.text
+            .is_some_and(|raw| !matches!(raw.get(), "null" | "\"\""))
+    }
 }
 
 impl<'a> Inspected<'a> {

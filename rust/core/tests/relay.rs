@@ -297,3 +297,16 @@ fn comments_pass_and_null_text_is_mended() {
     );
     assert!(out.ends_with("data: [DONE]\n\n"));
 }
+
+#[test]
+fn an_end_with_text_counts_as_text() {
+    let trace = trace("031-completions-stream");
+    for (last, counted) in [("\"b\"", 2), ("\"\"", 1), ("null", 1)] {
+        let stream = format!(
+            "data: {{\"choices\":[{{\"text\":\"a\"}}]}}\n\ndata: {{\"choices\":[{{\"text\":{last},\"finish_reason\":\"length\"}}]}}\n\ndata: [DONE]\n\n"
+        );
+        let (relay, _, result) = relay(shape(&trace), stream.as_bytes(), &[7]);
+        assert!(result.is_ok());
+        assert_eq!(relay.content_events(), counted, "{last}");
+    }
+}
