@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -20,6 +21,17 @@ use super::segment::{Label, START, Segment};
 const SLACK: usize = 16 * 1024;
 /// What an end may have more than its beginning: upstream, finish reason, numbers.
 const END_MORE: usize = 1024;
+
+/// How long a disk that failed is left alone, at first and at most.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// A disk that fails.
+struct Failure {
+    until: Instant,
+    wait: Duration,
+    cause: String,
+}
 
 /// There is no space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,17 +129,18 @@ pub(super) struct Lane {
     dirty: AtomicBool,
     /// The last segment could not be made.
     starved: AtomicBool,
+    failing: Mutex<Option<Failure>>,
     wake: Box<dyn Fn(bool) + Send + Sync>,
 }
 
 impl Lane {
-    /// An empty lane with one segment. `wake` is called when [`Lane::keep`] has something to do, and
+    /// An empty lane, with one segment if there is space. `wake` is called when [`Lane::keep`] has something to do, and
     /// whether at once.
     pub(super) fn create(
         layout: Layout,
         disk: Arc<dyn Disk>,
         wake: Box<dyn Fn(bool) + Send + Sync>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let lane = Self {
             layout,
             disk,
@@ -149,10 +162,12 @@ impl Lane {
             }),
             dirty: AtomicBool::new(false),
             starved: AtomicBool::new(false),
+            failing: Mutex::default(),
             wake,
         };
-        lane.allocate()?;
-        Ok(lane)
+        // Without space nothing begins, but what others left can be shipped, which makes some.
+        let _ = lane.allocate();
+        lane
     }
 
     /// Records that a request begins, and keeps space for its end.
@@ -333,6 +348,13 @@ impl Lane {
     pub(super) fn keep(&self) -> (u64, io::Result<()>) {
         self.dirty.store(false, Ordering::Release);
         let mut outcome = self.prepare();
+        if let Some(failure) = self.failing.lock().as_ref()
+            && Instant::now() < failure.until
+        {
+            // A disk that fails is not filled with copies of what it does not take.
+            let cause = io::Error::other(failure.cause.clone());
+            return (0, outcome.and(Err(cause)));
+        }
         let (appended, unsynced) = {
             let state = self.state.lock();
             let unsynced: Vec<_> = state
@@ -344,16 +366,34 @@ impl Lane {
             (state.appended, unsynced)
         };
         let mut synced = appended;
+        let mut failed = None;
         for segment in unsynced {
             if let Err(error) = segment.sync(&*self.disk) {
                 // Nothing is said to be on the disk before what is unconfirmed is elsewhere.
                 synced = 0;
                 self.replace(&segment);
+                failed = Some(error.to_string());
                 outcome = outcome.and(Err(error));
             }
         }
+        self.note_failure(failed);
         self.tidy();
         (synced, outcome)
+    }
+
+    /// After a failure the disk is given time, more after each.
+    fn note_failure(&self, cause: Option<String>) {
+        let mut failing = self.failing.lock();
+        *failing = cause.map(|cause| {
+            let wait = failing
+                .as_ref()
+                .map_or(FIRST_WAIT, |failure| (failure.wait * 2).min(LAST_WAIT));
+            Failure {
+                until: Instant::now() + wait,
+                wait,
+                cause,
+            }
+        });
     }
 
     /// Whether the keeper should look again soon without being woken.
@@ -371,14 +411,22 @@ impl Lane {
     /// succeeds says nothing: what is unconfirmed is written again, elsewhere. What is read twice
     /// for that is dropped by the ledger.
     fn replace(&self, segment: &Arc<Segment>) {
+        let is_spare = !self.state.lock().spares.is_empty();
+        if !is_spare {
+            // Without one it is tried again in the next round.
+            let _ = self.allocate();
+        }
+        let mut state = self.state.lock();
         let from = segment.synced().max(START);
         let until = segment.written();
-        let mut state = self.state.lock();
         let active = state.segments.back();
         if active.is_some_and(|active| Arc::ptr_eq(active, segment))
             && self.rotate(&mut state).is_err()
         {
-            // Without another segment there is nowhere to write; the next round tries again.
+            return;
+        }
+        if self.room(&state) < until.saturating_sub(from) + state.reserved {
+            // The ends of running requests go first.
             return;
         }
         let mut at = from;
