@@ -30,9 +30,9 @@ log = structlog.get_logger("forebay.metering")
 def spool_folder(configured: str | None) -> Path:
     """Where spools are: what is configured, else ``forebay/spool`` among the user's state."""
     if configured is not None:
-        return Path(configured)
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "forebay" / "spool"
+        return Path(configured).absolute()
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(state).absolute() / "forebay" / "spool"
 
 
 class Books:

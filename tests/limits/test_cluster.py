@@ -16,7 +16,7 @@ BURST = 60
 SLACK = 3 * 6
 """What three nodes hold and owe at most: a twentieth of the burst, each, of both."""
 PAUSE_S = 0.01
-SPAN_S = 1.5
+SPAN_S = 1.2
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ async def test_accounts_are_spread_and_each_limit_holds(
     async with nodes(cores, cluster.url) as made:
         limits = [rates(made, account) for account in accounts]
         began = asyncio.get_running_loop().time()
-        passed = await asyncio.gather(*(flood(made, each, 2.0, PAUSE_S) for each in limits))
+        passed = await asyncio.gather(*(flood(made, each, 1.5, PAUSE_S) for each in limits))
         ideal = BURST + PER_S * (asyncio.get_running_loop().time() - began)
         for one in passed:
             assert 0.8 * ideal <= one <= ideal + SLACK
@@ -92,19 +92,19 @@ async def test_one_server_away_costs_the_others_nothing(
     accounts = [account_at(cluster, shard, fault) for shard in range(3)]
     async with nodes(cores, cluster.url) as made:
         limits = [rates(made, account) for account in accounts]
-        # Longer than a second, so that each has heard of the others.
-        await asyncio.gather(*(flood(made, each, 1.3, PAUSE_S) for each in limits))
+        await asyncio.gather(*(flood(made, each, 0.6, PAUSE_S) for each in limits))
+        await eventually(lambda: all(n.leases.live == 3 for n in made), "all have heard of all")
         if fault == "killed":
             server.kill()
         else:
             server.pause()
         try:
-            await asyncio.gather(*(flood(made, each, 0.7, PAUSE_S) for each in limits))
+            await asyncio.gather(*(flood(made, each, 0.6, PAUSE_S) for each in limits))
             told = "degraded: 1 of 3 servers of the store away for"
             for node in made:
-                assert node.syncer.state().startswith(told), node.syncer.state()
+                await eventually(lambda n=node: n.syncer.state().startswith(told), told)  # type: ignore[misc]
                 assert node.syncer.state().endswith("limits there are 1/3 of each")
-            # Of the others, one node may have all: nobody is down to a share.
+            # Of the others, one node may have all, less what was owed: a share is a third.
             passed = await asyncio.gather(
                 *(
                     flood(made if shard == gone else made[:1], limits[shard], SPAN_S, PAUSE_S)
@@ -112,8 +112,12 @@ async def test_one_server_away_costs_the_others_nothing(
                 )
             )
             for shard, one in enumerate(passed):
-                assert 0.8 * PER_S * SPAN_S <= one <= PER_S * SPAN_S + SLACK, passed
-                assert [lease.in_share for lease in limits[shard]] == [shard == gone] * 3
+                assert 0.5 * PER_S * SPAN_S <= one <= PER_S * SPAN_S + SLACK, passed
+                # One slow call sends a lease to its share for a quarter of a second.
+                await eventually(
+                    lambda s=shard: [one.in_share for one in limits[s]] == [s == gone] * 3,  # type: ignore[misc]
+                    "only its own limits are in shares",
+                )
         finally:
             if fault == "killed":
                 await asyncio.to_thread(server.start)
@@ -122,7 +126,7 @@ async def test_one_server_away_costs_the_others_nothing(
         await eventually(lambda: all(n.syncer.state() == "ok" for n in made), "all well", 8.0)
         passed = await asyncio.gather(*(flood(made, each, 1.0, PAUSE_S) for each in limits))
         assert 0.7 * PER_S <= passed[gone] <= BURST + PER_S + SLACK
-        assert not any(lease.in_share for each in limits for lease in each)
+        await eventually(lambda: not any(one.in_share for each in limits for one in each), "healed")
 
 
 async def test_all_away_is_the_store_away_and_each_heals_by_itself(

@@ -48,7 +48,7 @@ class Valkey:
         options |= {"port": str(self.port), "daemonize": "no", "logfile": "log"}
         if self.cluster:
             options |= {"cluster-enabled": "yes", "cluster-port": str(self.bus_port)}
-            options |= {"cluster-node-timeout": "1000", "cluster-require-full-coverage": "no"}
+            options |= {"cluster-node-timeout": "700", "cluster-require-full-coverage": "no"}
         began = (self.folder / "nodes.conf").exists()
         command = [str(get_binary_path())]
         for name, value in options.items():

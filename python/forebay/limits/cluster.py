@@ -34,12 +34,13 @@ class Cluster:
         # The first slots of ranges, ascending, with the last ones and who has them.
         self._starts: list[int] = []
         self._ranges: list[tuple[int, Address]] = []
+        self._names: list[str] = []
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_at = -REFRESH_S
 
     def servers(self) -> list[str]:
         """The names of those that have slots; none before the first call."""
-        return sorted({_name(address) for _, address in self._ranges})
+        return self._names
 
     def server_of(self, key: str) -> str:
         """The name of the one that has the key, empty while that is not known."""
@@ -48,7 +49,7 @@ class Cluster:
 
     def key_at(self, server: str, prefix: str) -> str | None:
         """A key that the server has. None if it has no slots."""
-        if server not in self.servers():
+        if server not in self._names:
             return None
         keys = (f"{prefix}{number}" for number in range(1 << 20))
         return next((key for key in keys if self.server_of(key) == server), None)
@@ -139,6 +140,7 @@ class Cluster:
             if ranges:
                 self._starts = [first for first, _, _ in ranges]
                 self._ranges = [(last, owner) for _, last, owner in ranges]
+                self._names = sorted({_name(owner) for _, _, owner in ranges})
                 await self._forget_clients()
                 return
         raise failure

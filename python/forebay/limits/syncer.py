@@ -178,7 +178,9 @@ class Syncer:
             away_s = round(time.monotonic() - server.lost_at, 1)
             told = {"server": server.name} if server.name else {}
             log.info("the store of shared limits is back", away_s=away_s, **told)
-        self._judge()
+        if self._lost:
+            # Not by this one's breaker alone: it may have been unknown until now.
+            self._judge()
         return reply
 
     def _judge(self) -> None:

@@ -15,8 +15,10 @@ mod lane;
 pub mod row;
 mod segment;
 
-use std::fs::File;
+use std::ffi::OsString;
+use std::fs::{DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,6 +40,8 @@ use crate::metrics::{Counter, Gauge, Registry};
 
 /// When a client may come again that was refused for want of space.
 const RETRY: Duration = Duration::from_secs(1);
+/// Begins the name of a folder that is being removed.
+const GONE: &str = ".gone-";
 /// A part of what usage may take is kept for prompt logs.
 const LOG_SHARE: u64 = 4;
 /// Above this part of its space the usage lane is given all there is: prompt logs are dropped.
@@ -331,6 +335,11 @@ impl Spool {
         for entry in std::fs::read_dir(&self.config.root)? {
             let folder = entry?.path();
             let name = folder.file_name().and_then(|name| name.to_str());
+            if name.is_some_and(|name| name.starts_with(GONE)) {
+                // Its process was killed while it removed it; another may do so at this moment.
+                let _ = std::fs::remove_dir_all(&folder);
+                continue;
+            }
             let is_spool = name.is_some_and(|name| {
                 name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
             });
@@ -464,8 +473,7 @@ impl Spool {
         all.retain(|adopted| {
             let waits = adopted.usage.waiting() + adopted.logs.waiting() > 0;
             if !waits {
-                // What cannot be removed is adopted, and found empty, by the next.
-                let _ = std::fs::remove_dir_all(&adopted.folder);
+                remove(&adopted.folder);
             }
             waits
         });
@@ -520,11 +528,25 @@ impl Spool {
         }
         self.keep();
         if self.usage.is_empty() && self.logs.is_empty() {
-            // What cannot be removed is adopted, and found empty, by the next. The root goes with
-            // the last spool in it.
-            let _ = std::fs::remove_dir_all(&self.folder);
+            remove(&self.folder);
+            // The root goes with the last spool in it.
             let _ = std::fs::remove_dir(&self.config.root);
         }
+    }
+}
+
+/// Removes a spool's folder. It gets another name first: a process may be killed half-way, and what
+/// is left then, without its lock or its segments, is no spool.
+fn remove(folder: &Path) {
+    let Some(name) = folder.file_name() else {
+        return;
+    };
+    let mut gone = OsString::from(GONE);
+    gone.push(name);
+    let gone = folder.with_file_name(gone);
+    // What cannot be removed is adopted, and found empty, by the next.
+    if std::fs::rename(folder, &gone).is_ok() {
+        let _ = std::fs::remove_dir_all(&gone);
     }
 }
 
@@ -533,8 +555,11 @@ fn make_folder(root: &Path, id: [u8; 16]) -> io::Result<(PathBuf, File)> {
     let name = uuid::Uuid::from_bytes(id).simple().to_string();
     // Under another name until its lock is held: else it looks as if its process had gone.
     let making = root.join(format!(".{name}"));
-    std::fs::create_dir_all(making.join("usage"))?;
-    std::fs::create_dir_all(making.join("logs"))?;
+    // What is in it is nobody else's to read.
+    let mut private = DirBuilder::new();
+    private.recursive(true).mode(0o700);
+    private.create(making.join("usage"))?;
+    private.create(making.join("logs"))?;
     File::create(making.join("lock"))?;
     let lock =
         dead::lock(&making)?.ok_or_else(|| io::Error::other("the new spool's lock is taken"))?;

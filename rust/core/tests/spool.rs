@@ -325,6 +325,17 @@ fn what_a_dead_adopter_had_not_shipped_is_adopted_again() {
 }
 
 #[test]
+fn what_was_being_removed_is_no_spool_and_is_removed() {
+    let folder = Folder::new();
+    let spool = plain(&folder.0);
+    let half = folder.0.join(".gone-01a215e66a4e748c82ba576f2e8936ce");
+    std::fs::create_dir_all(half.join("logs")).unwrap();
+    std::fs::write(half.join("logs/0000000001.seg"), [0; 4096]).unwrap();
+    assert_eq!(spool.adopt(&rate).unwrap(), 0);
+    assert!(!half.exists());
+}
+
+#[test]
 fn a_full_disk_refuses_what_begins_and_takes_what_ends() {
     let folder = Folder::new();
     let fragile = Arc::new(Fragile::default());

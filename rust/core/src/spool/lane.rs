@@ -82,6 +82,8 @@ struct State {
     segments: VecDeque<Arc<Segment>>,
     /// Made ahead.
     spares: Vec<Segment>,
+    /// How many are being made.
+    making: u64,
     files: u64,
     number: u64,
     next_seq: u64,
@@ -132,6 +134,7 @@ impl Lane {
             state: Mutex::new(State {
                 segments: VecDeque::new(),
                 spares: Vec::new(),
+                making: 0,
                 files: 0,
                 number: 0,
                 next_seq: 0,
@@ -296,31 +299,33 @@ impl Lane {
     /// Requests came faster than the keeper makes space: one of them does it, unless it cannot be
     /// done.
     fn expand(&self) -> Result<(), Full> {
-        if !self.starved.load(Ordering::Relaxed) && self.may_grow() && self.allocate().is_ok() {
+        if !self.starved.load(Ordering::Relaxed) && matches!(self.allocate(), Ok(true)) {
             return Ok(());
         }
         (self.wake)(true);
         Err(Full)
     }
 
-    fn may_grow(&self) -> bool {
-        let state = self.state.lock();
-        let files = (state.segments.len() + state.spares.len()) as u64;
-        (files + 1) * self.layout.segment_bytes <= self.layout.max_bytes
-    }
-
-    /// Makes a segment ahead.
-    fn allocate(&self) -> io::Result<()> {
+    /// Makes a segment ahead. False: there may be none more. Those that are being made count: the
+    /// keeper and requests may do so at the same time.
+    fn allocate(&self) -> io::Result<bool> {
         let number = {
             let mut state = self.state.lock();
+            let files = (state.segments.len() + state.spares.len()) as u64 + state.making;
+            if (files + 1) * self.layout.segment_bytes > self.layout.max_bytes {
+                return Ok(false);
+            }
+            state.making += 1;
             state.files += 1;
             state.files
         };
         let path = self.layout.folder.join(format!("{number:010}.seg"));
         let segment = Segment::allocate(&*self.disk, path, self.layout.segment_bytes);
         self.starved.store(segment.is_err(), Ordering::Relaxed);
-        self.state.lock().spares.push(segment?);
-        Ok(())
+        let mut state = self.state.lock();
+        state.making -= 1;
+        state.spares.push(segment?);
+        Ok(true)
     }
 
     /// The keeper's work: segments made ahead, records brought to the disk, what is shipped removed.
@@ -358,9 +363,7 @@ impl Lane {
     }
 
     fn prepare(&self) -> io::Result<()> {
-        while !self.is_ahead(&self.state.lock()) && self.may_grow() {
-            self.allocate()?;
-        }
+        while !self.is_ahead(&self.state.lock()) && self.allocate()? {}
         Ok(())
     }
 
