@@ -17,6 +17,7 @@ __all__ = [
     "SpoolSource",
     "SseDecoder",
     "__version__",
+    "bad_pattern",
     "peek",
 ]
 

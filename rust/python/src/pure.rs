@@ -154,6 +154,6 @@ pub(crate) fn bad_pattern(
     py: Python<'_>,
     patterns: Vec<String>,
 ) -> Option<(Option<usize>, String)> {
-    let bad = py.detach(|| Redactor::new(&patterns).err())?;
+    let bad = py.detach(move || Redactor::new(&patterns).err())?;
     Some((bad.at, bad.reason))
 }
