@@ -490,3 +490,26 @@ async def _random_ledger(database_url: str, data: Any) -> None:
             assert Decimal(document["total"]) == sum(
                 (Decimal(line["amount"]) for line in document["lines"]), Decimal(0)
             )
+
+
+async def test_what_cost_something_before_the_price_book_is_rated_before_it_is_invoiced(
+    database: Database, ledger: Ledger, books: Books
+) -> None:
+    await ledger.account("acme")
+    rate = await ledger.price("m", input="1", output="1")
+    await ledger.ship(
+        [
+            Event("acme", "m", OCTOBER, prompt=2 * 10**6, rate=rate),
+            Event("acme", "m", OCTOBER, outcome="error", rate=rate),
+        ]
+    )
+    # As the third migration leaves them: the configured prices of then were no rows.
+    await database.pool.execute("UPDATE usage_events SET price_id = NULL, batch = 0")
+    await ledger.correct(rate, input="1.5")
+    with pytest.raises(NotBillable, match="1 requests? of m"):
+        await finalized(books, "acme", "2026-10")
+    found = await corrected(database)
+    # No invoice has what they cost, so all of the new price is due.
+    assert [(a.token_kind, a.old_price, a.amount) for a in found] == [("input", None, "3.00")]
+    assert await corrected(database) == []
+    assert (await finalized(books, "acme", "2026-10"))["total"] == "3.00"

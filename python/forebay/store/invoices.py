@@ -62,8 +62,12 @@ _SUMS = f"""
     sum(round(coalesce(e.duration_ms, 0) * 1000)::numeric) * 0.000001 AS seconds
 """
 _MODEL = "coalesce(e.model_served, e.model_asked, '')"
-# A request that failed before anything was read or said needs no price.
-_BILLABLE = f"(e.price_id IS NOT NULL OR e.cost IS NULL AND (e.outcome <> 'error' OR {_TOKENS}))"
+# A request that failed before anything was read or said needs no price. What cost something without
+# a row of the price book is from before there was one: no invoice has it until it is rated.
+_BILLABLE = (
+    "(e.price_id IS NOT NULL OR e.cost > 0"
+    f" OR e.cost IS NULL AND (e.outcome <> 'error' OR {_TOKENS}))"
+)
 
 
 async def watermark(database: "Database") -> int:
