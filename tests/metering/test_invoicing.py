@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -12,6 +12,7 @@ import pytest
 from forebay.metering.invoicing import Books
 from forebay.metering.lines import rounded
 from forebay.metering.rerating import Adjustment, rerate
+from forebay.metering.upkeep import apply_retention
 from forebay.store import AccountNotFound, BadValue, Database, StoreUnavailable
 from forebay.store.billing import BillingChanges, BillingStore, Seller, Tax
 from forebay.store.errors import InvoiceNotFound, NotBillable
@@ -506,10 +507,45 @@ async def test_what_cost_something_before_the_price_book_is_rated_before_it_is_i
     # As the third migration leaves them: the configured prices of then were no rows.
     await database.pool.execute("UPDATE usage_events SET price_id = NULL, batch = 0")
     await ledger.correct(rate, input="1.5")
-    with pytest.raises(NotBillable, match="1 requests? of m"):
+    with pytest.raises(NotBillable, match="1 request of '?m"):
         await finalized(books, "acme", "2026-10")
     found = await corrected(database)
     # No invoice has what they cost, so all of the new price is due.
     assert [(a.token_kind, a.old_price, a.amount) for a in found] == [("input", None, "3.00")]
     assert await corrected(database) == []
     assert (await finalized(books, "acme", "2026-10"))["total"] == "3.00"
+
+
+async def test_a_month_of_which_retention_took_a_part_is_not_invoiced(
+    database: Database, ledger: Ledger, books: Books
+) -> None:
+    await ledger.account("acme", "new")
+    rate = await ledger.price("m", input="1", output="1")
+    await BillingStore(database).update("acme", BillingChanges(time_zone="Asia/Tokyo"))
+    # The first hours of October in Tokyo are on a day of September in UTC.
+    await ledger.ship(
+        [
+            Event("acme", "m", utc(2026, 9, 30, 16), prompt=10**6, rate=rate),
+            Event("acme", "m", OCTOBER, prompt=10**6, rate=rate),
+            Event("new", "m", OCTOBER, prompt=10**6, rate=rate),
+        ]
+    )
+    gone = await apply_retention_to(database, utc(2026, 10, 12), 10)
+    assert "2026-09" in gone
+    with pytest.raises(NotBillable, match="retention has taken events from before 2026-10-01"):
+        await finalized(books, "acme", "2026-10")
+    with pytest.raises(NotBillable, match="cannot be re-rated"):
+        await corrected(database, account="acme", since=OCTOBER)
+    # Who used nothing then misses nothing.
+    assert (await finalized(books, "new", "2026-10"))["total"] == "1.00"
+    assert await corrected(database, account="new") == []
+
+
+async def apply_retention_to(database: Database, now: datetime, usage_days: int) -> list[str]:
+    async with database.pool.acquire() as connection:
+        await connection.fetch(
+            "SELECT usage_partition('2026-09-01'), usage_partition('2026-10-01')"
+        )
+        done = await apply_retention(connection, now, usage_days=usage_days)
+    dropped: list[str] = done["dropped"]
+    return dropped

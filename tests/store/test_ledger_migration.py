@@ -78,7 +78,9 @@ async def test_rows_are_carried_over(
             (date(2023, 11, 14), "m", 1, 0, 0, 1500, Decimal("0.000000003")),
             (date(2024, 1, 13), "m", 1, 0, 0, 0, Decimal("0.000000003")),
         ]
-        spent = await database.pool.fetch("SELECT day, account, key_id, cost FROM spend ORDER BY day")
+        spent = await database.pool.fetch(
+            "SELECT day, account, key_id, cost FROM spend ORDER BY day"
+        )
         assert [tuple(day) for day in spent] == [
             (date(2023, 11, 14), "acme", "k", Decimal("0.000000003")),
             (date(2024, 1, 13), "acme", "k", Decimal("0.000000003")),

@@ -89,9 +89,6 @@ class _MonthOfAccount:
     async def rerate(self, currency: str, zone: ZoneInfo, model: str | None) -> list[Adjustment]:
         connection, account = self._connection, self._account
         span = span_of(self._month, zone)
-        missing = await invoices.events_missing(connection, account, *span)
-        if missing:
-            raise self._missing()
         prices = [to_price(row) for row in await invoices.prices_for(connection, account)]
         rows = await invoices.rated(
             connection,
@@ -101,6 +98,10 @@ class _MonthOfAccount:
             model,
             self._watermark,
         )
+        if await invoices.events_taken(connection, account, *span) is not None:
+            raise self._missing()
+        if await invoices.events_missing(connection, account, *span):
+            raise self._missing()
         rated = [
             Rated(row["model"], row["upstream"], row["price_id"], row["bucket"], quantities_of(row))
             for row in rows

@@ -202,6 +202,27 @@ async def events_missing(connection: Any, account: str, start: datetime, stop: d
     return number
 
 
+async def events_taken(
+    connection: Any, account: str, start: datetime, stop: datetime
+) -> date | None:
+    """The day (UTC) before which retention has taken events, where it took some of a span's days.
+
+    Days on which the span begins or ends count whole: their sums do not tell the hours. None: it
+    took none that the account had. To be asked after the events were read: from then on until the
+    transaction ends, none of those can be taken.
+    """
+    day: date | None = await connection.fetchval(
+        "SELECT events_from FROM ledger_state WHERE EXISTS (SELECT FROM usage_daily"
+        " WHERE account = $1 AND day < events_from"
+        " AND day >= ($2::timestamptz AT TIME ZONE 'UTC')::date"
+        " AND day < $3::timestamptz AT TIME ZONE 'UTC')",
+        account,
+        start,
+        stop,
+    )
+    return day
+
+
 async def active_accounts(connection: Any, since: datetime, until: datetime) -> list[str]:
     """The accounts with events admitted from one instant to before another."""
     rows = await connection.fetch(
