@@ -1,5 +1,9 @@
 """Invoices, billing settings and terms by the admin API."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 from forebay.store import Database
 
@@ -95,3 +99,40 @@ async def test_what_is_refused(used: Admin) -> None:
         ("PUT", "/seller", {"name": ""}, (400, invalid, "name")),
     ):  # fmt: skip
         assert await used.refused(method, path, body) == expected, (method, path)
+
+
+@asynccontextmanager
+async def events_locked(database: Database, seconds: float) -> AsyncIterator[None]:
+    """For so long nobody can read events."""
+
+    async def hold() -> None:
+        async with database.pool.acquire() as connection, connection.transaction():
+            await connection.execute("LOCK TABLE usage_events IN ACCESS EXCLUSIVE MODE")
+            held.set()
+            await asyncio.sleep(seconds)
+
+    held = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(hold())
+        await held.wait()
+        yield
+
+
+async def test_what_sums_up_events_has_longer_than_the_rest(
+    used: Admin, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebay.http.admin.operation.WORK_S", 0.2)
+    rerate = {"account": "acme", "since": "2025-10-01T00:00:00Z", "until": "2025-10-02T00:00:00Z"}
+    for method, path, body in (
+        ("GET", "/accounts/acme/invoices/2025-10", None),
+        ("POST", "/rerate", rerate),
+        ("POST", "/invoices", {"account": "acme", "month": "2025-10"}),
+    ):
+        async with events_locked(database, 0.5):
+            answer = await used.call(method, path, body)
+            assert answer.status_code == 200, answer.text
+    async with events_locked(database, 0.5):
+        answer = await used.call("GET", "/usage")
+    assert answer.status_code == 503
+    message = answer.json()["error"]["message"]
+    assert message == "This took longer than 0.2 s and was given up. Please try again."
