@@ -15,7 +15,7 @@ from forebay.store import invoices
 from forebay.store.billing import billing_of, lock_account
 from forebay.store.errors import BadValue, NotBillable
 from forebay.store.limits import check_name
-from forebay.store.terms import plain_decimal
+from forebay.store.terms import FIRST_YEAR, LAST_YEAR, plain_decimal
 
 if TYPE_CHECKING:
     from forebay.store.database import Database
@@ -57,6 +57,9 @@ async def rerate(
 
     Raises: AccountNotFound; BadValue; NotBillable where events are no longer there.
     """
+    for field, instant in (("since", since), ("until", until)):
+        if not FIRST_YEAR <= instant.year <= LAST_YEAR:
+            raise BadValue(field, f"must be in the years {FIRST_YEAR} to {LAST_YEAR}")
     if until <= since:
         raise BadValue("until", "must be after since")
     if model is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import asyncpg
 
 from forebay.store.errors import StoreUnavailable
+from forebay.store.limits import is_name
 
 if TYPE_CHECKING:
     from forebay.store.database import Database
@@ -323,6 +324,8 @@ async def document_of(connection: Any, account: str, month: str) -> str | None:
 
 async def by_number(connection: Any, number: str) -> Any:
     """The row of an invoice; None without."""
+    if not is_name(number):
+        return None
     return await connection.fetchrow("SELECT * FROM invoices WHERE number = $1", number)
 
 

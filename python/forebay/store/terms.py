@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from forebay.store.database import Database
 
 MAX_TOKENS = 10**15
+FIRST_YEAR, LAST_YEAR = 2000, 9998
+"""Of what is billed; in every time zone the years before and after are years too."""
 TermKind = Literal["free_tokens", "free_money", "discount", "fee"]
 TokenKind = Literal["input", "cached", "cache_write", "output", "reasoning"]
 TOKEN_KINDS: tuple[TokenKind, ...] = ("input", "cached", "cache_write", "output", "reasoning")
@@ -113,6 +115,8 @@ def _check_number(
 
 def _check_days(kind: str, starts: date, ends: date | None) -> None:
     for field, day in (("starts", starts), ("ends", ends)):
+        if day is not None and not FIRST_YEAR <= day.year <= LAST_YEAR:
+            raise BadValue(field, f"must be in the years {FIRST_YEAR} to {LAST_YEAR}")
         if day is not None and kind != "fee" and day.day != 1:
             raise BadValue(field, "must be the first of a month: only fees hold for parts of one")
     if ends is not None and ends <= starts:

@@ -76,6 +76,7 @@ async def test_what_is_refused(used: Admin) -> None:
     month = {"account": "acme", "month": "2025-10"}
     rerate = {"account": "acme", "since": "2025-10-01T00:00:00Z", "until": "2025-10-02T00:00:00Z"}
     term = {"kind": "fee", "description": "x", "starts": "2025-10-01"}
+    fee = {**term, "amount": "5"}
     for method, path, body, expected in (
         ("POST", "/invoices", {**month, "month": "2025-13"}, (400, invalid, "month")),
         ("POST", "/invoices", {"account": "acme"}, (400, missing, "month")),
@@ -97,6 +98,20 @@ async def test_what_is_refused(used: Admin) -> None:
         ("PATCH", "/accounts/acme/billing", {"currency": "x"}, (400, invalid, "currency")),
         ("PATCH", "/accounts/acme/billing", {"payment_days": 999}, (400, invalid, "payment_days")),
         ("PUT", "/seller", {"name": ""}, (400, invalid, "name")),
+        ("GET", "/invoices?after=99999999999999999999", None, (400, invalid, "after")),
+        ("GET", "/invoices?after=-1", None, (400, invalid, "after")),
+        ("GET", "/invoices/%00", None, no_invoice),
+        ("GET", "/invoices/%00/pdf", None, no_invoice),
+        ("POST", "/invoices/%00/credit", {"reason": "x", "line": 1}, no_invoice),
+        ("GET", "/usage?account=%00", None, (400, invalid, "account")),
+        ("GET", "/accounts/%00/invoices/2025-10", None, nobody),
+        ("PATCH", "/accounts/%00/billing", {}, nobody),
+        ("POST", "/accounts/%00/terms", {**term, "amount": "5"}, nobody),
+        ("POST", "/accounts/acme/terms", {**fee, "starts": "0001-01-01"}, (400, invalid, "starts")),
+        ("POST", "/accounts/acme/terms", {**fee, "starts": "9999-01-01"}, (400, invalid, "starts")),
+        ("POST", "/accounts/acme/terms", {**fee, "ends": "9999-12-31"}, (400, invalid, "ends")),
+        ("POST", "/rerate", {**rerate, "since": "0001-01-01T00:00:00Z"}, (400, invalid, "since")),
+        ("POST", "/rerate", {**rerate, "until": "9999-12-31T23:59:59Z"}, (400, invalid, "until")),
     ):  # fmt: skip
         assert await used.refused(method, path, body) == expected, (method, path)
 
