@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from datetime import datetime, timedelta
+from collections.abc import Coroutine
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -549,3 +550,46 @@ async def apply_retention_to(database: Database, now: datetime, usage_days: int)
         done = await apply_retention(connection, now, usage_days=usage_days)
     dropped: list[str] = done["dropped"]
     return dropped
+
+
+async def waiting(database: Database, number: int) -> None:
+    """Return once so many statements wait for a lock of another."""
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    for _ in range(1000):
+        if await database.pool.fetchval(query) >= number:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("nobody waits")
+
+
+@pytest.mark.parametrize("change", ["add", "end"])
+async def test_terms_change_before_a_month_is_finalised_or_not_at_all(
+    database: Database, ledger: Ledger, books: Books, change: str
+) -> None:
+    await ledger.account("acme")
+    terms = TermStore(database)
+    fee = NewTerm(kind="fee", description="Plan", amount="10", starts=date(2026, 10, 1))
+    held = await terms.add("acme", fee)
+    async with asyncio.TaskGroup() as tasks:
+        async with database.pool.acquire() as other, other.transaction():
+            # Finalising has read the terms by the time it waits for its number.
+            await other.execute("SELECT * FROM invoice_series FOR UPDATE")
+            final = tasks.create_task(finalized(books, "acme", "2026-10"))
+            await waiting(database, 1)
+            work: Coroutine[Any, Any, Any] = (
+                terms.add("acme", fee)
+                if change == "add"
+                else terms.end(held.id, date(2026, 10, 15))
+            )
+            changed = tasks.create_task(told(work))
+            await waiting(database, 2)
+        assert "2026-10, which is invoiced already" in str(await changed)
+        assert (await final)["total"] == "10.00"
+
+
+async def told(work: Coroutine[Any, Any, Any]) -> BadValue | None:
+    try:
+        await work
+    except BadValue as error:
+        return error
+    return None
