@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from forebay.metering.invoicing import Books
 from forebay.metering.lines import rounded
-from forebay.metering.rerating import Adjustment, rerate
+from forebay.metering.rerating import Adjustment, NotAllRated, rerate
 from forebay.metering.upkeep import apply_retention
 from forebay.store import AccountNotFound, BadValue, Database, StoreUnavailable
 from forebay.store.billing import BillingChanges, BillingStore, Seller, Tax
@@ -593,3 +593,40 @@ async def told(work: Coroutine[Any, Any, Any]) -> BadValue | None:
     except BadValue as error:
         return error
     return None
+
+
+async def test_rating_all_anew_takes_who_used_something_in_the_months(
+    database: Database, ledger: Ledger
+) -> None:
+    await ledger.account("early", "late", "far")
+    rate = await ledger.price("m", input="1", output="1")
+    await BillingStore(database).update("far", BillingChanges(time_zone="Pacific/Kiritimati"))
+    at = {"early": utc(2026, 10, 1), "late": utc(2026, 10, 31, 23), "far": utc(2026, 9, 30, 11)}
+    await ledger.ship([Event(name, "m", t, prompt=10**6, rate=rate) for name, t in at.items()])
+    await ledger.correct(rate, input="2")
+    range_ = {"since": utc(2026, 10, 14), "until": utc(2026, 10, 15)}
+    found = await corrected(database, **range_)
+    assert sorted(a.account for a in found) == ["early", "far", "late"]
+    assert await corrected(database, **range_) == []
+
+
+async def test_who_cannot_be_rated_anew_does_not_keep_others_from_it(
+    database: Database, ledger: Ledger
+) -> None:
+    await ledger.account("a", "b", "c")
+    rate = await ledger.price("m", input="1", output="1")
+    await ledger.ship([Event(name, "m", OCTOBER, prompt=10**6, rate=rate) for name in "abc"] * 2)
+    await database.pool.execute(
+        "DELETE FROM usage_events WHERE event_id IN (SELECT DISTINCT ON (account) event_id"
+        " FROM usage_events WHERE account <> 'c')"
+    )
+    await ledger.correct(rate, input="2")
+    with pytest.raises(NotAllRated) as caught:
+        await corrected(database)
+    assert [a.account for a in caught.value.adjustments] == ["c"]
+    assert "2026-10 of a cannot be re-rated" in str(caught.value)
+    assert "2026-10 of b cannot be re-rated" in str(caught.value)
+    with pytest.raises(NotBillable) as alone:
+        await corrected(database, account="a")
+    assert not isinstance(alone.value, NotAllRated)
+    assert await corrected(database, account="c") == []
