@@ -113,6 +113,28 @@ def test_a_price_that_comes_late(used: Forebay, database_url: str) -> None:
     assert "names no seller" in final.err
 
 
+def test_rating_anew_goes_on_after_an_account_that_cannot_be(
+    used: Forebay, database_url: str
+) -> None:
+    async def lose() -> None:
+        async with await Database.connect(database_url, max_size=1) as database:
+            ledger = Ledger(database)
+            await ledger.account("zeta")
+            await ledger.ship([Event("zeta", "new", utc(2025, 5, 5), prompt=10**6)])
+            await ledger.price("new", input="3", output="3", start=utc(2025, 1, 1))
+            await database.pool.execute(
+                "DELETE FROM usage_events WHERE account = 'acme' AND model_asked = 'new'"
+            )
+
+    run_apart(lose)
+    rerate = ("invoice", "rerate", "--since", "2025-05-01", "--until", "2025-11-01")
+    done = used(*rerate, "--json")
+    assert [(a["account"], a["amount"]) for a in json.loads(done.out)] == [("zeta", "3.00")]
+    assert done.code == 1
+    assert "2025-05 of acme cannot be re-rated" in done.err
+    assert used(*rerate).out == "nothing to correct\n"
+
+
 MISUSE = [
     ("invoice", "--account"),
     ("invoice --account acme", "--month"),

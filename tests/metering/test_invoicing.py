@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from datetime import timedelta
+from collections.abc import Coroutine
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -11,7 +12,8 @@ import asyncpg
 import pytest
 from forebay.metering.invoicing import Books
 from forebay.metering.lines import rounded
-from forebay.metering.rerating import Adjustment, rerate
+from forebay.metering.rerating import Adjustment, NotAllRated, rerate
+from forebay.metering.upkeep import apply_retention
 from forebay.store import AccountNotFound, BadValue, Database, StoreUnavailable
 from forebay.store.billing import BillingChanges, BillingStore, Seller, Tax
 from forebay.store.errors import InvoiceNotFound, NotBillable
@@ -490,3 +492,141 @@ async def _random_ledger(database_url: str, data: Any) -> None:
             assert Decimal(document["total"]) == sum(
                 (Decimal(line["amount"]) for line in document["lines"]), Decimal(0)
             )
+
+
+async def test_what_cost_something_before_the_price_book_is_rated_before_it_is_invoiced(
+    database: Database, ledger: Ledger, books: Books
+) -> None:
+    await ledger.account("acme")
+    rate = await ledger.price("m", input="1", output="1")
+    await ledger.ship(
+        [
+            Event("acme", "m", OCTOBER, prompt=2 * 10**6, rate=rate),
+            Event("acme", "m", OCTOBER, outcome="error", rate=rate),
+        ]
+    )
+    # As the third migration leaves them: the configured prices of then were no rows.
+    await database.pool.execute("UPDATE usage_events SET price_id = NULL, batch = 0")
+    await ledger.correct(rate, input="1.5")
+    with pytest.raises(NotBillable, match="1 request of m in 2026-10"):
+        await finalized(books, "acme", "2026-10")
+    found = await corrected(database)
+    # No invoice has what they cost, so all of the new price is due.
+    assert [(a.token_kind, a.old_price, a.amount) for a in found] == [("input", None, "3.00")]
+    assert await corrected(database) == []
+    assert (await finalized(books, "acme", "2026-10"))["total"] == "3.00"
+
+
+async def test_a_month_of_which_retention_took_a_part_is_not_invoiced(
+    database: Database, ledger: Ledger, books: Books
+) -> None:
+    await ledger.account("acme", "new")
+    rate = await ledger.price("m", input="1", output="1")
+    await BillingStore(database).update("acme", BillingChanges(time_zone="Asia/Tokyo"))
+    # The first hours of October in Tokyo are on a day of September in UTC.
+    await ledger.ship(
+        [
+            Event("acme", "m", utc(2026, 9, 30, 16), prompt=10**6, rate=rate),
+            Event("acme", "m", OCTOBER, prompt=10**6, rate=rate),
+            Event("new", "m", OCTOBER, prompt=10**6, rate=rate),
+        ]
+    )
+    gone = await apply_retention_to(database, utc(2026, 10, 12), 10)
+    assert "2026-09" in gone
+    with pytest.raises(NotBillable, match="retention has taken events from before 2026-10-01"):
+        await finalized(books, "acme", "2026-10")
+    with pytest.raises(NotBillable, match="cannot be re-rated"):
+        await corrected(database, account="acme", since=OCTOBER)
+    # Who used nothing then misses nothing.
+    assert (await finalized(books, "new", "2026-10"))["total"] == "1.00"
+    assert await corrected(database, account="new") == []
+
+
+async def apply_retention_to(database: Database, now: datetime, usage_days: int) -> list[str]:
+    async with database.pool.acquire() as connection:
+        await connection.fetch(
+            "SELECT usage_partition('2026-09-01'), usage_partition('2026-10-01')"
+        )
+        done = await apply_retention(connection, now, usage_days=usage_days)
+    dropped: list[str] = done["dropped"]
+    return dropped
+
+
+async def waiting(database: Database, number: int) -> None:
+    """Return once so many statements wait for a lock of another."""
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    for _ in range(1000):
+        if await database.pool.fetchval(query) >= number:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("nobody waits")
+
+
+@pytest.mark.parametrize("change", ["add", "end"])
+async def test_terms_change_before_a_month_is_finalised_or_not_at_all(
+    database: Database, ledger: Ledger, books: Books, change: str
+) -> None:
+    await ledger.account("acme")
+    terms = TermStore(database)
+    fee = NewTerm(kind="fee", description="Plan", amount="10", starts=date(2026, 10, 1))
+    held = await terms.add("acme", fee)
+    async with asyncio.TaskGroup() as tasks:
+        async with database.pool.acquire() as other, other.transaction():
+            # Finalising has read the terms by the time it waits for its number.
+            await other.execute("SELECT * FROM invoice_series FOR UPDATE")
+            final = tasks.create_task(finalized(books, "acme", "2026-10"))
+            await waiting(database, 1)
+            work: Coroutine[Any, Any, Any] = (
+                terms.add("acme", fee)
+                if change == "add"
+                else terms.end(held.id, date(2026, 10, 15))
+            )
+            changed = tasks.create_task(told(work))
+            await waiting(database, 2)
+        assert "2026-10, which is invoiced already" in str(await changed)
+        assert (await final)["total"] == "10.00"
+
+
+async def told(work: Coroutine[Any, Any, Any]) -> BadValue | None:
+    try:
+        await work
+    except BadValue as error:
+        return error
+    return None
+
+
+async def test_rating_all_anew_takes_who_used_something_in_the_months(
+    database: Database, ledger: Ledger
+) -> None:
+    await ledger.account("early", "late", "far")
+    rate = await ledger.price("m", input="1", output="1")
+    await BillingStore(database).update("far", BillingChanges(time_zone="Pacific/Kiritimati"))
+    at = {"early": utc(2026, 10, 1), "late": utc(2026, 10, 31, 23), "far": utc(2026, 9, 30, 11)}
+    await ledger.ship([Event(name, "m", t, prompt=10**6, rate=rate) for name, t in at.items()])
+    await ledger.correct(rate, input="2")
+    range_ = {"since": utc(2026, 10, 14), "until": utc(2026, 10, 15)}
+    found = await corrected(database, **range_)
+    assert sorted(a.account for a in found) == ["early", "far", "late"]
+    assert await corrected(database, **range_) == []
+
+
+async def test_who_cannot_be_rated_anew_does_not_keep_others_from_it(
+    database: Database, ledger: Ledger
+) -> None:
+    await ledger.account("a", "b", "c")
+    rate = await ledger.price("m", input="1", output="1")
+    await ledger.ship([Event(name, "m", OCTOBER, prompt=10**6, rate=rate) for name in "abc"] * 2)
+    await database.pool.execute(
+        "DELETE FROM usage_events WHERE event_id IN (SELECT DISTINCT ON (account) event_id"
+        " FROM usage_events WHERE account <> 'c')"
+    )
+    await ledger.correct(rate, input="2")
+    with pytest.raises(NotAllRated) as caught:
+        await corrected(database)
+    assert [a.account for a in caught.value.adjustments] == ["c"]
+    assert "2026-10 of a cannot be re-rated" in str(caught.value)
+    assert "2026-10 of b cannot be re-rated" in str(caught.value)
+    with pytest.raises(NotBillable) as alone:
+        await corrected(database, account="a")
+    assert not isinstance(alone.value, NotAllRated)
+    assert await corrected(database, account="c") == []

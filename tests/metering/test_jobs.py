@@ -128,6 +128,19 @@ async def test_retention_takes_whole_months_and_leaves_their_sums(
     assert sum(row[0] for row in (await by_day(connection)).values()) == 3
 
 
+async def test_a_day_whose_events_went_meanwhile_is_left_alone(
+    database: Database, connection: Any
+) -> None:
+    old = NOW_US - 45 * DAY_US
+    await ship(database, event(), event(old))
+    await make_partitions(connection, NOW)
+    sums = await by_day(connection)
+    # As when a recount has chosen the day, and then another session's retention takes its events.
+    await apply_retention(connection, NOW, usage_days=14)
+    assert await recount_day(connection, DAY - timedelta(days=45)) == 0
+    assert await by_day(connection) == sums
+
+
 DAMAGE = {
     "a sum by day": "UPDATE usage_daily SET cost = cost + 0.000000000001",
     "a sum by hour": "UPDATE usage_hourly SET requests = requests - 1",

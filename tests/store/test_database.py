@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 from forebay.store import Database, EmbeddedPostgres, MigrationChanged, StoreUnavailable
-from forebay.store.database import migrations
+from forebay.store.database import MIGRATION_LOCK, Migration, migrations
 
 
 @pytest.mark.asyncio
@@ -51,6 +51,31 @@ async def test_a_changed_migration_is_noticed_and_a_newer_schema_left_alone(
     await database.pool.execute("UPDATE schema_migrations SET checksum = 'x' WHERE version = 1")
     with pytest.raises(MigrationChanged, match="0001_keys_and_usage"):
         await database.migrate()
+
+
+@pytest.mark.asyncio
+async def test_a_step_takes_as_long_as_it_takes(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = empty_database_url.rpartition("/")[2].partition("?")[0]
+    async with await Database.connect(empty_database_url) as database:
+        await database.pool.execute(f"ALTER DATABASE {name} SET statement_timeout = '200ms'")
+    step = Migration(1, "long", "SELECT pg_sleep(0.5)", "x")
+    monkeypatch.setattr("forebay.store.database.migrations", lambda: [step])
+    monkeypatch.setattr("forebay.store.database._COMMAND_TIMEOUT_S", 0.2)
+    async with await Database.connect(empty_database_url) as database:
+        assert await database.migrate() == [1]
+
+
+@pytest.mark.asyncio
+async def test_who_waits_long_for_another_to_migrate_is_told_so(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebay.store.database._MIGRATE_WAIT_S", 0.1)
+    async with database.pool.acquire() as other:
+        await other.execute("SELECT pg_advisory_lock($1, $2)", *MIGRATION_LOCK)
+        with pytest.raises(StoreUnavailable, match="another process has been migrating"):
+            await database.migrate()
 
 
 @pytest.mark.asyncio

@@ -78,7 +78,14 @@ async def test_rows_are_carried_over(
             (date(2023, 11, 14), "m", 1, 0, 0, 1500, Decimal("0.000000003")),
             (date(2024, 1, 13), "m", 1, 0, 0, 0, Decimal("0.000000003")),
         ]
-        assert await database.pool.fetchval("SELECT to_regclass('spend')") is None
+        spent = await database.pool.fetch(
+            "SELECT day, account, key_id, cost FROM spend ORDER BY day"
+        )
+        assert [tuple(day) for day in spent] == [
+            (date(2023, 11, 14), "acme", "k", Decimal("0.000000003")),
+            (date(2024, 1, 13), "acme", "k", Decimal("0.000000003")),
+            (date(9999, 12, 31), "acme", "k", Decimal("0.000000003")),
+        ]
         async with database.pool.acquire() as connection:
             found = await recount(connection, datetime.now(UTC), since=date(2023, 1, 1))
         assert found["differences"] == 0
@@ -89,3 +96,32 @@ async def test_rows_are_carried_over(
 async def test_the_first_batch_is_one(database: Database) -> None:
     assert await database.pool.fetchval("SELECT last_value FROM usage_batches") == 0
     assert await database.pool.fetchval("SELECT nextval('usage_batches')") == 1
+
+
+# What gateways of the version before the ledger run, with the rows given rather than staged.
+_MERGE_BEFORE = (
+    f"WITH inserted AS (INSERT INTO usage_events ({COLUMNS})"
+    f" VALUES ({', '.join(f'${n}' for n in range(1, 16))})"
+    " ON CONFLICT (event_id) DO NOTHING RETURNING *),"
+    " spent AS (INSERT INTO spend AS s (day, account, key_id, model, cost)"
+    " SELECT (admitted_at AT TIME ZONE 'UTC')::date, account, key_id,"
+    " coalesce(model_served, model_asked, ''), sum(cost)"
+    " FROM inserted WHERE cost > 0 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
+    " ON CONFLICT (day, account, key_id, model) DO UPDATE SET cost = s.cost + EXCLUDED.cost)"
+    " SELECT count(*) FROM inserted"
+)
+
+
+@pytest.mark.asyncio
+async def test_gateways_of_the_version_before_go_on_writing(database: Database) -> None:
+    first = row(NOW_US)
+    assert [await database.pool.fetchval(_MERGE_BEFORE, *first) for _ in range(2)] == [1, 0]
+    assert await database.pool.fetchval(_MERGE_BEFORE, *row(NOW_US)) == 1
+    assert await database.pool.fetchval("SELECT cost FROM spend") == Decimal("0.000000006")
+    batches = "SELECT count(DISTINCT batch) FROM usage_events WHERE batch > 0"
+    assert await database.pool.fetchval(batches) == 2
+    # Their sums come with the next recount.
+    assert not await balanced(database.pool)
+    async with database.pool.acquire() as connection:
+        await recount(connection, datetime.now(UTC))
+    assert await balanced(database.pool)

@@ -242,7 +242,8 @@ def rerate(
 ) -> None:
     """Rate usage by the prices in force now; the difference goes to the next invoices.
 
-    The months that the range touches are looked at whole.
+    The months that the range touches are looked at whole. Accounts that cannot be rated are named,
+    and the exit code is 1 then; the others are rated all the same.
     """
     first, last = read_instant("--since", since), read_instant("--until", until)
 
@@ -251,7 +252,17 @@ def rerate(
 
         return await run(database, since=first, until=last, model=model, account=account)
 
-    found = with_database(database_url, work)
+    from forebay.metering.rerating import NotAllRated
+
+    try:
+        found = with_database(database_url, work)
+    except NotAllRated as error:
+        _show_adjustments(error.adjustments, json)
+        raise
+    _show_adjustments(found, json)
+
+
+def _show_adjustments(found: "list[Adjustment]", json: bool) -> None:
     if json:
         print_json(plain(found))
         return

@@ -149,6 +149,12 @@ class Books:
             return Finalized(await self._store(connection, account, sheet, until, moment), True)
 
     async def _check_events(self, connection: Any, account: str, sheet: _Sheet) -> None:
+        taken = await invoices.events_taken(connection, account, *sheet.span)
+        if taken is not None:
+            raise NotBillable(
+                f"{account} cannot be invoiced for {sheet.month}: retention has taken events from"
+                f" before {taken}"
+            )
         missing = await invoices.events_missing(connection, account, *sheet.span)
         if missing:
             raise NotBillable(

@@ -6,8 +6,9 @@ from functools import total_ordering
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from forebay.store.terms import FIRST_YEAR, LAST_YEAR
+
 _MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
-_FIRST_YEAR = 2000
 
 
 @total_ordering
@@ -44,7 +45,7 @@ def parse_month(text: str) -> Month:
     Raises: ValueError.
     """
     match = _MONTH.fullmatch(text)
-    if match is None or not _FIRST_YEAR <= int(match[1]) < 9999:
+    if match is None or not FIRST_YEAR <= int(match[1]) <= LAST_YEAR:
         raise ValueError(f"{text!r} is no month such as 2026-11")
     return Month(int(match[1]), int(match[2]))
 

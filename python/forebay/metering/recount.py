@@ -51,7 +51,8 @@ _log = structlog.stdlib.get_logger(__name__)
 async def recount_day(connection: Connection, day: date) -> int:
     """Compare a day's sums (UTC), by hour and by day, with its events, and replace what differs.
 
-    Returns how many sums differed. While they are replaced, events have to wait.
+    Returns how many sums differed. While they are replaced, events have to wait. A day whose events
+    or hours retention has taken away is left alone.
     """
     start = datetime(day.year, day.month, day.day, tzinfo=UTC)
     span = (start, start + timedelta(days=1))
@@ -61,6 +62,10 @@ async def recount_day(connection: Connection, day: date) -> int:
         await connection.execute("SET LOCAL lock_timeout = '10s'")
         # Events and other recounts come in order with this one; reading goes on.
         await connection.execute("LOCK TABLE usage_events IN SHARE ROW EXCLUSIVE MODE")
+        # Retention may have taken the events since the day was chosen; from here on it cannot.
+        oldest = await _oldest(connection)
+        if oldest is not None and day < oldest:
+            return 0
         differing: int = await connection.fetchval(_COMPARE, *span, timeout=_TIMEOUT_S)
         if differing:
             for statement in _REPLACE:
@@ -94,7 +99,7 @@ async def recount(
             days |= set(_days(state["recounted_day"], today))
     else:
         days = await _present(connection, since, today)
-    oldest = max((d for d in (state["events_from"], state["hourly_from"]) if d), default=None)
+    oldest = await _oldest(connection)
     counted = sorted(day for day in days if oldest is None or day >= oldest)
     found = {day: await recount_day(connection, day) for day in counted}
     if watermark is not None:
@@ -109,6 +114,14 @@ async def recount(
         "differences": sum(found.values()),
         "differing": [day.isoformat() for day, sums in found.items() if sums],
     }
+
+
+async def _oldest(connection: Connection) -> date | None:
+    """The first day of which retention has taken neither events nor hours; None: it took none."""
+    oldest: date | None = await connection.fetchval(
+        "SELECT greatest(events_from, hourly_from) FROM ledger_state"
+    )
+    return oldest
 
 
 async def _watermark(connection: Connection) -> int:

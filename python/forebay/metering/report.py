@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from forebay.store.limits import check_name
 from forebay.store.money import exact
 
 if TYPE_CHECKING:
@@ -80,7 +81,11 @@ async def usage(
 
     It begins with the whole hour in which that was. account: of this one alone. now: the moment
     to count back from; None takes the database's clock.
+
+    Raises: BadValue on what is no account's id.
     """
+    if account is not None:
+        check_name("account", account)
     order = (
         "1"
         if by in ("day", "month")

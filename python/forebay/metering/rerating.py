@@ -1,6 +1,6 @@
 """Rating usage anew after prices were corrected or added: adjustments of accounts."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -9,16 +9,19 @@ import msgspec
 
 from forebay.metering.invoicing import quantities_of, to_move, to_price
 from forebay.metering.lines import price_text
-from forebay.metering.period import Month, months_between, span_of
+from forebay.metering.period import Month, Span, month_of, months_between, span_of
 from forebay.metering.rerate import EventsMissing, Rated, Shift, boundaries, shifts, value
 from forebay.store import invoices
 from forebay.store.billing import billing_of, lock_account
 from forebay.store.errors import BadValue, NotBillable
 from forebay.store.limits import check_name
-from forebay.store.terms import plain_decimal
+from forebay.store.terms import FIRST_YEAR, LAST_YEAR, plain_decimal
 
 if TYPE_CHECKING:
     from forebay.store.database import Database
+
+
+_UTC = ZoneInfo("UTC")
 
 
 class Adjustment(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +42,17 @@ class Adjustment(msgspec.Struct, frozen=True, kw_only=True):
     currency: str
 
 
+class NotAllRated(NotBillable):
+    """Some accounts could not be rated anew; the message says which, and why. The others were.
+
+    adjustments: theirs.
+    """
+
+    def __init__(self, reasons: list[str], adjustments: list[Adjustment]) -> None:
+        super().__init__("; ".join(reasons))
+        self.adjustments = adjustments
+
+
 async def rerate(
     database: "Database",
     *,
@@ -55,8 +69,12 @@ async def rerate(
     account that is finalised has the adjustments of its own month and of those before that are
     final.
 
-    Raises: AccountNotFound; BadValue; NotBillable where events are no longer there.
+    Raises: AccountNotFound; BadValue; NotBillable where events are no longer there: of one account
+    among all NotAllRated, once the others are rated.
     """
+    for field, instant in (("since", since), ("until", until)):
+        if not FIRST_YEAR <= instant.year <= LAST_YEAR:
+            raise BadValue(field, f"must be in the years {FIRST_YEAR} to {LAST_YEAR}")
     if until <= since:
         raise BadValue("until", "must be after since")
     if model is not None:
@@ -65,17 +83,46 @@ async def rerate(
         await billing_of(database.pool, account)
         accounts = [account]
     else:
-        accounts = await invoices.active_accounts(database.pool, since, until)
+        accounts = await invoices.active_accounts(database.pool, *_months_anywhere(since, until))
     watermark = await invoices.watermark(database)
     found = []
+    reasons = []
     for name in accounts:
-        async with database.pool.acquire() as connection, connection.transaction():
-            await lock_account(connection, name)
-            _, billing = await billing_of(connection, name)
-            known = max(watermark, await invoices.known_watermark(connection, name))
-            for month in months_between(since, until, ZoneInfo(billing.time_zone)):
-                work = _MonthOfAccount(connection, name, month, known)
-                found += await work.rerate(billing.currency, ZoneInfo(billing.time_zone), model)
+        try:
+            found += await _rerate_account(database, name, since, until, model, watermark)
+        except NotBillable as error:
+            if account is not None:
+                raise
+            reasons.append(str(error))
+    if reasons:
+        raise NotAllRated(reasons, found)
+    return found
+
+
+def _months_anywhere(since: datetime, until: datetime) -> Span:
+    """A span that has, in every time zone, the months with an instant of a range."""
+    day = timedelta(days=1)  # More than zones are apart from UTC.
+    first, last = month_of(since - day, _UTC), month_of(until + day, _UTC)
+    return Span(span_of(first, _UTC).start - day, span_of(last, _UTC).stop + day)
+
+
+async def _rerate_account(
+    database: "Database",
+    account: str,
+    since: datetime,
+    until: datetime,
+    model: str | None,
+    watermark: int,
+) -> list[Adjustment]:
+    found = []
+    async with database.pool.acquire() as connection, connection.transaction():
+        await lock_account(connection, account)
+        _, billing = await billing_of(connection, account)
+        zone = ZoneInfo(billing.time_zone)
+        known = max(watermark, await invoices.known_watermark(connection, account))
+        for month in months_between(since, until, zone):
+            work = _MonthOfAccount(connection, account, month, known)
+            found += await work.rerate(billing.currency, zone, model)
     return found
 
 
@@ -89,9 +136,6 @@ class _MonthOfAccount:
     async def rerate(self, currency: str, zone: ZoneInfo, model: str | None) -> list[Adjustment]:
         connection, account = self._connection, self._account
         span = span_of(self._month, zone)
-        missing = await invoices.events_missing(connection, account, *span)
-        if missing:
-            raise self._missing()
         prices = [to_price(row) for row in await invoices.prices_for(connection, account)]
         rows = await invoices.rated(
             connection,
@@ -101,6 +145,10 @@ class _MonthOfAccount:
             model,
             self._watermark,
         )
+        if await invoices.events_taken(connection, account, *span) is not None:
+            raise self._missing()
+        if await invoices.events_missing(connection, account, *span):
+            raise self._missing()
         rated = [
             Rated(row["model"], row["upstream"], row["price_id"], row["bucket"], quantities_of(row))
             for row in rows

@@ -146,11 +146,11 @@ async def lock_account(connection: Any, account: str) -> None:
 
     Raises: AccountNotFound.
     """
-    await connection.execute("SELECT pg_advisory_xact_lock(7166411, hashtext($1))", account)
-    if not is_name(account) or not await connection.fetchval(
-        "SELECT true FROM accounts WHERE id = $1", account
-    ):
-        raise AccountNotFound(f"no account has the id {account!r}")
+    if is_name(account):
+        await connection.execute("SELECT pg_advisory_xact_lock(7166411, hashtext($1))", account)
+        if await connection.fetchval("SELECT true FROM accounts WHERE id = $1", account):
+            return
+    raise AccountNotFound(f"no account has the id {account!r}")
 
 
 async def billing_of(connection: Any, account: str) -> tuple[str, Billing]:

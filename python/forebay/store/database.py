@@ -18,7 +18,9 @@ MIGRATION_LOCK = (7166410, 1)
 _CONNECT_TIMEOUT_S = 5.0
 _CLOSE_TIMEOUT_S = 5.0
 _COMMAND_TIMEOUT_S = 30.0
-_MIGRATE_TIMEOUT_S = 300.0
+_MIGRATE_WAIT_S = 300.0
+# A month: asyncpg has no word for none here.
+_STEP_TIMEOUT_S = 30 * 86_400.0
 
 Connection: TypeAlias = (
     "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
@@ -154,9 +156,9 @@ class Database:
 
         Safe when several processes start together: an advisory lock lets one work while the
         others wait, and each step commits together with its record. A schema newer than this
-        program (a rollback, a rolling upgrade) is left alone.
+        program (a rollback, a rolling upgrade) is left alone. A step takes as long as it takes.
 
-        Raises: MigrationChanged; StoreUnavailable.
+        Raises: MigrationChanged; StoreUnavailable, also while another migrates for minutes.
         """
         try:
             async with self.pool.acquire() as connection:
@@ -167,9 +169,14 @@ class Database:
     async def _migrate(
         self, connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
     ) -> list[int]:
-        await connection.execute(
-            "SELECT pg_advisory_lock($1, $2)", *MIGRATION_LOCK, timeout=_MIGRATE_TIMEOUT_S
-        )
+        try:
+            await connection.execute(
+                "SELECT pg_advisory_lock($1, $2)", *MIGRATION_LOCK, timeout=_MIGRATE_WAIT_S
+            )
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"another process has been migrating the database for {_MIGRATE_WAIT_S:g} s"
+            ) from None
         try:
             await connection.execute(
                 "CREATE TABLE IF NOT EXISTS schema_migrations ("
@@ -188,7 +195,9 @@ class Database:
                         )
                     continue
                 async with connection.transaction():
-                    await connection.execute(step.sql, timeout=_MIGRATE_TIMEOUT_S)
+                    # Cut off and begun anew, a step over many rows would never end.
+                    await connection.execute("SET LOCAL statement_timeout = 0")
+                    await connection.execute(step.sql, timeout=_STEP_TIMEOUT_S)
                     await connection.execute(
                         "INSERT INTO schema_migrations (version, name, checksum)"
                         " VALUES ($1, $2, $3)",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import asyncpg
 
 from forebay.store.errors import StoreUnavailable
+from forebay.store.limits import is_name
 
 if TYPE_CHECKING:
     from forebay.store.database import Database
@@ -62,8 +63,12 @@ _SUMS = f"""
     sum(round(coalesce(e.duration_ms, 0) * 1000)::numeric) * 0.000001 AS seconds
 """
 _MODEL = "coalesce(e.model_served, e.model_asked, '')"
-# A request that failed before anything was read or said needs no price.
-_BILLABLE = f"(e.price_id IS NOT NULL OR e.cost IS NULL AND (e.outcome <> 'error' OR {_TOKENS}))"
+# A request that failed before anything was read or said needs no price. What cost something without
+# a row of the price book is from before there was one: no invoice has it until it is rated.
+_BILLABLE = (
+    "(e.price_id IS NOT NULL OR e.cost > 0"
+    f" OR e.cost IS NULL AND (e.outcome <> 'error' OR {_TOKENS}))"
+)
 
 
 async def watermark(database: "Database") -> int:
@@ -198,6 +203,27 @@ async def events_missing(connection: Any, account: str, start: datetime, stop: d
     return number
 
 
+async def events_taken(
+    connection: Any, account: str, start: datetime, stop: datetime
+) -> date | None:
+    """The day (UTC) before which retention has taken events, where it took some of a span's days.
+
+    Days on which the span begins or ends count whole: their sums do not tell the hours. None: it
+    took none that the account had. To be asked after the events were read: from then on until the
+    transaction ends, none of those can be taken.
+    """
+    day: date | None = await connection.fetchval(
+        "SELECT events_from FROM ledger_state WHERE EXISTS (SELECT FROM usage_daily"
+        " WHERE account = $1 AND day < events_from"
+        " AND day >= ($2::timestamptz AT TIME ZONE 'UTC')::date"
+        " AND day < $3::timestamptz AT TIME ZONE 'UTC')",
+        account,
+        start,
+        stop,
+    )
+    return day
+
+
 async def active_accounts(connection: Any, since: datetime, until: datetime) -> list[str]:
     """The accounts with events admitted from one instant to before another."""
     rows = await connection.fetch(
@@ -298,6 +324,8 @@ async def document_of(connection: Any, account: str, month: str) -> str | None:
 
 async def by_number(connection: Any, number: str) -> Any:
     """The row of an invoice; None without."""
+    if not is_name(number):
+        return None
     return await connection.fetchrow("SELECT * FROM invoices WHERE number = $1", number)
 
 

@@ -150,6 +150,9 @@ class PromptLogStore:
         else:
             page = await self._search_contents(Needle(wanted.contains), terms, start, limit)
         given = {k: v for k, v in msgspec.to_builtins(wanted).items() if v is not None}
+        # Entries stay for good, and people look for what should not: a key that leaked, a name.
+        if wanted.contains is not None:
+            given["contains"] = {"characters": len(wanted.contains)}
         await self._audit.note("logs.search", "logs", "", {**given, "found": len(page.data)})
         return page
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from forebay.store.billing import lock_account
 from forebay.store.errors import AccountNotFound, BadValue, TermNotFound
 from forebay.store.limits import check_name, is_name
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from forebay.store.database import Database
 
 MAX_TOKENS = 10**15
+FIRST_YEAR, LAST_YEAR = 2000, 9998
+"""Of what is billed; in every time zone the years before and after are years too."""
 TermKind = Literal["free_tokens", "free_money", "discount", "fee"]
 TokenKind = Literal["input", "cached", "cache_write", "output", "reasoning"]
 TOKEN_KINDS: tuple[TokenKind, ...] = ("input", "cached", "cache_write", "output", "reasoning")
@@ -113,6 +116,8 @@ def _check_number(
 
 def _check_days(kind: str, starts: date, ends: date | None) -> None:
     for field, day in (("starts", starts), ("ends", ends)):
+        if day is not None and not FIRST_YEAR <= day.year <= LAST_YEAR:
+            raise BadValue(field, f"must be in the years {FIRST_YEAR} to {LAST_YEAR}")
         if day is not None and kind != "fee" and day.day != 1:
             raise BadValue(field, "must be the first of a month: only fees hold for parts of one")
     if ends is not None and ends <= starts:
@@ -179,19 +184,20 @@ class TermStore:
         Raises: AccountNotFound; BadValue, also for a month that is invoiced already.
         """
         checked_term(term)
-        await self._check_account(account)
-        await _check_open(self._pool, account, "starts", term.starts)
         values = {name: getattr(term, name) for name in FIELDS}
         for name in _DECIMALS:
             if values[name] is not None:
                 values[name] = Decimal(values[name])
-        row = await self._pool.fetchrow(
-            f"INSERT INTO terms (account, {', '.join(FIELDS)})"
-            f" VALUES ($1, {', '.join(f'${i + 2}' for i in range(len(FIELDS)))})"
-            f" RETURNING id, account, {', '.join(FIELDS)}",
-            account,
-            *values.values(),
-        )
+        async with self._pool.acquire() as connection, connection.transaction():
+            await lock_account(connection, account)
+            await _check_open(connection, account, "starts", term.starts)
+            row = await connection.fetchrow(
+                f"INSERT INTO terms (account, {', '.join(FIELDS)})"
+                f" VALUES ($1, {', '.join(f'${i + 2}' for i in range(len(FIELDS)))})"
+                f" RETURNING id, account, {', '.join(FIELDS)}",
+                account,
+                *values.values(),
+            )
         return _term(row)
 
     async def end(self, term: int, ends: date) -> Term:
@@ -201,9 +207,12 @@ class TermStore:
         invoiced already, or for a term that has ended before.
         """
         async with self._pool.acquire() as connection, connection.transaction():
-            row = await connection.fetchrow(f"{_SELECT} WHERE id = $1 FOR UPDATE", term)
-            if row is None:
+            account = await connection.fetchval("SELECT account FROM terms WHERE id = $1", term)
+            if account is None:
                 raise TermNotFound(f"no term has the id {term}")
+            await lock_account(connection, account)
+            row = await connection.fetchrow(f"{_SELECT} WHERE id = $1", term)
+            assert row is not None  # Terms are ended, never deleted.
             _check_days(row["kind"], row["starts"], ends)
             await _check_open(connection, row["account"], "ends", ends)
             if row["ends"] is not None and row["ends"] <= ends:

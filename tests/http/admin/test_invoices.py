@@ -1,5 +1,9 @@
 """Invoices, billing settings and terms by the admin API."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 from forebay.store import Database
 
@@ -72,6 +76,7 @@ async def test_what_is_refused(used: Admin) -> None:
     month = {"account": "acme", "month": "2025-10"}
     rerate = {"account": "acme", "since": "2025-10-01T00:00:00Z", "until": "2025-10-02T00:00:00Z"}
     term = {"kind": "fee", "description": "x", "starts": "2025-10-01"}
+    fee = {**term, "amount": "5"}
     for method, path, body, expected in (
         ("POST", "/invoices", {**month, "month": "2025-13"}, (400, invalid, "month")),
         ("POST", "/invoices", {"account": "acme"}, (400, missing, "month")),
@@ -93,5 +98,56 @@ async def test_what_is_refused(used: Admin) -> None:
         ("PATCH", "/accounts/acme/billing", {"currency": "x"}, (400, invalid, "currency")),
         ("PATCH", "/accounts/acme/billing", {"payment_days": 999}, (400, invalid, "payment_days")),
         ("PUT", "/seller", {"name": ""}, (400, invalid, "name")),
+        ("GET", "/invoices?after=99999999999999999999", None, (400, invalid, "after")),
+        ("GET", "/invoices?after=-1", None, (400, invalid, "after")),
+        ("GET", "/invoices/%00", None, no_invoice),
+        ("GET", "/invoices/%00/pdf", None, no_invoice),
+        ("POST", "/invoices/%00/credit", {"reason": "x", "line": 1}, no_invoice),
+        ("GET", "/usage?account=%00", None, (400, invalid, "account")),
+        ("GET", "/accounts/%00/invoices/2025-10", None, nobody),
+        ("PATCH", "/accounts/%00/billing", {}, nobody),
+        ("POST", "/accounts/%00/terms", {**term, "amount": "5"}, nobody),
+        ("POST", "/accounts/acme/terms", {**fee, "starts": "0001-01-01"}, (400, invalid, "starts")),
+        ("POST", "/accounts/acme/terms", {**fee, "starts": "9999-01-01"}, (400, invalid, "starts")),
+        ("POST", "/accounts/acme/terms", {**fee, "ends": "9999-12-31"}, (400, invalid, "ends")),
+        ("POST", "/rerate", {**rerate, "since": "0001-01-01T00:00:00Z"}, (400, invalid, "since")),
+        ("POST", "/rerate", {**rerate, "until": "9999-12-31T23:59:59Z"}, (400, invalid, "until")),
     ):  # fmt: skip
         assert await used.refused(method, path, body) == expected, (method, path)
+
+
+@asynccontextmanager
+async def events_locked(database: Database, seconds: float) -> AsyncIterator[None]:
+    """For so long nobody can read events."""
+
+    async def hold() -> None:
+        async with database.pool.acquire() as connection, connection.transaction():
+            await connection.execute("LOCK TABLE usage_events IN ACCESS EXCLUSIVE MODE")
+            held.set()
+            await asyncio.sleep(seconds)
+
+    held = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(hold())
+        await held.wait()
+        yield
+
+
+async def test_what_sums_up_events_has_longer_than_the_rest(
+    used: Admin, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebay.http.admin.operation.WORK_S", 0.2)
+    rerate = {"account": "acme", "since": "2025-10-01T00:00:00Z", "until": "2025-10-02T00:00:00Z"}
+    for method, path, body in (
+        ("GET", "/accounts/acme/invoices/2025-10", None),
+        ("POST", "/rerate", rerate),
+        ("POST", "/invoices", {"account": "acme", "month": "2025-10"}),
+    ):
+        async with events_locked(database, 0.5):
+            answer = await used.call(method, path, body)
+            assert answer.status_code == 200, answer.text
+    async with events_locked(database, 0.5):
+        answer = await used.call("GET", "/usage")
+    assert answer.status_code == 503
+    message = answer.json()["error"]["message"]
+    assert message == "This took longer than 0.2 s and was given up. Please try again."

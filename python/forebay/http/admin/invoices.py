@@ -25,7 +25,7 @@ class InvoiceQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Which invoices to list. after: the id of the last one of the page before."""
 
     account: str | None = None
-    after: int | None = None
+    after: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 100
 
 

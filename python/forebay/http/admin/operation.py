@@ -45,7 +45,7 @@ log = structlog.get_logger("forebay.http.admin")
 
 PREFIX = "/admin/v1"
 WORK_S = 10.0
-"""Seconds that the database has for one operation."""
+"""Seconds that the database has for one operation that does not say otherwise."""
 
 T = TypeVar("T")
 Run = Callable[["Call"], Awaitable[Any]]
@@ -73,6 +73,7 @@ class Operation:
     path: below `PREFIX`, with ``{names}``. summary: one line, for the document. run: does the
     work; what it returns is the answer's body. query, body: the types read; None takes none.
     answer: the type of the body given; None gives none. bare: an absent body counts as ``{}``.
+    work_s: seconds that the database has for it; None: `WORK_S`.
     """
 
     method: str
@@ -84,6 +85,7 @@ class Operation:
     answer: Any = None
     status: int = 200
     bare: bool = False
+    work_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +142,12 @@ class Endpoint:
             await drain(request.receive, content_length(headers) or 0)
             return render(refusal, {"connection": "close"})
         operation = self._operations["GET" if request.method == "HEAD" else request.method]
+        work_s = WORK_S if operation.work_s is None else operation.work_s
+        limit = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None) as limit:
+            async with limit:
                 body = await self._read(request, operation)
-                limit.reschedule(asyncio.get_running_loop().time() + WORK_S)
+                limit.reschedule(asyncio.get_running_loop().time() + work_s)
                 call = Call(
                     self._core,
                     self._config,
@@ -160,7 +164,9 @@ class Endpoint:
             return render(
                 self._core.error(
                     "unavailable",
-                    "The database cannot be reached now. Please try again.",
+                    f"This took longer than {work_s:g} s and was given up. Please try again."
+                    if limit.expired()
+                    else "The database cannot be reached now. Please try again.",
                     headers=headers,
                     cause=str(error) or type(error).__name__,
                 )

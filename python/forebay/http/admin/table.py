@@ -19,6 +19,7 @@ from forebay.http.admin.operation import PREFIX, Call, DatabaseSource, Endpoint,
 from forebay.metering.document import Document
 from forebay.store.accounts import Account, AccountChanges
 from forebay.store.billing import Billing, BillingChanges, Seller
+from forebay.store.invoices import LONG_S
 from forebay.store.keys import KeyChanges, PublicKey
 from forebay.store.limits import Limits
 from forebay.store.price_records import Correction, NewPrice, Price
@@ -57,6 +58,7 @@ _INVOICES: tuple[Operation, ...] = (
         invoices.finalize,
         body=invoices.Finalization,
         answer=Document,
+        work_s=LONG_S,
     ),
     Operation(
         "GET",
@@ -82,6 +84,7 @@ _INVOICES: tuple[Operation, ...] = (
         invoices.rerate_account,
         body=invoices.Rerating,
         answer=invoices.Adjustments,
+        work_s=LONG_S,
     ),
     Operation(
         "GET",
@@ -89,6 +92,7 @@ _INVOICES: tuple[Operation, ...] = (
         "An account's invoice of a month, or its draft",
         invoices.draft,
         answer=Document,
+        work_s=LONG_S,
     ),
     Operation(
         "GET",
