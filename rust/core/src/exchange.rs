@@ -158,6 +158,10 @@ async fn run(job: &Job, record: &mut Record) {
         let next = dispatch::next(&mut left, &job.ask, total, &mut alarm).await;
         let error = match next {
             Ok((target, permit)) => {
+                if job.gateway.is_halted() {
+                    // The place came free as another request was stopped.
+                    return;
+                }
                 let attempts = record.attempt(&target.upstream.name);
                 if !job.slot.lingers(record.linger(&target.upstream)) {
                     return;
@@ -185,6 +189,7 @@ async fn run(job: &Job, record: &mut Record) {
             return;
         }
         job.gateway.note(&error, &job.answer_headers);
+        record.failed();
     }
 }
 
