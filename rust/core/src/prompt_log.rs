@@ -8,6 +8,7 @@ mod capture;
 mod card;
 mod email;
 mod entry;
+mod escape;
 mod queue;
 mod redact;
 mod seal;

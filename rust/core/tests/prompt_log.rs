@@ -172,6 +172,32 @@ async fn a_stream_becomes_the_text_that_it_says() {
 }
 
 #[tokio::test]
+async fn escapes_in_a_stream_hide_nothing() {
+    let call = |arguments: &str| {
+        let arguments = serde_json::to_string(arguments).unwrap();
+        format!(
+            "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"tool_calls\":[{{\"index\":0,\
+             \"function\":{{\"arguments\":{arguments}}}}}]}}}}]}}\n\n"
+        )
+    };
+    let stream = call(r#"{"to":"john\u00"#)
+        + &call(r#"40x.com","key":"\u0022sk-abcdefghijklmnop"}"#)
+        + &whole_stream();
+    let engine = Engine::always(vec![
+        Step::Send(STREAM_HEAD.to_vec()),
+        Step::Send(chunk(stream.as_bytes())),
+        Step::Send(LAST_CHUNK.to_vec()),
+    ])
+    .await;
+    let (rig, kept) = logging(setup(level(Level::Full)), &[&engine]);
+    rig.chat(true).await;
+    rig.event().await;
+    let (_, text) = texts(&entries(&rig, &kept)[0]);
+    let hidden = r#"{"to":"[redacted:email]","key":"\u0022[redacted:key]"}"#;
+    assert!(text.starts_with(hidden), "{text}");
+}
+
+#[tokio::test]
 async fn who_is_logged_and_how_much() {
     let account = |log| SubjectSpec {
         scope: "account".to_owned(),

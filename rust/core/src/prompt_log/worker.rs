@@ -104,7 +104,7 @@ impl Worker {
             let known = self.streams.remove(&entry.event_id);
             let mut text = known.unwrap_or_else(|| stream(settings));
             text.feed(texts.answer);
-            settings.redactor.redact(&text.finish(), settings.max_bytes)
+            said(settings, &text.finish())
         } else {
             json(settings, &texts.answer)
         };
@@ -129,6 +129,14 @@ impl Worker {
 /// The text of a stream of which nothing has come.
 fn stream(settings: &Settings) -> StreamText {
     StreamText::new(settings.max_bytes.saturating_add(MARGIN))
+}
+
+/// The text of a stream, without what must not be written down. It may quote JSON, or be some.
+fn said(settings: &Settings, text: &str) -> Redacted {
+    let mut redacted = settings.redactor.redact(&plain(text), settings.max_bytes);
+    // Escapes that were undone may have made room for all that there is.
+    redacted.truncated |= text.len() >= settings.max_bytes.saturating_add(MARGIN);
+    redacted
 }
 
 /// The text of a JSON document, without what must not be written down.
