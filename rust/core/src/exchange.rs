@@ -168,7 +168,12 @@ async fn run(job: &Job, record: &mut Record) {
                 }
                 match attempt(job, &target, permit, attempts, total, &mut alarm, record).await {
                     Ok(()) => return,
-                    Err(error) => error,
+                    Err(error) => {
+                        if let Some(log) = &mut record.log {
+                            log.unanswered();
+                        }
+                        error
+                    }
                 }
             }
             Err(error) => {

@@ -42,14 +42,17 @@ impl Worker {
                     bytes,
                 } => {
                     let text = self.streams.entry(event_id);
-                    text.or_insert_with(|| stream(&settings)).feed(bytes);
+                    let text = text.or_insert_with(|| stream(&settings));
+                    self.queue.taken(text.size());
+                    text.feed(bytes);
+                    self.queue.kept(text.size());
                 }
                 Message::End(end) => {
                     let (meta, texts) = *end;
                     self.end(meta, texts);
                 }
                 Message::Forget(event_id) => {
-                    self.streams.remove(&event_id);
+                    self.taken(&event_id);
                 }
                 Message::Stop(done) => {
                     drop(done);
@@ -96,12 +99,19 @@ impl Worker {
         }
     }
 
+    /// What has come of a stream; it is kept no longer.
+    fn taken(&mut self, event_id: &[u8; 16]) -> Option<StreamText> {
+        let text = self.streams.remove(event_id)?;
+        self.queue.taken(text.size());
+        Some(text)
+    }
+
     /// Puts the texts in; false when they could not be sealed.
     fn fill(&mut self, entry: &mut Entry, streamed: bool, texts: Texts) -> bool {
         let settings = &texts.settings;
         let request = json(settings, &texts.request);
         let answer = if streamed {
-            let known = self.streams.remove(&entry.event_id);
+            let known = self.taken(&entry.event_id);
             let mut text = known.unwrap_or_else(|| stream(settings));
             text.feed(texts.answer);
             said(settings, &text.finish())
