@@ -17,6 +17,7 @@ __all__ = [
     "SpoolSource",
     "SseDecoder",
     "__version__",
+    "bad_pattern",
     "peek",
 ]
 
@@ -366,6 +367,12 @@ class SseDecoder:
 
 def peek(body: bytes) -> dict[str, Any]:
     """What admission reads of a request body. Raises: ValueError that names the byte offset."""
+
+def bad_pattern(patterns: list[str]) -> tuple[int | None, str] | None:
+    """What is wrong with patterns for the prompt log: which one, from 0, and why.
+
+    Which one: None where all together are too large. None: nothing is wrong.
+    """
 
 @final
 class Spool:

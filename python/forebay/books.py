@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ FLUSH_S = 5.0
 """Seconds that the end may take to ship what is left; more waits for the next process."""
 ADOPT_S = 1.0
 """Seconds between two looks for spools whose processes have gone."""
+_LOADED_S = 0.1
 _MIB = 1024 * 1024
 _SEGMENTS = 16
 """A spool is made of so many files at least, as far as they are not too small or too large."""
@@ -33,6 +35,12 @@ def spool_folder(configured: str | None) -> Path:
         return Path(configured).absolute()
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(state).absolute() / "forebay" / "spool"
+
+
+def _others(folder: Path) -> list[str]:
+    """Folders of other ledgers beside this one in which something waits."""
+    beside = (path for path in folder.parent.iterdir() if path != folder and path.is_dir())
+    return [str(path) for path in beside if any(path.iterdir())]
 
 
 class Books:
@@ -59,28 +67,40 @@ class Books:
         if self._spool is None:
             ledger = await database.pool.fetchval("SELECT id FROM ledger")
             segment_bytes = min(max(settings.max_bytes // _SEGMENTS, _MIB // 4), 8 * _MIB)
+            folder = spool_folder(settings.dir) / str(ledger)
             self._spool = self._core.open_spool(
-                str(spool_folder(settings.dir) / str(ledger)),
+                str(folder),
                 node=self._config.node or socket.gethostname(),
                 segment_bytes=segment_bytes,
                 max_bytes=settings.max_bytes,
                 durability=settings.durability,
                 on_full=settings.on_full,
             )
+            if others := _others(folder):
+                log.warning(
+                    "usage of other databases waits here until a gateway of theirs runs",
+                    folders=others,
+                )
         self._shipper = Shipper(database, self._spool.usage)
         self._logs = LogShipper(database, self._spool.logs)
         self._shipper.start()
         self._logs.start()
 
-    def start(self) -> None:
-        """Begin to take over what processes that have gone left; prices must be known by now."""
-        self._adopting = asyncio.create_task(self._adopt(), name="adopt-spools")
+    def start(self, prices_known: Callable[[], bool]) -> None:
+        """Begin to take over what processes that have gone left.
 
-    async def _adopt(self) -> None:
+        Not before the prices are known: requests that were running are rated by them.
+        """
+        self._adopting = asyncio.create_task(self._adopt(prices_known), name="adopt-spools")
+
+    async def _adopt(self, prices_known: Callable[[], bool]) -> None:
         assert self._spool is not None
         assert self._shipper is not None
         told = False
         while True:
+            if not prices_known():
+                await asyncio.sleep(_LOADED_S)
+                continue
             try:
                 taken = await asyncio.to_thread(self._spool.adopt)
                 told = False
@@ -93,6 +113,12 @@ class Books:
                     log.info("spools taken over", spools=taken, waiting=self._spool.usage.waiting)
                     self._shipper.kick()
             await asyncio.sleep(ADOPT_S)
+
+    def kick(self) -> None:
+        """The database is there again: ship now rather than at the end of a back-off."""
+        for shipper in (self._shipper, self._logs):
+            if shipper is not None:
+                shipper.kick()
 
     def state(self) -> str:
         """``ok``, or what is wrong: what cannot be recorded is not served."""

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from forebay.cli.common import DEV_STATE
+from forebay.cli.common import DEV_STATE, bad_pattern
 from forebay.config import load
 from forebay.serve import run_on_loop, serve
 from forebay.store import Database, EmbeddedPostgres, KeyStore
@@ -46,7 +46,7 @@ def run(*, http: str | None, grpc: str | None, ready_file: Path | None) -> None:
     # Others may pass through, not look: as root the database runs as nobody.
     STATE.mkdir(mode=0o711, exist_ok=True)
     with _database(environment), _engine(environment) as engine:
-        config = load(None, environment)
+        config = load(None, environment, bad_pattern=bad_pattern)
         listen = msgspec.structs.replace(
             config.listen, http=http or "127.0.0.1:8080", grpc=grpc or config.listen.grpc
         )

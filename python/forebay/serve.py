@@ -25,7 +25,7 @@ from forebay.store import (
     KeyWatcher,
     Price,
     Spent,
-    StoreError,
+    StoreUnavailable,
     SubjectLimits,
     encode_limits,
     encode_prices,
@@ -33,7 +33,6 @@ from forebay.store import (
     encode_spent,
     seed_prices,
 )
-from forebay.store.database import UNREACHABLE
 
 if TYPE_CHECKING:
     from forebay.workers.seat import Seat
@@ -78,32 +77,19 @@ class Store:
         told = False
         while True:
             try:
-                database = await Database.connect(self._url)
-            except StoreError as error:
+                database = await self._open_once()
+                break
+            except StoreUnavailable as error:
                 if not told:
                     log.warning("database is away", cause=str(error))
                     told = True
-                await asyncio.sleep(RETRY_S)
-                continue
-            try:
-                applied = await database.migrate()
-                await self._seed(database)
-            except (StoreError, *UNREACHABLE) as error:
-                await database.close()
-                log.error("the schema cannot be brought up to date", cause=str(error))
-                await asyncio.sleep(RETRY_S)
-                continue
-            try:
-                await self._books.open(database)
             except OSError as error:
                 # Without keys nothing is admitted, and without a spool nothing may be.
-                await database.close()
                 log.error("the spool cannot be opened (see spool.dir)", cause=str(error))
-                await asyncio.sleep(RETRY_S)
-                continue
-            if applied:
-                log.info("migrations applied", versions=applied)
-            break
+            except Exception as error:
+                # Whatever it is, it may pass; a start that gives up would never be ready.
+                log.error("the database cannot be used", cause=str(error) or type(error).__name__)
+            await asyncio.sleep(RETRY_S)
         self._database = database
         config = self._gateway.config
         kept = msgspec.structs.asdict(config.retention)
@@ -113,13 +99,27 @@ class Store:
         self._watcher = KeyWatcher(
             database,
             self._load,
-            self._gateway.core.keys_current,
+            self._on_health,
             on_limits=self._load_limits,
             on_prices=self._load_prices,
             on_spent=self._set_spent,
         )
-        await self._watcher.start(FIRST_LOAD_S)
-        self._books.start()
+        watcher = self._watcher
+        await watcher.start(FIRST_LOAD_S)
+        self._books.start(lambda: watcher.loaded)
+
+    async def _open_once(self) -> Database:
+        database = await Database.connect(self._url)
+        try:
+            applied = await database.migrate()
+            await self._seed(database)
+            await self._books.open(database)
+        except BaseException:
+            await database.close()
+            raise
+        if applied:
+            log.info("migrations applied", versions=applied)
+        return database
 
     async def _seed(self, database: Database) -> None:
         models = self._gateway.config.models
@@ -132,6 +132,11 @@ class Store:
                 configured=found.configured,
                 book=found.book,
             )
+
+    def _on_health(self, healthy: bool) -> None:
+        self._gateway.core.keys_current(healthy)
+        if healthy:
+            self._books.kick()
 
     def _load(self, records: list[KeyRecord]) -> None:
         self._gateway.core.load_keys(encode_records(records), False)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from forebay.cli.common import bad_pattern
 from forebay.config import Config, ConfigError, load
 from forebay.telemetry.logs import setup_logging
 
@@ -16,7 +17,7 @@ def settings(
 
     Raises: ConfigError, also when something that serving needs is missing.
     """
-    loaded = load(config, os.environ)
+    loaded = load(config, os.environ, bad_pattern=bad_pattern)
     listen = loaded.listen
     if http is not None:
         listen = msgspec.structs.replace(listen, http=http)

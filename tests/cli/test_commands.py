@@ -231,6 +231,27 @@ def test_config_commands(forebay: Forebay, elsewhere: Path) -> None:
     assert result.err.startswith("forebay: forebay.yaml:2: upstreams.gpu.knid: unknown field")
 
 
+@pytest.mark.parametrize(
+    ("patterns", "told"),
+    [
+        ("['ok', '(']", "forebay.yaml:6: prompt_logs.patterns[1]: unclosed group"),
+        ("['(?<=a)b']", "forebay.yaml:6: prompt_logs.patterns[0]: look-around"),
+        ("['a*']", "forebay.yaml:6: prompt_logs.patterns[0]: it matches nothing at all"),
+        ("['(?:\\pL{1000}){1000}']", "forebay.yaml:6: prompt_logs.patterns[0]: too large"),
+    ],
+)
+@pytest.mark.parametrize("command", [("config", "check"), ("serve",), ("serve", "--workers", "2")])
+def test_a_pattern_that_will_not_do_is_named(
+    with_url: Forebay, elsewhere: Path, command: tuple[str, ...], patterns: str, told: str
+) -> None:
+    section = f"prompt_logs:\n  patterns: {patterns}\n"
+    (elsewhere / "forebay.yaml").write_text(CONFIG + section)
+    result = with_url(*command)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"forebay: {told}")
+    assert len(result.err.splitlines()) == 1
+
+
 def ship(url: str, *events: Event) -> None:
     """Write events as a gateway does."""
 

@@ -83,12 +83,17 @@ async def test_they_arrive_as_they_were(
 async def test_what_comes_again_is_there_once(
     database: Database, spool: Spool, shipper: LogShipper
 ) -> None:
-    spool.logs = [log(), log()]
+    logs = [log(), log()]
+    spool.logs = list(logs)
     spool.keeps = True
     assert await shipper.flush(10)
     assert len(await rows(database)) == 2
-    assert (shipper.written, shipper.duplicates, shipper.failures) == (2, 2, 1)
+    assert (shipper.written, shipper.duplicates, shipper.failures) == (2, 0, 1)
     assert shipper.last_error is None
+    spool.logs = list(logs)  # as the next process finds them
+    assert await shipper.flush(10)
+    assert len(await rows(database)) == 2
+    assert (shipper.written, shipper.duplicates) == (2, 2)
 
 
 async def test_what_is_refused_keeps_nothing_else_back(

@@ -233,11 +233,11 @@ async def test_many_bad_rows_and_an_outage_between(
     reject = Shipper._reject
     failures = iter([True, False, True])
 
-    async def sometimes(self: Shipper, connection: Any, row: str, error: Any) -> None:
+    async def sometimes(self: Shipper, connection: Any, *rest: Any) -> None:
         if next(failures, False):
             connection.terminate()
             raise ConnectionResetError("away")
-        await reject(self, connection, row, error)
+        await reject(self, connection, *rest)
 
     monkeypatch.setattr(Shipper, "_reject", sometimes)
     spool.events = [event(prompt_tokens=-1 if n in (3, 4, 9, 49) else 1) for n in range(50)]

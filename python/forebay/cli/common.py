@@ -173,6 +173,14 @@ def _caller() -> str:
     return f"cli:{user}@{socket.gethostname()}"
 
 
+def bad_pattern(patterns: list[str]) -> tuple[int | None, str] | None:
+    """What the core says of ``prompt_logs.patterns``, for `forebay.config.load`."""
+    # Imported only where there are some: the core is large, and a supervisor does without it.
+    from forebay import _core
+
+    return _core.bad_pattern(patterns)
+
+
 def prompt_log_settings(given: Path | None) -> "PromptLogs | None":
     """``prompt_logs`` of the configuration file; None where there is no file.
 

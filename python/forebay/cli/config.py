@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from forebay.cli.common import ConfigOption, JsonOption, config_path, print_json
+from forebay.cli.common import ConfigOption, JsonOption, bad_pattern, config_path, print_json
 
 app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
 
@@ -19,7 +19,7 @@ def _load(file: str | None, option: Any) -> Any:
 
     from forebay.config import load
 
-    return load(config_path(Path(file) if file else option), os.environ)
+    return load(config_path(Path(file) if file else option), os.environ, bad_pattern=bad_pattern)
 
 
 @app.command()

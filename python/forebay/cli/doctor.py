@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
-from forebay.cli.common import ConfigOption, DatabaseOption, JsonOption, config_path, dev_state
+from forebay.cli.common import (
+    ConfigOption,
+    DatabaseOption,
+    JsonOption,
+    bad_pattern,
+    config_path,
+    dev_state,
+)
 from forebay.cli.common import print_json as _print_json
 from forebay.config.errors import ConfigError
 from forebay.store.errors import StoreError
@@ -57,7 +64,7 @@ async def _examine(path: "os.PathLike[str] | None", database_url: str | None) ->
         findings.append(await _http("gateway", f"{state.get('http')}/readyz", None))
     else:
         try:
-            config = load(None if path is None else Path(path), os.environ)
+            config = load(None if path is None else Path(path), os.environ, bad_pattern=bad_pattern)
             detail = f"{len(config.upstreams)} upstreams, {len(config.models)} models"
             findings.append(Finding("configuration", True, detail))
         except ConfigError as error:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -57,7 +57,11 @@ _OVERRIDES: dict[str, tuple[str, str]] = {
 }
 
 
-def load(path: Path | None, env: Mapping[str, str]) -> Config:
+Judge = Callable[[list[str]], tuple[int | None, str] | None]
+"""Looks at ``prompt_logs.patterns``: which one will not do, None for all together, and why."""
+
+
+def load(path: Path | None, env: Mapping[str, str], *, bad_pattern: Judge | None = None) -> Config:
     """Read a configuration.
 
     path: YAML file; None takes ``FOREBAY_CONFIG``, and without that the environment alone.
@@ -67,6 +71,7 @@ def load(path: Path | None, env: Mapping[str, str]) -> Config:
         ``database_url`` and ``redis_url``;
         ``INFERENCE_URL`` (and ``INFERENCE_API_KEY``) make one SGLang upstream named ``engine``
         that serves every model it lists, where the file names no upstream.
+    bad_pattern: the core's, which alone knows its syntax; None leaves that to the core.
 
     Raises: ConfigError.
     """
@@ -75,6 +80,8 @@ def load(path: Path | None, env: Mapping[str, str]) -> Config:
     document = Document(_read(path), source=str(path or "environment"), env=env, exact=_is_price)
     config = _from_environment(_to_config(document), document, env)
     _check_references(config, document)
+    if bad_pattern is not None and config.prompt_logs.patterns:
+        _check_patterns(document, config.prompt_logs, bad_pattern)
     return config
 
 
@@ -181,6 +188,14 @@ def _check_prompt_logs(document: Document, settings: PromptLogs) -> None:
         raise document.error(
             ("prompt_logs", "active"), f"no key named {settings.active!r} (known: {known})"
         )
+
+
+def _check_patterns(document: Document, settings: PromptLogs, bad_pattern: Judge) -> None:
+    found = bad_pattern(list(settings.patterns))
+    if found is not None:
+        at, reason = found
+        path: FieldPath = ("prompt_logs", "patterns")
+        raise document.error(path if at is None else (*path, at), reason)
 
 
 def _check_concurrency(document: Document, name: str, upstream: Upstream) -> None:

@@ -21,7 +21,7 @@ use crate::price::{PriceBook, PriceSpec};
 use crate::prompt_log::{Entry, MAX_WAITING, PromptLog, Sink};
 use crate::slot::{Answering, Head, Headers, Slot, error_headers};
 use crate::snapshot::{Snapshot, SnapshotSpec};
-use crate::spool::Spool;
+use crate::spool::{Spool, SpoolCounters};
 use crate::subjects::{Ground, SubjectSpec, Subjects};
 
 /// Which inference API.
@@ -106,6 +106,8 @@ pub struct Gateway {
     pub metrics: Counters,
     /// Limits shared with other machines; in use once activated.
     pub leases: Arc<Leases>,
+    /// What happens to spools.
+    pub spool_counters: SpoolCounters,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) subjects: ArcSwap<Subjects>,
     prices: ArcSwap<PriceBook>,
@@ -127,6 +129,7 @@ impl Gateway {
         let metrics = Counters::new();
         Self {
             leases: Arc::new(Leases::new(LeaseCounters::registered(&metrics.registry))),
+            spool_counters: SpoolCounters::registered(&metrics.registry),
             keys: Keys::default(),
             events: Events::default(),
             metrics,

@@ -28,7 +28,7 @@ use crate::metrics::{Counter, Gauge, Registry};
 
 pub use capture::Capture;
 pub use entry::{COLUMNS, Entry};
-pub use redact::{Redacted, Redactor};
+pub use redact::{BadPattern, Redacted, Redactor, without_secrets};
 pub use seal::{Part, Sealer};
 pub use settings::{Choice, ChoiceSpec, Level, Settings, SettingsSpec};
 

@@ -44,7 +44,11 @@ pub fn upstream_error(
     asked: Asked,
 ) -> Error {
     let kind = kind_of_status(status);
-    let cause = format!("upstream status {status}: {}", excerpt(body));
+    // Of what a client sent, engines quote where it is at fault: that is for the client alone.
+    let cause = match kind {
+        Kind::InvalidRequest | Kind::PayloadTooLarge => format!("upstream status {status}"),
+        _ => format!("upstream status {status}: {}", excerpt(body)),
+    };
     let value = serde_json::from_slice::<Value>(body).ok();
     let mut error = match kind {
         Kind::InvalidRequest | Kind::PayloadTooLarge | Kind::ModelNotFound | Kind::Unavailable => {
@@ -303,6 +307,18 @@ mod tests {
 
     fn error(status: u16, body: &str) -> Error {
         upstream_error(status, body.as_bytes(), None, Asked::default())
+    }
+
+    #[test]
+    fn the_cause_quotes_what_is_the_engines_fault_alone() {
+        for (status, cause) in [
+            (400, "upstream status 400"),
+            (413, "upstream status 413"),
+            (500, r#"upstream status 500: {"error": "what was asked"}"#),
+        ] {
+            let found = error(status, r#"{"error": "what was asked"}"#);
+            assert_eq!(found.cause.as_deref(), Some(cause));
+        }
     }
 
     #[test]

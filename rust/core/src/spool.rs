@@ -21,7 +21,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -40,6 +40,10 @@ use crate::metrics::{Counter, Gauge, Registry};
 
 /// When a client may come again that was refused for want of space.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long the end of an answer waits for a disk that fails.
+const DURABLE: Duration = Duration::from_secs(30);
+/// A spool that has not been finished for so long never will be: its process was killed.
+const MAKING: Duration = Duration::from_secs(3600);
 /// Begins the name of a folder that is being removed.
 const GONE: &str = ".gone-";
 /// A part of what usage may take is kept for prompt logs.
@@ -85,6 +89,7 @@ pub struct Config {
 }
 
 /// What happens to spools.
+#[derive(Clone)]
 pub struct SpoolCounters {
     /// Requests refused, because they could not have been recorded.
     pub refused: Arc<Counter>,
@@ -170,6 +175,8 @@ struct Adopted {
     _lock: File,
     usage: Dead,
     logs: Dead,
+    /// Something in it is damaged and could not be put aside by itself.
+    stays: bool,
 }
 
 /// The spool of this process.
@@ -188,6 +195,8 @@ pub struct Spool {
     adopted: Mutex<Vec<Adopted>>,
     adopted_waiting: AtomicUsize,
     trouble: Mutex<Option<String>>,
+    /// What is recorded does not get to the disk, though it must.
+    is_unsafe: AtomicBool,
     /// What happens to it.
     pub counters: SpoolCounters,
 }
@@ -222,12 +231,12 @@ impl Spool {
             "usage",
             config.max_bytes,
             config.durability == Durability::Machine,
-        )?;
+        );
         let logs = lane(
             "logs",
             (config.max_bytes / LOG_SHARE).max(2 * config.segment_bytes),
             false,
-        )?;
+        );
         let spool = Arc::new(Self {
             id,
             folder,
@@ -240,11 +249,17 @@ impl Spool {
             adopted: Mutex::default(),
             adopted_waiting: AtomicUsize::new(0),
             trouble: Mutex::default(),
+            is_unsafe: AtomicBool::new(false),
             counters,
             config,
         });
-        let keeper = Keeper::start(&spool, Arc::clone(&spool.bell))?;
-        *spool.keeper.lock() = Some(keeper);
+        match Keeper::start(&spool, Arc::clone(&spool.bell)) {
+            Ok(keeper) => *spool.keeper.lock() = Some(keeper),
+            Err(error) => {
+                remove(&spool.folder);
+                return Err(error);
+            }
+        }
         Ok(spool)
     }
 
@@ -255,6 +270,10 @@ impl Spool {
 
     /// Records that a request begins; `row` is what [`row::put_usage`] makes of it.
     pub fn begin(&self, row: &[u8]) -> Result<Opened, Full> {
+        if self.is_unsafe.load(Ordering::Relaxed) {
+            // What ends could not be made as safe as was asked for.
+            return Err(Full);
+        }
         self.usage.begin(row)
     }
 
@@ -306,8 +325,12 @@ impl Spool {
             return;
         }
         let mut synced = self.synced.subscribe();
-        // The sender lives as long as `self`.
-        let _ = synced.wait_for(|synced| *synced >= recorded).await;
+        let on_disk = synced.wait_for(|synced| *synced >= recorded);
+        if tokio::time::timeout(DURABLE, on_disk).await.is_err() {
+            // The disk has failed for long, which the log and the metrics say; a client that waited
+            // for its answer would not be helped by waiting on.
+            self.counters.failures.inc();
+        }
     }
 
     /// The keeper's work. Whether it should come again soon.
@@ -324,6 +347,8 @@ impl Spool {
             self.counters.failures.inc();
         }
         let failed = outcome.is_err();
+        let is_unsafe = failed && synced == 0 && self.config.durability == Durability::Machine;
+        self.is_unsafe.store(is_unsafe, Ordering::Relaxed);
         *self.trouble.lock() = outcome.err().map(|error| error.to_string());
         failed || self.usage.is_busy() || self.logs.is_busy()
     }
@@ -340,9 +365,18 @@ impl Spool {
                 let _ = std::fs::remove_dir_all(&folder);
                 continue;
             }
-            let is_spool = name.is_some_and(|name| {
-                name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
-            });
+            let is_id =
+                |name: &str| name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if name
+                .and_then(|name| name.strip_prefix('.'))
+                .is_some_and(is_id)
+            {
+                if is_older(&folder, MAKING) {
+                    let _ = std::fs::remove_dir_all(&folder);
+                }
+                continue;
+            }
+            let is_spool = name.is_some_and(is_id);
             if !is_spool || folder == self.folder {
                 continue;
             }
@@ -369,15 +403,16 @@ impl Spool {
         let Some(lock) = dead::lock(&folder)? else {
             return Ok(false);
         };
-        let adopted = Adopted {
+        let mut adopted = Adopted {
             usage: Dead::read(&folder.join("usage"), &USAGE, rate)?,
             logs: Dead::read(&folder.join("logs"), &ENTRY, rate)?,
             folder,
+            stays: false,
             _lock: lock,
         };
         for damaged in adopted.usage.damaged.iter().chain(&adopted.logs.damaged) {
             self.counters.damaged.inc();
-            self.quarantine(damaged)?;
+            adopted.stays |= self.quarantine(damaged).is_err();
         }
         self.counters.adopted.inc();
         let interrupted = adopted.usage.interrupted as u64;
@@ -472,7 +507,11 @@ impl Spool {
         let mut all = self.adopted.lock();
         all.retain(|adopted| {
             let waits = adopted.usage.waiting() + adopted.logs.waiting() > 0;
-            if !waits {
+            if !waits && adopted.stays {
+                let kept = adopted.folder.with_extension("damaged");
+                // Where not even that can be done, it is found again, and shipped again in vain.
+                let _ = std::fs::rename(&adopted.folder, kept);
+            } else if !waits {
                 remove(&adopted.folder);
             }
             waits
@@ -548,6 +587,12 @@ fn remove(folder: &Path) {
     if std::fs::rename(folder, &gone).is_ok() {
         let _ = std::fs::remove_dir_all(&gone);
     }
+}
+
+/// Whether the folder was last changed so long ago.
+fn is_older(folder: &Path, age: Duration) -> bool {
+    let changed = std::fs::metadata(folder).and_then(|metadata| metadata.modified());
+    changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|passed| passed > age))
 }
 
 /// Makes a spool's folder and takes its lock.

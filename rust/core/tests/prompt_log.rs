@@ -296,7 +296,7 @@ fn bad_settings_are_refused_by_name() {
                 patterns: vec!["(".to_owned()],
                 ..settings(1)
             },
-            "prompt_logs: pattern 1:",
+            "prompt_logs: patterns[0]: unclosed group",
         ),
     ] {
         let error = Settings::new(&spec).err().unwrap();

@@ -8,7 +8,7 @@
 
 use std::sync::LazyLock;
 
-use forebay_core::prompt_log::{Redacted, Redactor};
+use forebay_core::prompt_log::{Redacted, Redactor, without_secrets};
 use proptest::prelude::*;
 
 /// Without own patterns. Made once: that takes a while.
@@ -145,13 +145,18 @@ fn own_patterns() {
     );
     assert_eq!((found.count, found.truncated), (2, false));
     for (pattern, why) in [
-        ("(", "pattern 2"),
+        ("(", "unclosed group"),
+        ("(?<=a)b", "look-around"),
         ("a*", "nothing at all"),
         (r"\b", "nothing"),
+        (r"(?:\pL{1000}){1000}", "too large"),
     ] {
         let own = ["fine".to_owned(), pattern.to_owned()];
         let error = Redactor::new(&own).err().unwrap();
-        assert!(error.contains(why), "{error}");
+        assert_eq!(error.at, Some(1));
+        assert!(error.reason.contains(why), "{error}");
+        assert!(!error.reason.contains('\n'), "{error}");
+        assert!(error.to_string().starts_with("patterns[1]: "), "{error}");
     }
 }
 
@@ -329,4 +334,12 @@ proptest! {
     fn what_hides_nothing_is_kept(text in "[a-zA-Z éß\n,.!?]{0,200}") {
         prop_assert_eq!(redact(&text), text);
     }
+}
+
+#[test]
+fn other_logs_are_freed_of_secrets_too() {
+    assert_eq!(
+        without_secrets("status 500: a@b.de said 4111 1111 1111 1111"),
+        "status 500: [redacted:email] said [redacted:card]"
+    );
 }

@@ -13,6 +13,7 @@ use forebay_core::error::{Error, Kind};
 use forebay_core::gateway::{Endpoint, Gateway};
 use forebay_core::headers::fresh_request_id;
 use forebay_core::listener::{Bounds, Listener};
+use forebay_core::prompt_log::without_secrets;
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -149,14 +150,16 @@ impl Core {
         let notes = Arc::new(ArrayQueue::new(MAX_NOTES));
         let sink = Arc::clone(&notes);
         gateway.on_failure(Box::new(move |error: &Error, request_id: &str| {
-            let cause = error.cause.clone().unwrap_or_default();
+            // Engines quote what clients sent: above all in what is the client's fault.
+            let message = match error.kind {
+                Kind::InvalidRequest | Kind::PayloadTooLarge => {
+                    "The engine refused the request.".to_owned()
+                }
+                _ => without_secrets(&error.message),
+            };
+            let cause = without_secrets(error.cause.as_deref().unwrap_or_default());
             // Full: the log is behind, and the counters have it.
-            let _ = sink.push((
-                error.kind.name(),
-                error.message.to_string(),
-                cause,
-                request_id.to_owned(),
-            ));
+            let _ = sink.push((error.kind.name(), message, cause, request_id.to_owned()));
         }));
         Ok(Self {
             gateway,

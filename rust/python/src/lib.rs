@@ -28,7 +28,7 @@ mod _core {
     #[pymodule_export]
     use crate::prices::PriceBook;
     #[pymodule_export]
-    use crate::pure::{Limiter, SseDecoder, peek};
+    use crate::pure::{Limiter, SseDecoder, bad_pattern, peek};
     #[pymodule_export]
     use crate::spool::{Spool, SpoolBatch, SpoolSource};
 

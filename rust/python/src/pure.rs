@@ -5,6 +5,7 @@ use std::sync::Arc;
 use forebay_core::limit::{Limits, Meter, Region, Table};
 
 use crate::limits::region;
+use forebay_core::prompt_log::Redactor;
 use forebay_core::{peek as core_peek, sse};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
@@ -141,4 +142,18 @@ pub(crate) fn peek<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyD
     out.set_item("prompt_token_ids", seen.prompt_token_ids)?;
     out.set_item("prompt_items", seen.prompt_items)?;
     Ok(out)
+}
+
+/// What is wrong with patterns for the prompt log: which one, and why.
+#[pyfunction]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "Python hands lists over whole"
+)]
+pub(crate) fn bad_pattern(
+    py: Python<'_>,
+    patterns: Vec<String>,
+) -> Option<(Option<usize>, String)> {
+    let bad = py.detach(move || Redactor::new(&patterns).err())?;
+    Some((bad.at, bad.reason))
 }

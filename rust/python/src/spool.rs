@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_core::gateway::Gateway;
-use forebay_core::spool::{self, Config, Disk, Durability, OnFull, SpoolCounters, System};
+use forebay_core::spool::{self, Config, Disk, Durability, OnFull, System};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -52,7 +52,7 @@ impl Spool {
             on_full,
         };
         let disk: Arc<dyn Disk> = Arc::new(System);
-        let counters = SpoolCounters::registered(&gateway.metrics.registry);
+        let counters = gateway.spool_counters.clone();
         let id = *uuid::Uuid::now_v7().as_bytes();
         let spool =
             spool::Spool::create(config, id, &disk, counters).map_err(PyOSError::new_err)?;

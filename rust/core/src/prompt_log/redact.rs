@@ -2,11 +2,13 @@
 //!
 //! Pure, and linear in the text: no search looks further ahead than the length of a key. Nothing found
 //! is still reported to be something: too much is taken out rather than too little.
+use std::fmt;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use memchr::memmem;
 use regex_automata::Input;
-use regex_automata::meta::Regex;
+use regex_automata::meta::{BuildError, Regex};
 use regex_automata::util::syntax;
 
 use super::card::{DIGITS, cards};
@@ -59,6 +61,48 @@ pub struct Redactor {
     own: Option<Regex>,
 }
 
+/// An own pattern that is none, is too large, or would match nothing at all.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadPattern {
+    /// Which one, from 0; `None`: all together are too large.
+    pub at: Option<usize>,
+    /// Why, in one line.
+    pub reason: String,
+}
+
+impl fmt::Display for BadPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at {
+            Some(at) => write!(f, "patterns[{at}]: {}", self.reason),
+            None => write!(f, "patterns: {}", self.reason),
+        }
+    }
+}
+
+/// What is wrong, without the picture of the pattern that the parser draws above.
+fn last_line(error: &impl fmt::Display) -> String {
+    let text = error.to_string();
+    let line = text.lines().last().unwrap_or_default();
+    line.trim_start_matches("error: ").to_owned()
+}
+
+fn too_large(error: &BuildError) -> String {
+    match error.size_limit() {
+        Some(limit) => format!("too large: compiled, more than {limit} bytes"),
+        None => last_line(error),
+    }
+}
+
+static PLAIN: LazyLock<Option<Redactor>> = LazyLock::new(|| Redactor::new(&[]).ok());
+
+/// The text without keys, addresses and cards, for a log of another kind.
+pub fn without_secrets(text: &str) -> String {
+    let redacted = PLAIN
+        .as_ref()
+        .map(|redactor| redactor.redact(text, usize::MAX).text);
+    redacted.unwrap_or_default()
+}
+
 type Found = Vec<(Range<usize>, &'static str)>;
 
 /// What is left of a text.
@@ -74,24 +118,27 @@ pub struct Redacted {
 
 impl Redactor {
     /// Looks for `own` patterns (Rust's `regex` syntax) besides keys, addresses and cards.
-    ///
-    /// Fails on a pattern that is none, is too large, or matches nothing at all; the error names it by
-    /// its number, from 1.
-    pub fn new(own: &[String]) -> Result<Self, String> {
+    pub fn new(own: &[String]) -> Result<Self, BadPattern> {
         for (at, pattern) in own.iter().enumerate() {
-            let bad = |e: &dyn std::fmt::Display| format!("pattern {}: {e}", at + 1);
-            let parsed = syntax::parse(pattern).map_err(|e| bad(&e))?;
+            let bad = |reason| BadPattern {
+                at: Some(at),
+                reason,
+            };
+            let parsed = syntax::parse(pattern).map_err(|e| bad(last_line(&e)))?;
             if parsed
                 .properties()
                 .minimum_len()
                 .is_none_or(|least| least == 0)
             {
-                return Err(bad(&"it matches nothing at all"));
+                return Err(bad("it matches nothing at all".to_owned()));
             }
-            Regex::new(pattern).map_err(|e| bad(&e))?;
+            Regex::new(pattern).map_err(|e| bad(too_large(&e)))?;
         }
         let many = |patterns: &[&str]| {
-            Regex::new_many(patterns).map_err(|e| format!("patterns together: {e}"))
+            Regex::new_many(patterns).map_err(|e| BadPattern {
+                at: None,
+                reason: too_large(&e),
+            })
         };
         let own: Vec<&str> = own.iter().map(String::as_str).collect();
         Ok(Self {

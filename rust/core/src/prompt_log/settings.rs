@@ -124,7 +124,7 @@ impl Settings {
     pub fn new(spec: &SettingsSpec) -> Result<Arc<Self>, String> {
         let bad = |e: String| format!("prompt_logs: {e}");
         Ok(Arc::new(Self {
-            redactor: Redactor::new(&spec.patterns).map_err(bad)?,
+            redactor: Redactor::new(&spec.patterns).map_err(|e| bad(e.to_string()))?,
             sealer: Sealer::new(&spec.key_name, &spec.key).map_err(bad)?,
             max_bytes: spec.max_bytes,
         }))

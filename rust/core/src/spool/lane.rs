@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -20,6 +21,17 @@ use super::segment::{Label, START, Segment};
 const SLACK: usize = 16 * 1024;
 /// What an end may have more than its beginning: upstream, finish reason, numbers.
 const END_MORE: usize = 1024;
+
+/// How long a disk that failed is left alone, at first and at most.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// A disk that fails.
+struct Failure {
+    until: Instant,
+    wait: Duration,
+    cause: String,
+}
 
 /// There is no space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +94,8 @@ struct State {
     segments: VecDeque<Arc<Segment>>,
     /// Made ahead.
     spares: Vec<Segment>,
+    /// How many are being made.
+    making: u64,
     files: u64,
     number: u64,
     next_seq: u64,
@@ -115,23 +129,25 @@ pub(super) struct Lane {
     dirty: AtomicBool,
     /// The last segment could not be made.
     starved: AtomicBool,
+    failing: Mutex<Option<Failure>>,
     wake: Box<dyn Fn(bool) + Send + Sync>,
 }
 
 impl Lane {
-    /// An empty lane with one segment. `wake` is called when [`Lane::keep`] has something to do, and
+    /// An empty lane, with one segment if there is space. `wake` is called when [`Lane::keep`] has something to do, and
     /// whether at once.
     pub(super) fn create(
         layout: Layout,
         disk: Arc<dyn Disk>,
         wake: Box<dyn Fn(bool) + Send + Sync>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let lane = Self {
             layout,
             disk,
             state: Mutex::new(State {
                 segments: VecDeque::new(),
                 spares: Vec::new(),
+                making: 0,
                 files: 0,
                 number: 0,
                 next_seq: 0,
@@ -146,10 +162,12 @@ impl Lane {
             }),
             dirty: AtomicBool::new(false),
             starved: AtomicBool::new(false),
+            failing: Mutex::default(),
             wake,
         };
-        lane.allocate()?;
-        Ok(lane)
+        // Without space nothing begins, but what others left can be shipped, which makes some.
+        let _ = lane.allocate();
+        lane
     }
 
     /// Records that a request begins, and keeps space for its end.
@@ -296,31 +314,33 @@ impl Lane {
     /// Requests came faster than the keeper makes space: one of them does it, unless it cannot be
     /// done.
     fn expand(&self) -> Result<(), Full> {
-        if !self.starved.load(Ordering::Relaxed) && self.may_grow() && self.allocate().is_ok() {
+        if !self.starved.load(Ordering::Relaxed) && matches!(self.allocate(), Ok(true)) {
             return Ok(());
         }
         (self.wake)(true);
         Err(Full)
     }
 
-    fn may_grow(&self) -> bool {
-        let state = self.state.lock();
-        let files = (state.segments.len() + state.spares.len()) as u64;
-        (files + 1) * self.layout.segment_bytes <= self.layout.max_bytes
-    }
-
-    /// Makes a segment ahead.
-    fn allocate(&self) -> io::Result<()> {
+    /// Makes a segment ahead. False: there may be none more. Those that are being made count: the
+    /// keeper and requests may do so at the same time.
+    fn allocate(&self) -> io::Result<bool> {
         let number = {
             let mut state = self.state.lock();
+            let files = (state.segments.len() + state.spares.len()) as u64 + state.making;
+            if (files + 1) * self.layout.segment_bytes > self.layout.max_bytes {
+                return Ok(false);
+            }
+            state.making += 1;
             state.files += 1;
             state.files
         };
         let path = self.layout.folder.join(format!("{number:010}.seg"));
         let segment = Segment::allocate(&*self.disk, path, self.layout.segment_bytes);
         self.starved.store(segment.is_err(), Ordering::Relaxed);
-        self.state.lock().spares.push(segment?);
-        Ok(())
+        let mut state = self.state.lock();
+        state.making -= 1;
+        state.spares.push(segment?);
+        Ok(true)
     }
 
     /// The keeper's work: segments made ahead, records brought to the disk, what is shipped removed.
@@ -328,6 +348,13 @@ impl Lane {
     pub(super) fn keep(&self) -> (u64, io::Result<()>) {
         self.dirty.store(false, Ordering::Release);
         let mut outcome = self.prepare();
+        if let Some(failure) = self.failing.lock().as_ref()
+            && Instant::now() < failure.until
+        {
+            // A disk that fails is not filled with copies of what it does not take.
+            let cause = io::Error::other(failure.cause.clone());
+            return (0, outcome.and(Err(cause)));
+        }
         let (appended, unsynced) = {
             let state = self.state.lock();
             let unsynced: Vec<_> = state
@@ -339,16 +366,34 @@ impl Lane {
             (state.appended, unsynced)
         };
         let mut synced = appended;
+        let mut failed = None;
         for segment in unsynced {
             if let Err(error) = segment.sync(&*self.disk) {
                 // Nothing is said to be on the disk before what is unconfirmed is elsewhere.
                 synced = 0;
                 self.replace(&segment);
+                failed = Some(error.to_string());
                 outcome = outcome.and(Err(error));
             }
         }
+        self.note_failure(failed);
         self.tidy();
         (synced, outcome)
+    }
+
+    /// After a failure the disk is given time, more after each.
+    fn note_failure(&self, cause: Option<String>) {
+        let mut failing = self.failing.lock();
+        *failing = cause.map(|cause| {
+            let wait = failing
+                .as_ref()
+                .map_or(FIRST_WAIT, |failure| (failure.wait * 2).min(LAST_WAIT));
+            Failure {
+                until: Instant::now() + wait,
+                wait,
+                cause,
+            }
+        });
     }
 
     /// Whether the keeper should look again soon without being woken.
@@ -358,9 +403,7 @@ impl Lane {
     }
 
     fn prepare(&self) -> io::Result<()> {
-        while !self.is_ahead(&self.state.lock()) && self.may_grow() {
-            self.allocate()?;
-        }
+        while !self.is_ahead(&self.state.lock()) && self.allocate()? {}
         Ok(())
     }
 
@@ -368,14 +411,22 @@ impl Lane {
     /// succeeds says nothing: what is unconfirmed is written again, elsewhere. What is read twice
     /// for that is dropped by the ledger.
     fn replace(&self, segment: &Arc<Segment>) {
+        let is_spare = !self.state.lock().spares.is_empty();
+        if !is_spare {
+            // Without one it is tried again in the next round.
+            let _ = self.allocate();
+        }
+        let mut state = self.state.lock();
         let from = segment.synced().max(START);
         let until = segment.written();
-        let mut state = self.state.lock();
         let active = state.segments.back();
         if active.is_some_and(|active| Arc::ptr_eq(active, segment))
             && self.rotate(&mut state).is_err()
         {
-            // Without another segment there is nowhere to write; the next round tries again.
+            return;
+        }
+        if self.room(&state) < until.saturating_sub(from) + state.reserved {
+            // The ends of running requests go first.
             return;
         }
         let mut at = from;

@@ -79,6 +79,13 @@ impl Segment {
         if bytes.iter().take(START).all(|byte| *byte == 0) {
             return Ok(None);
         }
+        let version = bytes.get(8..12).and_then(|word| word.try_into().ok());
+        if bytes.starts_with(&MAGIC) && version.map(u32::from_le_bytes) != Some(VERSION) {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a spool of another version of the program is left to that version",
+            ));
+        }
         let label = Label::decode(bytes)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no header of a segment"))?;
         segment.label = label;
