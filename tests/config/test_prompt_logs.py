@@ -53,6 +53,7 @@ def test_a_full_section(read) -> None:
         (f"{{keys: {{a: {KEY}}}, active: b}}", "active", "no key named 'b' (known: a)"),
         ("{keys: {a: '${UNSET}'}}", "keys.a", "UNSET is not set"),
         ("{max_bytes: 0}", "max_bytes", ">= 1"),
+        ("{max_bytes: 1048577}", "max_bytes", "<= 1048576"),
         ("{retention_days: 0}", "retention_days", ">= 1"),
         ("{patterns: ['']}", "patterns[0]", "length >= 1"),
         ("{patterns: x}", "patterns", "expected `array`"),

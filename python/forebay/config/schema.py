@@ -183,7 +183,7 @@ class PromptLogs(Section, frozen=True, kw_only=True):
 
     keys: dict[Name, str] = {}
     active: Name | None = None
-    max_bytes: Annotated[int, Meta(ge=1, le=16 * MIB)] = 64 * 1024
+    max_bytes: Annotated[int, Meta(ge=1, le=MIB)] = 64 * 1024
     patterns: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=1000)], ...], Meta(max_length=100)
     ] = ()

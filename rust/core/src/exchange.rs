@@ -158,13 +158,22 @@ async fn run(job: &Job, record: &mut Record) {
         let next = dispatch::next(&mut left, &job.ask, total, &mut alarm).await;
         let error = match next {
             Ok((target, permit)) => {
+                if job.gateway.is_halted() {
+                    // The place came free as another request was stopped.
+                    return;
+                }
                 let attempts = record.attempt(&target.upstream.name);
                 if !job.slot.lingers(record.linger(&target.upstream)) {
                     return;
                 }
                 match attempt(job, &target, permit, attempts, total, &mut alarm, record).await {
                     Ok(()) => return,
-                    Err(error) => error,
+                    Err(error) => {
+                        if let Some(log) = &mut record.log {
+                            log.unanswered();
+                        }
+                        error
+                    }
                 }
             }
             Err(error) => {
@@ -185,6 +194,7 @@ async fn run(job: &Job, record: &mut Record) {
             return;
         }
         job.gateway.note(&error, &job.answer_headers);
+        record.failed();
     }
 }
 

@@ -8,6 +8,7 @@ mod capture;
 mod card;
 mod email;
 mod entry;
+mod escape;
 mod queue;
 mod redact;
 mod seal;
@@ -33,7 +34,7 @@ pub use settings::{Choice, ChoiceSpec, Level, Settings, SettingsSpec};
 
 use queue::Queue;
 
-/// Bytes of requests and answers that may wait for the log's thread.
+/// Bytes of requests, answers and running streams that may wait to be logged.
 pub const MAX_WAITING: usize = 32 << 20;
 
 /// Where entries go.

@@ -128,6 +128,17 @@ pub struct Progress {
     pub answered: bool,
 }
 
+/// What came of the request's way to engines.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Contact {
+    /// None has had it: it does not count.
+    Never,
+    /// One has had it, and is owed nothing; there may be another one to try.
+    Failed,
+    /// One has it, or has answered.
+    Made,
+}
+
 /// The guard of one admitted request. Its drop books the request, whatever happened.
 pub struct Record {
     gateway: Arc<Gateway>,
@@ -140,7 +151,7 @@ pub struct Record {
     endpoint: Endpoint,
     prompt_estimate: u64,
     prompt_bytes: usize,
-    contacted: bool,
+    contact: Contact,
     /// The last attempt goes on without its client.
     lingers: bool,
     client_gone: bool,
@@ -260,7 +271,7 @@ impl Record {
             endpoint,
             prompt_estimate,
             prompt_bytes,
-            contacted: false,
+            contact: Contact::Never,
             lingers: false,
             client_gone: false,
             log: None,
@@ -283,7 +294,7 @@ impl Record {
         };
         let passed = i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX);
         let reached = Reached {
-            contacted: self.contacted,
+            contacted: self.contact == Contact::Made,
             counted: self.progress.reported.is_some(),
             attempts: u8::try_from(event.attempts).unwrap_or(u8::MAX),
             status: event.first_byte_us.map_or(0, |_| event.status),
@@ -319,6 +330,10 @@ impl Record {
         // What a failed attempt said of usage is not the client's to pay.
         self.progress = Progress::default();
         let attempts = event.attempts;
+        if self.contact == Contact::Made {
+            self.contact = Contact::Failed;
+            self.note();
+        }
         if let Some((spool, opened)) = &self.opened {
             spool.attempt(opened, upstream);
         }
@@ -334,14 +349,24 @@ impl Record {
     /// The request goes to an engine: from here on it counts, even if it fails. Whether it did not
     /// count before.
     pub fn contacted(&mut self) -> bool {
-        let first = !std::mem::replace(&mut self.contacted, true);
+        let before = std::mem::replace(&mut self.contact, Contact::Made);
         self.note();
-        first
+        before == Contact::Never
+    }
+
+    /// The attempt has failed and another one is to follow: an engine that answered nothing is owed
+    /// nothing while the request waits for the next.
+    pub fn failed(&mut self) {
+        let nothing = !self.progress.answered && self.progress.reported.is_none();
+        if self.contact == Contact::Made && nothing {
+            self.contact = Contact::Failed;
+            self.note();
+        }
     }
 
     /// No connection came about, so nothing was sent after all.
     pub fn not_contacted(&mut self) {
-        self.contacted = false;
+        self.contact = Contact::Never;
         self.note();
     }
 
@@ -433,14 +458,16 @@ impl Record {
 
     /// The tokens to book: the engine's own, or what was delivered of an unfinished answer.
     fn tokens(&self, outcome: Outcome) -> (Usage, Source) {
-        if !self.contacted {
+        if self.contact == Contact::Never {
             return (Usage::default(), Source::Counted);
         }
         match self.progress.reported {
             Some((usage, true)) => (usage, Source::Reported),
             Some((usage, false)) => (usage, Source::Counted),
             // An engine that answered nothing, or with an error, has nothing to be paid for.
-            None if outcome == Outcome::Error && !self.progress.answered => {
+            None if self.contact == Contact::Failed
+                || outcome == Outcome::Error && !self.progress.answered =>
+            {
                 (Usage::default(), Source::Estimated)
             }
             None => (self.estimate(), Source::Estimated),
@@ -486,7 +513,7 @@ impl Record {
         let duration_us = duration.as_micros() as u64;
         // What was not served, or failed without tokens, costs nothing, whatever the price.
         let failed = ended.unwrap_or(outcome) == Outcome::Error;
-        let served = self.contacted && (!failed || usage.total() > 0);
+        let served = self.contact == Contact::Made && (!failed || usage.total() > 0);
         let price = self.price.filter(|_| served);
         event.price_id = price.map(|price| price.id);
         event.cost_pico = match price {
@@ -497,11 +524,11 @@ impl Record {
             self.model.metrics.unpriced.inc();
         }
         if let Some(reservation) = self.reservation.take() {
-            if self.contacted {
+            if self.contact == Contact::Never {
+                reservation.cancel();
+            } else {
                 let nano = price.map_or(0, |price| price.nano(&usage, duration_us));
                 reservation.settle(usage.total(), nano);
-            } else {
-                reservation.cancel();
             }
         }
         if source == Source::Reported {

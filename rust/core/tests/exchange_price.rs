@@ -9,11 +9,17 @@
 
 mod support;
 
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_core::gateway::Endpoint;
 use forebay_core::keys::KeySpec;
+use forebay_core::metrics::Registry;
 use forebay_core::price::PriceSpec;
+use forebay_core::slot::Slot;
+use forebay_core::spool::{Config, Disk, Durability, OnFull, Spool, SpoolCounters, System};
 use forebay_core::subjects::LimitsSpec;
 use support::engine::{Engine, Step, UNARY, unary};
 use support::{Answer, KEY, Rig, Setup, chat, key_spec, until};
@@ -223,4 +229,106 @@ async fn a_budget_needs_a_price_wherever_the_model_is_served() {
     rig.gateway.load_prices(prices).unwrap();
     assert_eq!(rig.chat(false).await.status, 200);
     rig.event().await;
+}
+
+/// One engine answers that it is busy, and the place at the other is taken: (gateway and engines, the
+/// request that has the place, the one that waits for it).
+async fn between_two() -> (Rig, [Engine; 2], [Arc<Slot>; 2]) {
+    between_two_in(None).await
+}
+
+/// The same, recorded in a spool.
+async fn between_two_in(spool: Option<&Arc<Spool>>) -> (Rig, [Engine; 2], [Arc<Slot>; 2]) {
+    let busy = Engine::always(vec![Step::Send(unary("503 Busy", "{}"))]).await;
+    let taken = Engine::always(vec![Step::Hang]).await;
+    let setup = Setup {
+        max_concurrency: Some(1),
+        prices: vec![PriceSpec {
+            request: 5,
+            ..price(1, None, 1_000)
+        }],
+        ..Setup::default()
+    };
+    let rig = Rig::new(setup, &[&busy, &taken]);
+    if let Some(spool) = spool {
+        rig.gateway.record_in(Arc::clone(spool)).unwrap();
+    }
+    let first = rig.admit(Endpoint::Chat, &chat(false));
+    until("the place is taken", || taken.active() == 1).await;
+    let second = rig.admit(Endpoint::Chat, &chat(false));
+    until("it waits", || {
+        rig.gateway.metrics.gate("b").waiting.get() == 1
+    })
+    .await;
+    assert_eq!(busy.requests().len(), 2);
+    (rig, [busy, taken], [first, second])
+}
+
+#[tokio::test]
+async fn who_leaves_between_two_engines_pays_neither() {
+    let (rig, _engines, [first, second]) = between_two().await;
+    second.cancel();
+    until("it left", || rig.gateway.events.len() == 1).await;
+    let gone = rig.gateway.events.take(1).remove(0);
+    assert_eq!((gone.outcome, gone.attempts), ("client_closed", 1));
+    assert_eq!((gone.usage.total(), gone.cost_pico), (0, Some(0)));
+    assert_eq!(gone.price_id, None);
+    first.cancel();
+    let served = rig.event().await;
+    assert!(served.usage.total() > 0, "an engine had this one");
+    assert_eq!(served.price_id, Some(1));
+}
+
+#[tokio::test]
+async fn what_a_stop_finds_between_two_engines_costs_nothing() {
+    let (rig, _engines, _slots) = between_two().await;
+    rig.gateway.halt();
+    let mut events = rig.events(2).await;
+    events.sort_by_key(|event| event.attempts);
+    let [between, served] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!((between.outcome, between.attempts), ("gateway_died", 1));
+    assert_eq!((between.usage.total(), between.cost_pico), (0, Some(0)));
+    assert_eq!((served.attempts, served.price_id), (2, Some(1)));
+}
+
+#[tokio::test]
+async fn what_a_crash_finds_between_two_engines_costs_nothing() {
+    let root = std::env::temp_dir().join(format!("forebay-between-{}", uuid::Uuid::now_v7()));
+    let open = |root: &Path| {
+        let config = Config {
+            root: root.to_owned(),
+            node: "n".to_owned(),
+            segment_bytes: 256 * 1024,
+            max_bytes: 8 << 20,
+            durability: Durability::Process,
+            on_full: OnFull::Refuse,
+        };
+        let disk: Arc<dyn Disk> = Arc::new(System);
+        let counters = SpoolCounters::registered(&Registry::default());
+        Spool::create(config, *uuid::Uuid::now_v7().as_bytes(), &disk, counters).unwrap()
+    };
+    let (live, found) = (root.join("live"), root.join("found"));
+    let spool = open(&live);
+    let (rig, _engines, _slots) = between_two_in(Some(&spool)).await;
+    // What a process that dies now leaves.
+    let copied = Command::new("cp").arg("-r").args([&live, &found]).status();
+    assert!(copied.unwrap().success());
+    let next = open(&found);
+    assert_eq!(
+        next.adopt(&|served| Some((1, served.usage.total())))
+            .unwrap(),
+        1
+    );
+    let batch = next.batch(10).unwrap();
+    let rows: Vec<serde_json::Value> = (0..batch.len())
+        .map(|index| serde_json::from_str(&batch.json(index).unwrap()).unwrap())
+        .collect();
+    let of = |attempts: u64| rows.iter().find(|row| row["attempts"] == attempts).unwrap();
+    assert_eq!(of(1)["cost_pico"], 0);
+    assert_eq!(of(1)["prompt_tokens"], 0);
+    assert_eq!(of(2)["price_id"], 1);
+    drop(rig);
+    std::fs::remove_dir_all(&root).unwrap();
 }

@@ -172,6 +172,32 @@ async fn a_stream_becomes_the_text_that_it_says() {
 }
 
 #[tokio::test]
+async fn escapes_in_a_stream_hide_nothing() {
+    let call = |arguments: &str| {
+        let arguments = serde_json::to_string(arguments).unwrap();
+        format!(
+            "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"tool_calls\":[{{\"index\":0,\
+             \"function\":{{\"arguments\":{arguments}}}}}]}}}}]}}\n\n"
+        )
+    };
+    let stream = call(r#"{"to":"john\u00"#)
+        + &call(r#"40x.com","key":"\u0022sk-abcdefghijklmnop"}"#)
+        + &whole_stream();
+    let engine = Engine::always(vec![
+        Step::Send(STREAM_HEAD.to_vec()),
+        Step::Send(chunk(stream.as_bytes())),
+        Step::Send(LAST_CHUNK.to_vec()),
+    ])
+    .await;
+    let (rig, kept) = logging(setup(level(Level::Full)), &[&engine]);
+    rig.chat(true).await;
+    rig.event().await;
+    let (_, text) = texts(&entries(&rig, &kept)[0]);
+    let hidden = r#"{"to":"[redacted:email]","key":"\u0022[redacted:key]"}"#;
+    assert!(text.starts_with(hidden), "{text}");
+}
+
+#[tokio::test]
 async fn who_is_logged_and_how_much() {
     let account = |log| SubjectSpec {
         scope: "account".to_owned(),
@@ -309,6 +335,84 @@ async fn errors_and_clients_that_leave_are_logged_too() {
     let all = entries(&rig, &kept);
     assert_eq!((all[0].status, texts(&all[0]).1), (502, refused.body));
     assert_eq!(texts(&all[1]).1, "a", "logged as far as the client got it");
+}
+
+/// An attempt that fails before the client has anything leaves nothing in the log, however much it
+/// said; what it said is kept nowhere.
+#[tokio::test]
+async fn what_no_client_got_is_not_logged() {
+    let noise = format!(": {}\n\n", "n".repeat(1000)).repeat(40);
+    for (then, said) in [("500 Oops", None), ("", Some("abc"))] {
+        let failing = Engine::always(vec![
+            Step::Send(STREAM_HEAD.to_vec()),
+            Step::Send(chunk(noise.as_bytes())),
+            Step::Wait(Duration::from_millis(20)),
+            Step::Reset,
+        ])
+        .await;
+        let next = if then.is_empty() {
+            vec![
+                Step::Send(STREAM_HEAD.to_vec()),
+                Step::Send(chunk(whole_stream().as_bytes())),
+                Step::Send(LAST_CHUNK.to_vec()),
+            ]
+        } else {
+            vec![Step::Send(unary(then, "{}"))]
+        };
+        let next = Engine::always(next).await;
+        let (rig, kept) = logging(setup(level(Level::Full)), &[&failing, &next]);
+        let answer = rig.chat(true).await;
+        assert_eq!(answer.header("x-forebay-attempts"), Some("2"));
+        rig.event().await;
+        let all = entries(&rig, &kept);
+        assert_eq!(texts(&all[0]).1, said.unwrap_or(&answer.body));
+        assert_eq!(all[0].answer_bytes, answer.body.len() as u64);
+        assert!(metric(&rig, "forebay_prompt_log_waiting_bytes 0"));
+    }
+}
+
+/// What is kept of streams that run counts as what waits does.
+#[tokio::test]
+async fn running_streams_are_bounded_too() {
+    let kept = Kept::default();
+    let registry = Registry::default();
+    let log = PromptLog::start(Box::new(kept.clone()), &registry, 100_000).unwrap();
+    let shared = Settings::new(&settings(1 << 20)).unwrap();
+    let choice = level(Level::Full).choice().unwrap();
+    let engine = Engine::always(vec![Step::Send(unary("200 OK", UNARY))]).await;
+    let rig = Rig::new(setup(ChoiceSpec::default()), &[&engine]);
+    rig.chat(false).await;
+    let event = rig.event().await;
+    let said = content(&"x".repeat(20_000), 1);
+    let mut captures = Vec::new();
+    for number in 0..8_u8 {
+        let mut capture = log
+            .capture(choice, [number; 16], Some(&shared), &Bytes::new())
+            .unwrap();
+        capture.streamed(said.as_bytes());
+        captures.push(capture);
+        // The thread has dealt with it, and keeps what it said.
+        let at_least = usize::from(number + 1).min(4) * 20_000;
+        until("it is kept", || {
+            log.show();
+            let shown = registry.render();
+            let waiting = "forebay_prompt_log_waiting_bytes ";
+            let waiting = shown.lines().find_map(|line| line.strip_prefix(waiting));
+            (at_least..=at_least + 400).contains(&waiting.unwrap().parse().unwrap())
+        })
+        .await;
+    }
+    for (number, capture) in captures.into_iter().enumerate() {
+        let mut event = event.clone();
+        event.event_id = [number as u8; 16];
+        capture.end(&event);
+    }
+    assert!(log.stop(Duration::from_secs(5)));
+    assert_eq!(kept.0.lock().len(), 4);
+    log.show();
+    let shown = registry.render();
+    assert!(shown.contains("forebay_prompt_logs_dropped_total{reason=\"queue_full\"} 4\n"));
+    assert!(shown.contains("forebay_prompt_log_waiting_bytes 0\n"));
 }
 
 #[tokio::test]

@@ -65,6 +65,48 @@ fn what_is_found() {
             "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.sig-x",
             "[redacted:key]",
         ),
+        (
+            r#"{"a":"\u0022sk-proj-abcdefghijklmnop\u0022"}"#,
+            r#"{"a":"\u0022[redacted:key]\u0022"}"#,
+        ),
+        (
+            r"\u0022Bearer abcdefghijklmnop\u0022",
+            r"\u0022[redacted:key]\u0022",
+        ),
+        (
+            r"\u001b[31msk-abcdefghijklmnop\u001b[0m",
+            r"\u001b[31m[redacted:key]\u001b[0m",
+        ),
+        ("\x1b[msk-abcdefghijklmnop", "\x1b[m[redacted:key]"),
+        ("%22sk-abcdefghijklmnop%22", "%22[redacted:key]%22"),
+        (r"\u0022a@b.example", r"\u0022[redacted:email]"),
+        (
+            r"\u00225500 0000 0000 0004\u0022",
+            r"\u0022[redacted:card]\u0022",
+        ),
+        ("%225500 0000 0000 0004", "%22[redacted:card]"),
+        ("4111%201111%201111%201111", "[redacted:card]"),
+        (
+            "4111\u{a0}1111\u{a0}1111\u{a0}1111 4111.1111.1111.1111.",
+            "[redacted:card] [redacted:card].",
+        ),
+        ("3782\u{2011}822463\u{2011}10005", "[redacted:card]"),
+        ("github_pat_11ABCDEFG0abcdefghijkl_mnop", "[redacted:key]"),
+        (
+            "sk_live_abcdefghijklmnop rk_test_abcdefghijklmnop",
+            "[redacted:key] [redacted:key]",
+        ),
+        ("xoxb-1234567890-abcdefghij", "[redacted:key]"),
+        ("glpat-abcdefghij0123456789", "[redacted:key]"),
+        ("gsk_abcdefghij0123456789abcdef", "[redacted:key]"),
+        (
+            "a\n-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4\n\nab+/c=\n-----END RSA PRIVATE KEY-----\nb",
+            "a\n[redacted:key]\nb",
+        ),
+        (
+            r"-----BEGIN PRIVATE KEY-----\nabc+/=\n, cut",
+            "[redacted:key]",
+        ),
     ] {
         assert_eq!(redact(text), left);
     }
@@ -80,6 +122,9 @@ fn what_is_left_alone() {
         "12 15 18 21 24 27 30 33 36",
         "3.14159265358979",
         "user@localhost and @handle",
+        "1732579200.123459 at 192.168.100.200",
+        "[ask-me-anything-about-the-weather]",
+        "-----BEGIN CERTIFICATE-----",
         "",
     ] {
         assert_eq!(redact(text), text);
@@ -136,7 +181,20 @@ fn a_secret_across_the_limit_is_seen_whole() {
 
 #[test]
 fn long_runs_take_no_longer() {
-    for piece in ["task-", "4", "1234 ", "a.", "sk-", "a@", "eyJ"] {
+    for piece in [
+        "task-",
+        "4",
+        "1234 ",
+        "1234.",
+        "4%20",
+        "a.",
+        "sk-",
+        "a@",
+        "eyJ",
+        "\\u0022",
+        "[1;",
+        "-----BEGIN PRIVATE KEY-----,",
+    ] {
         let text = piece.repeat(400_000 / piece.len());
         let began = std::time::Instant::now();
         REDACTOR.redact(&text, text.len());
@@ -167,11 +225,16 @@ fn grouped(digits: &str, separator: &str, sizes: &[usize]) -> String {
     groups.join(separator)
 }
 
+/// What stands between a card's groups.
+fn between() -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(vec![" ", "-", ".", "\u{a0}", "\u{202f}", "%20"])
+}
+
 fn card() -> impl Strategy<Value = String> {
     let plain = "[2-6][0-9]{11,17}".prop_map(|digits| with_check(&digits));
-    let sixteen = ("[2-6][0-9]{14}", prop_oneof![Just(" "), Just("-")])
+    let sixteen = ("[2-6][0-9]{14}", between())
         .prop_map(|(digits, by)| grouped(&with_check(&digits), by, &[4, 4, 4]));
-    let fifteen = ("3[0-9]{13}", prop_oneof![Just(" "), Just("-")])
+    let fifteen = ("3[0-9]{13}", between())
         .prop_map(|(digits, by)| grouped(&with_check(&digits), by, &[4, 6]));
     prop_oneof![plain, sixteen, fifteen]
 }
@@ -184,7 +247,43 @@ fn secret() -> impl Strategy<Value = String> {
         "sk-(proj-|ant-)?[A-Za-z0-9_-]{20,60}",
         "AKIA[A-Z0-9]{16}",
         "[Bb]earer [A-Za-z0-9._~+/-]{20,60}",
+        "github_pat_[A-Za-z0-9_]{30,80}",
+        "gh[opsur]_[A-Za-z0-9]{36}",
+        "[rs]k_(live|test)_[A-Za-z0-9]{20,60}",
+        "xox[abprs]-[A-Za-z0-9-]{20,60}",
+        "glpat-[A-Za-z0-9_-]{20,40}",
+        "(gsk|hf)_[A-Za-z0-9]{34,52}",
+        "-----BEGIN (RSA |OPENSSH )?PRIVATE KEY-----(\n|\\\\n)[A-Za-z0-9+/]{60,200}(\n|\\\\n)-----END (RSA )?PRIVATE KEY-----",
     ]
+}
+
+/// What stands around a secret without a space: escapes of JSON and of addresses, and colours.
+fn glued() -> impl Strategy<Value = (&'static str, &'static str)> {
+    proptest::sample::select(vec![
+        ("\"", "\""),
+        (r"\u0022", r"\u0022"),
+        (r"\u005c", r"\u005c"),
+        (r"\\u0022", r"\\u0022"),
+        (r"\u000a", r"\u000a"),
+        (r"\u0009", r"\n"),
+        (r"\n", r"\n"),
+        ("%22", "%22"),
+        ("%3D", "%26"),
+        (r"\x22", r"\x22"),
+        (r"\u001b[31m", r"\u001b[0m"),
+        (r"\u001b[m", r"\u001b[m"),
+        ("\x1b[1;38;5;196m", "\x1b[0m"),
+        ("\x1b[m", "\x1b[K"),
+    ])
+}
+
+/// The first three quarters of a secret, and its second half.
+fn parts(secret: &str) -> (String, String) {
+    let length = secret.chars().count();
+    (
+        secret.chars().take(length * 3 / 4).collect(),
+        secret.chars().skip(length / 2).collect(),
+    )
 }
 
 proptest! {
@@ -198,8 +297,19 @@ proptest! {
         prop_assert!(left.contains("[redacted:"), "{left}");
         prop_assert!(count >= 1);
         // Nor the greater part of it.
-        let most: String = secret.chars().take(secret.len() * 3 / 4).collect();
+        let (most, _) = parts(&secret);
         prop_assert!(!left.contains(&most), "{left}");
+    }
+
+    #[test]
+    fn no_secret_hides_behind_an_escape(
+        before in "[a-z ]{0,10}", around in glued(), secret in secret()
+    ) {
+        let left = redact(&format!("{before}{}{secret}{}", around.0, around.1));
+        let (most, tail) = parts(&secret);
+        prop_assert!(left.contains("[redacted:"), "{left}");
+        prop_assert!(!left.contains(&most), "{left}");
+        prop_assert!(!left.contains(&tail), "{left}");
     }
 
     #[test]
@@ -209,9 +319,9 @@ proptest! {
         let text = format!("{before} {secret} {after}");
         let found = REDACTOR.redact(&text, limit);
         prop_assert!(found.text.len() <= limit);
-        let (_, tail) = secret.split_at(secret.len() / 2);
-        prop_assert!(!found.text.contains(tail), "{}", found.text);
-        prop_assert!(!found.text.contains(&secret[..secret.len() * 3 / 4]), "{}", found.text);
+        let (most, tail) = parts(&secret);
+        prop_assert!(!found.text.contains(&tail), "{}", found.text);
+        prop_assert!(!found.text.contains(&most), "{}", found.text);
     }
 
     #[test]

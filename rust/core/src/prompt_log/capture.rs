@@ -117,8 +117,26 @@ impl Capture {
         }
     }
 
+    /// Nothing of what an engine said has reached the client, nor will it.
+    pub fn unanswered(&mut self) {
+        let Answer::Stream { sent, .. } = self.answer else {
+            return;
+        };
+        if sent {
+            self.queue.forget(self.event_id);
+        }
+        self.answer = Answer::Stream {
+            bytes: BytesMut::new(),
+            sent: false,
+        };
+        self.answer_bytes = 0;
+    }
+
     /// The request has ended: all that is known goes to the log's thread, if there is room.
-    pub fn end(self, event: &UsageEvent) {
+    pub fn end(mut self, event: &UsageEvent) {
+        if event.first_byte_us.is_none() {
+            self.unanswered();
+        }
         let meta = Meta {
             event_id: event.event_id,
             request_id: event.request_id.clone(),

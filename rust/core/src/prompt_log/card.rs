@@ -5,8 +5,17 @@ const SHORTEST: usize = 13;
 const LONGEST: usize = 19;
 /// Cards are written in groups of 4, 5 or 6 digits; columns of small numbers are no cards.
 const SMALLEST_GROUP: usize = 3;
+/// Between other groups a point is one of a number.
+const POINTED: std::ops::RangeInclusive<usize> = 4..=6;
 
-/// Where in `run` card numbers stand. `run` is digits with single spaces or hyphens between them.
+/// A run of digits in which cards may stand, with at most one separator between any two: blanks and
+/// hyphens of all sorts, a point, or `%20`.
+pub(super) const DIGITS: &str = concat!(
+    r"[0-9](?:(?:[ .\-\u{a0}\u{2007}\u{2009}\u{202f}\u{2010}\u{2011}\u{2013}]|%20)?",
+    r"[0-9]){12,}"
+);
+
+/// Where in `run`, which is a part of what [`DIGITS`] finds, card numbers stand.
 pub(super) fn cards(run: &[u8]) -> Vec<Range<usize>> {
     let groups = groups(run);
     let mut found = Vec::new();
@@ -33,10 +42,14 @@ pub(super) fn cards(run: &[u8]) -> Vec<Range<usize>> {
 
 fn groups(run: &[u8]) -> Vec<Range<usize>> {
     let mut groups = Vec::new();
-    let mut start = 0;
-    for group in run.split(|byte| !byte.is_ascii_digit()) {
-        groups.push(start..start + group.len());
-        start += group.len() + 1;
+    let mut at = 0;
+    while let Some(rest) = run.get(at..).filter(|rest| !rest.is_empty()) {
+        let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+        if digits > 0 {
+            groups.push(at..at + digits);
+        }
+        let escaped = rest.get(digits) == Some(&b'%');
+        at += digits + if escaped { 3 } else { 1 };
     }
     groups
 }
@@ -46,10 +59,16 @@ fn longest(run: &[u8], groups: &[Range<usize>]) -> Option<(usize, Range<usize>)>
     let start = groups.first()?.start;
     let mut digits = Vec::with_capacity(LONGEST);
     let mut found = None;
+    let mut last = 0;
     for (at, group) in groups.iter().enumerate() {
         if group.len() < SMALLEST_GROUP || digits.len() + group.len() > LONGEST {
             break;
         }
+        let pointed = at > 0 && run.get(..group.start)?.ends_with(b".");
+        if pointed && !(POINTED.contains(&last) && group.len() <= *POINTED.end()) {
+            break;
+        }
+        last = group.len();
         digits.extend_from_slice(run.get(group.clone())?);
         if is_card(&digits) {
             found = Some((at + 1, start..group.end));

@@ -3,6 +3,8 @@ use std::ops::Range;
 
 use memchr::memchr_iter;
 
+use super::escape;
+
 /// Where addresses stand: around each `@`, a local part before and a domain of two labels or more
 /// after it, of letters and digits of any script (RFC 6531). By hand, as a pattern that begins with
 /// any number of letters would look to the end of the text from every one of them.
@@ -20,14 +22,16 @@ pub(super) fn emails(text: &str) -> Vec<Range<usize>> {
         let domain = domain(after);
         if local > 0 && domain > 0 {
             let start = at - local;
-            // The letter of an escape in a JSON string is no part of it.
-            let escape = local > 1
-                && matches!(before.as_bytes().get(start), Some(b'n' | b't' | b'r'))
-                && before
-                    .as_bytes()
-                    .get(..start)
-                    .is_some_and(|b| b.ends_with(b"\\"));
-            found.push(start + usize::from(escape)..at + 1 + domain);
+            // What an escape in a JSON string is made of is no part of it.
+            let escaped = (1..=5).find(|length| {
+                *length < local
+                    && before
+                        .as_bytes()
+                        .get(..start)
+                        .is_some_and(|b| b.ends_with(b"\\"))
+                    && escape::ends(before.as_bytes(), start + length)
+            });
+            found.push(start + escaped.unwrap_or(0)..at + 1 + domain);
         }
     }
     found

@@ -97,7 +97,12 @@ impl Queue {
         let _ = self.sender.send(Message::Stop(done));
     }
 
-    /// A message was dealt with.
+    /// So much more is kept of a stream that runs.
+    pub(super) fn kept(&self, size: usize) {
+        self.bytes.fetch_add(size, Ordering::Relaxed);
+    }
+
+    /// A message was dealt with, or what was kept of a stream.
     pub(super) fn taken(&self, size: usize) {
         self.bytes.fetch_sub(size, Ordering::Relaxed);
     }

@@ -6,12 +6,14 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::LazyLock;
 
+use memchr::memmem;
 use regex_automata::Input;
 use regex_automata::meta::{BuildError, Regex};
 use regex_automata::util::syntax;
 
-use super::card::cards;
+use super::card::{DIGITS, cards};
 use super::email::emails;
+use super::escape;
 
 /// Bytes beyond a limit that are looked at, so that what begins before the limit is seen whole. An
 /// address has at most 64 + 1 + 255 (RFC 5321 §4.5.3.1).
@@ -30,23 +32,31 @@ fn token(byte: u8) -> bool {
 
 /// How keys begin, and which characters go on. No pattern is open at its end, so that a search never
 /// looks far ahead in vain.
-const KEYS: [(&str, GoesOn); 8] = [
+const KEYS: [(&str, GoesOn); 13] = [
     (r"(?i:bearer)\s{1,8}[A-Za-z0-9._~+/=-]{16}", token),
     (r"fb-[A-Za-z0-9]{16}", word),
     (r"sk-[A-Za-z0-9_-]{16}", word),
     (r"(?:AKIA|ASIA)[A-Z0-9]{16}", word),
     (r"gh[opsur]_[A-Za-z0-9]{30}", word),
+    (r"github_pat_[A-Za-z0-9_]{20}", word),
+    (r"glpat-[A-Za-z0-9_-]{16}", word),
+    (r"[rs]k_(?:live|test)_[A-Za-z0-9]{16}", word),
+    (r"xox[abprs]-[A-Za-z0-9-]{10}", word),
+    (r"gsk_[A-Za-z0-9]{20}", word),
     (r"hf_[A-Za-z0-9]{30}", word),
     (r"AIza[A-Za-z0-9_-]{35}", word),
     // A JSON Web Token: `{"` in base64.
     (r"eyJ[A-Za-z0-9_-]{8}", token),
 ];
 
-const DIGITS: &str = r"[0-9](?:[ -]?[0-9]){12,}";
+/// The first line of a private key in PEM (RFC 7468), or of one for PGP.
+const BLOCK: &str = r"-----BEGIN (?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)?-----";
+const BLOCK_END: &[u8] = b"-----END ";
 
 /// Takes secrets out of texts.
 pub struct Redactor {
     keys: Regex,
+    blocks: Regex,
     digits: Regex,
     own: Option<Regex>,
 }
@@ -133,6 +143,7 @@ impl Redactor {
         let own: Vec<&str> = own.iter().map(String::as_str).collect();
         Ok(Self {
             keys: many(&KEYS.map(|(pattern, _)| pattern))?,
+            blocks: many(&[BLOCK])?,
             digits: many(&[DIGITS])?,
             own: (!own.is_empty()).then(|| many(&own)).transpose()?,
         })
@@ -179,13 +190,16 @@ impl Redactor {
         let mut found: Found = Vec::new();
         found.extend(emails(text).into_iter().map(|span| (span, "email")));
         self.find_keys(text, &mut found);
+        self.find_blocks(text, &mut found);
         for run in self.digits.find_iter(text) {
-            let digits = text.as_bytes().get(run.range()).unwrap_or_default();
-            found.extend(
-                cards(digits)
-                    .into_iter()
-                    .map(|card| (run.start() + card.start..run.start() + card.end, "card")),
-            );
+            // An escape's digits may stand before the card's, or what looks like one be the card's.
+            let escaped = escape::hex_end(text.as_bytes(), run.start());
+            let after = escaped.filter(|end| (run.start() + 1..run.end()).contains(end));
+            for start in [Some(run.start()), after].into_iter().flatten() {
+                let digits = text.as_bytes().get(start..run.end()).unwrap_or_default();
+                let cards = cards(digits).into_iter();
+                found.extend(cards.map(|card| (start + card.start..start + card.end, "card")));
+            }
         }
         if let Some(own) = &self.own {
             found.extend(own.find_iter(text).map(|hit| (hit.range(), "pattern")));
@@ -209,16 +223,32 @@ impl Redactor {
             found.push((hit.start()..from, "key"));
         }
     }
+
+    /// Private keys from their first line to their last, or to the text's end.
+    fn find_blocks(&self, text: &str, found: &mut Found) {
+        let mut from = 0;
+        while let Some(hit) = self.blocks.find(Input::new(text).range(from..)) {
+            let rest = text.as_bytes().get(hit.end()..).unwrap_or_default();
+            from = memmem::find(rest, BLOCK_END).map_or(text.len(), |at| {
+                let last = rest.get(at + BLOCK_END.len()..).unwrap_or_default();
+                let goes_on = |byte: &&u8| {
+                    byte.is_ascii_uppercase()
+                        || byte.is_ascii_digit()
+                        || matches!(byte, b' ' | b'-')
+                };
+                let length = last.iter().take_while(goes_on).count();
+                hit.end() + at + BLOCK_END.len() + length
+            });
+            found.push((hit.start()..from, "key"));
+        }
+    }
 }
 
-/// Whether a word begins at `at`: after anything but a letter or digit, or after a JSON string's
-/// escape for a control character, whose letter belongs to no word.
+/// Whether a word begins at `at`: after anything but a letter or digit, or after an escape, whose
+/// letters and digits belong to no word.
 fn begins_word(text: &[u8], at: usize) -> bool {
-    let Some((before, rest)) = text.get(..at).and_then(<[u8]>::split_last) else {
-        return true;
-    };
-    !before.is_ascii_alphanumeric()
-        || matches!(before, b'n' | b't' | b'r' | b'b' | b'f') && rest.ends_with(b"\\")
+    let before = text.get(..at).and_then(<[u8]>::last);
+    !before.is_some_and(u8::is_ascii_alphanumeric) || escape::ends(text, at)
 }
 
 /// The last place for a cut at or before `at`.

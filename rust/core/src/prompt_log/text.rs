@@ -89,6 +89,11 @@ impl StreamText {
         }
     }
 
+    /// The memory that it takes, about.
+    pub(super) fn size(&self) -> usize {
+        self.length + self.decoder.buffered()
+    }
+
     /// More of the stream as the client got it.
     pub(super) fn feed(&mut self, bytes: Bytes) {
         if self.length >= self.limit || self.decoder.feed(bytes).is_err() {

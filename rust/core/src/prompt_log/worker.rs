@@ -42,14 +42,17 @@ impl Worker {
                     bytes,
                 } => {
                     let text = self.streams.entry(event_id);
-                    text.or_insert_with(|| stream(&settings)).feed(bytes);
+                    let text = text.or_insert_with(|| stream(&settings));
+                    self.queue.taken(text.size());
+                    text.feed(bytes);
+                    self.queue.kept(text.size());
                 }
                 Message::End(end) => {
                     let (meta, texts) = *end;
                     self.end(meta, texts);
                 }
                 Message::Forget(event_id) => {
-                    self.streams.remove(&event_id);
+                    self.taken(&event_id);
                 }
                 Message::Stop(done) => {
                     drop(done);
@@ -96,15 +99,22 @@ impl Worker {
         }
     }
 
+    /// What has come of a stream; it is kept no longer.
+    fn taken(&mut self, event_id: &[u8; 16]) -> Option<StreamText> {
+        let text = self.streams.remove(event_id)?;
+        self.queue.taken(text.size());
+        Some(text)
+    }
+
     /// Puts the texts in; false when they could not be sealed.
     fn fill(&mut self, entry: &mut Entry, streamed: bool, texts: Texts) -> bool {
         let settings = &texts.settings;
         let request = json(settings, &texts.request);
         let answer = if streamed {
-            let known = self.streams.remove(&entry.event_id);
+            let known = self.taken(&entry.event_id);
             let mut text = known.unwrap_or_else(|| stream(settings));
             text.feed(texts.answer);
-            settings.redactor.redact(&text.finish(), settings.max_bytes)
+            said(settings, &text.finish())
         } else {
             json(settings, &texts.answer)
         };
@@ -129,6 +139,14 @@ impl Worker {
 /// The text of a stream of which nothing has come.
 fn stream(settings: &Settings) -> StreamText {
     StreamText::new(settings.max_bytes.saturating_add(MARGIN))
+}
+
+/// The text of a stream, without what must not be written down. It may quote JSON, or be some.
+fn said(settings: &Settings, text: &str) -> Redacted {
+    let mut redacted = settings.redactor.redact(&plain(text), settings.max_bytes);
+    // Escapes that were undone may have made room for all that there is.
+    redacted.truncated |= text.len() >= settings.max_bytes.saturating_add(MARGIN);
+    redacted
 }
 
 /// The text of a JSON document, without what must not be written down.
