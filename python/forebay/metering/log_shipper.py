@@ -27,6 +27,8 @@ _log = structlog.stdlib.get_logger(__name__)
 class LogShipper(Shipping[Batch]):
     """Ships to ``prompt_logs``; a batch's COPY is in the order of its columns.
 
+    batch: most logs at once, each of up to 2 MiB.
+
     A log that PostgreSQL refuses for its data is dropped and counted: nowhere but in its table may
     what it says be kept.
     """
@@ -40,7 +42,7 @@ class LogShipper(Shipping[Batch]):
         source: Source[Batch],
         *,
         interval_s: float = 0.5,
-        batch: int = 200,
+        batch: int = 32,
     ):
         super().__init__(database, source, interval_s=interval_s, batch=batch)
 
