@@ -146,10 +146,6 @@ pub(crate) fn peek<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyD
 
 /// What is wrong with patterns for the prompt log: which one, and why.
 #[pyfunction]
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "Python hands lists over whole"
-)]
 pub(crate) fn bad_pattern(
     py: Python<'_>,
     patterns: Vec<String>,
