@@ -70,7 +70,7 @@ pub struct Counters {
     pub keys: Arc<Gauge>,
     /// Usage events that wait for the database.
     pub usage_backlog: Arc<Gauge>,
-    /// Usage events lost because too many waited.
+    /// Usage events lost because, without a spool, too many waited.
     pub usage_dropped: Arc<Counter>,
     /// Subjects in the limit table.
     pub limit_rows: Arc<Gauge>,
@@ -156,7 +156,7 @@ impl Counters {
             ),
             usage_dropped: registry.counter(
                 "forebay_usage_dropped_total",
-                "Usage events lost because too many waited for the database.",
+                "Usage events lost because, without a spool, too many waited to be taken.",
             ),
             wakeups: registry.counter(
                 "forebay_bridge_wakeups_total",

@@ -1,14 +1,14 @@
-//! Finished requests on their way to the database: the seam where a crash-proof spool belongs.
+//! Finished requests of a gateway that has no spool, for who embeds the core and takes them himself.
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_queue::SegQueue;
 
 use crate::record::UsageEvent;
 
-/// Events waiting for the database beyond this are dropped, and counted.
+/// Events that nobody takes beyond this are dropped, and counted.
 const MAX_EVENTS: usize = 500_000;
 
-/// The usage events that wait to be written: the seam where a crash-proof spool belongs.
+/// The usage events that wait to be taken. With a [`crate::spool::Spool`] there are none.
 #[derive(Default)]
 pub struct Events {
     queue: SegQueue<UsageEvent>,
