@@ -6,21 +6,21 @@
 //! in batches that the database takes as they are; what it has is removed. A spool whose process has
 //! gone is adopted by any other of the same folder: what it had not shipped is shipped, and each
 //! request that it had not ended is ended there, as of when it was last heard of.
+mod adopt;
 mod batch;
 mod counters;
 mod dead;
 mod disk;
+mod folder;
 pub mod frame;
 mod keeper;
 mod lane;
 pub mod row;
 mod segment;
 
-use std::ffi::OsString;
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -28,6 +28,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use self::adopt::Adopted;
 pub use self::batch::Batch;
 use self::batch::Origin;
 pub use self::counters::SpoolCounters;
@@ -36,17 +37,13 @@ pub use self::disk::{Disk, System};
 use self::keeper::{Bell, Keeper};
 pub use self::lane::{Full, Opened, Standing};
 use self::lane::{Lane, Layout};
-use self::row::{Column, ENTRY, Rate, USAGE};
+use self::row::{Column, ENTRY, USAGE};
 use crate::error::{Error, Kind};
 
 /// When a client may come again that was refused for want of space.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long the end of an answer waits for a disk that fails.
 const DURABLE: Duration = Duration::from_secs(30);
-/// A spool that has not been finished for so long never will be: its process was killed.
-const MAKING: Duration = Duration::from_secs(3600);
-/// Begins the name of a folder that is being removed.
-const GONE: &str = ".gone-";
 /// A part of what usage may take is kept for prompt logs.
 const LOG_SHARE: u64 = 4;
 /// Above this part of its space the usage lane is given all there is: prompt logs are dropped.
@@ -89,17 +86,6 @@ pub struct Config {
     pub on_full: OnFull,
 }
 
-/// A spool that was taken over.
-struct Adopted {
-    folder: PathBuf,
-    /// Held until everything is shipped.
-    _lock: File,
-    usage: Dead,
-    logs: Dead,
-    /// Something in it is damaged and could not be put aside by itself.
-    stays: bool,
-}
-
 /// The spool of this process.
 pub struct Spool {
     id: [u8; 16],
@@ -130,9 +116,11 @@ impl Spool {
         disk: &Arc<dyn Disk>,
         counters: SpoolCounters,
     ) -> io::Result<Arc<Self>> {
-        let (folder, lock) = match make_folder(&config.root, id) {
+        let (folder, lock) = match folder::make(&config.root, id) {
             // Another process, whose spool was the last, has just removed the root.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make_folder(&config.root, id)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                folder::make(&config.root, id)?
+            }
             made => made?,
         };
         let bell = Arc::new(Bell::default());
@@ -177,7 +165,7 @@ impl Spool {
         match Keeper::start(&spool, Arc::clone(&spool.bell)) {
             Ok(keeper) => *spool.keeper.lock() = Some(keeper),
             Err(error) => {
-                remove(&spool.folder);
+                folder::remove(&spool.folder);
                 return Err(error);
             }
         }
@@ -274,94 +262,6 @@ impl Spool {
         failed || self.usage.is_busy() || self.logs.is_busy()
     }
 
-    /// Looks for spools whose processes have gone, and takes them over. Gives how many it took.
-    pub fn adopt(&self, rate: Rate<'_>) -> io::Result<usize> {
-        let mut taken = 0;
-        let mut outcome = Ok(());
-        for entry in std::fs::read_dir(&self.config.root)? {
-            let folder = entry?.path();
-            let name = folder.file_name().and_then(|name| name.to_str());
-            if name.is_some_and(|name| name.starts_with(GONE)) {
-                // Its process was killed while it removed it; another may do so at this moment.
-                let _ = std::fs::remove_dir_all(&folder);
-                continue;
-            }
-            let is_id =
-                |name: &str| name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-            if name
-                .and_then(|name| name.strip_prefix('.'))
-                .is_some_and(is_id)
-            {
-                if is_older(&folder, MAKING) {
-                    let _ = std::fs::remove_dir_all(&folder);
-                }
-                continue;
-            }
-            let is_spool = name.is_some_and(is_id);
-            if !is_spool || folder == self.folder {
-                continue;
-            }
-            if self
-                .adopted
-                .lock()
-                .iter()
-                .any(|other| other.folder == folder)
-            {
-                continue;
-            }
-            // One that cannot be read keeps no other from being taken over.
-            match self.adopt_one(folder, rate) {
-                Ok(one) => taken += usize::from(one),
-                Err(error) => outcome = Err(error),
-            }
-        }
-        self.clear_adopted();
-        outcome.map(|()| taken)
-    }
-
-    /// Takes a spool over, unless its process lives.
-    fn adopt_one(&self, folder: PathBuf, rate: Rate<'_>) -> io::Result<bool> {
-        let Some(lock) = dead::lock(&folder)? else {
-            return Ok(false);
-        };
-        let mut adopted = Adopted {
-            usage: Dead::read(&folder.join("usage"), &USAGE, rate)?,
-            logs: Dead::read(&folder.join("logs"), &ENTRY, rate)?,
-            folder,
-            stays: false,
-            _lock: lock,
-        };
-        for damaged in adopted.usage.damaged.iter().chain(&adopted.logs.damaged) {
-            self.counters.damaged.inc();
-            adopted.stays |= self.quarantine(damaged).is_err();
-        }
-        self.counters.adopted.inc();
-        let interrupted = adopted.usage.interrupted as u64;
-        self.counters.interrupted.add(interrupted);
-        self.adopted.lock().push(adopted);
-        Ok(true)
-    }
-
-    /// A damaged file stays, beside the spools, where a person can look at it; what could be read of
-    /// it is shipped.
-    fn quarantine(&self, file: &Path) -> io::Result<()> {
-        let folder = self.config.root.join("quarantine");
-        std::fs::create_dir_all(&folder)?;
-        let spool = file
-            .ancestors()
-            .nth(2)
-            .and_then(Path::file_name)
-            .unwrap_or_default();
-        let mut name = spool.to_owned();
-        name.push("-");
-        name.push(file.file_name().unwrap_or_default());
-        match std::fs::hard_link(file, folder.join(name)) {
-            // It was found before, by a process that did not get to ship it.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            other => other,
-        }
-    }
-
     /// Up to `limit` usage rows that wait, those of spools that were taken over first; the same
     /// again until [`Spool::done`].
     pub fn batch(&self, limit: usize) -> Option<Batch> {
@@ -423,24 +323,6 @@ impl Spool {
         }
     }
 
-    /// Removes adopted spools of which everything is shipped.
-    fn clear_adopted(&self) {
-        let mut all = self.adopted.lock();
-        all.retain(|adopted| {
-            let waits = adopted.usage.waiting() + adopted.logs.waiting() > 0;
-            if !waits && adopted.stays {
-                let kept = adopted.folder.with_extension("damaged");
-                // Where not even that can be done, it is found again, and shipped again in vain.
-                let _ = std::fs::rename(&adopted.folder, kept);
-            } else if !waits {
-                remove(&adopted.folder);
-            }
-            waits
-        });
-        let waiting = all.iter().map(|adopted| adopted.usage.waiting()).sum();
-        self.adopted_waiting.store(waiting, Ordering::Relaxed);
-    }
-
     /// How usage stands. What other spools had left is counted as waiting.
     pub fn standing(&self) -> Standing {
         let mut standing = self.usage.standing();
@@ -488,50 +370,11 @@ impl Spool {
         }
         self.keep();
         if self.usage.is_empty() && self.logs.is_empty() {
-            remove(&self.folder);
+            folder::remove(&self.folder);
             // The root goes with the last spool in it.
             let _ = std::fs::remove_dir(&self.config.root);
         }
     }
-}
-
-/// Removes a spool's folder. It gets another name first: a process may be killed half-way, and what
-/// is left then, without its lock or its segments, is no spool.
-fn remove(folder: &Path) {
-    let Some(name) = folder.file_name() else {
-        return;
-    };
-    let mut gone = OsString::from(GONE);
-    gone.push(name);
-    let gone = folder.with_file_name(gone);
-    // What cannot be removed is adopted, and found empty, by the next.
-    if std::fs::rename(folder, &gone).is_ok() {
-        let _ = std::fs::remove_dir_all(&gone);
-    }
-}
-
-/// Whether the folder was last changed so long ago.
-fn is_older(folder: &Path, age: Duration) -> bool {
-    let changed = std::fs::metadata(folder).and_then(|metadata| metadata.modified());
-    changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|passed| passed > age))
-}
-
-/// Makes a spool's folder and takes its lock.
-fn make_folder(root: &Path, id: [u8; 16]) -> io::Result<(PathBuf, File)> {
-    let name = uuid::Uuid::from_bytes(id).simple().to_string();
-    // Under another name until its lock is held: else it looks as if its process had gone.
-    let making = root.join(format!(".{name}"));
-    // What is in it is nobody else's to read.
-    let mut private = DirBuilder::new();
-    private.recursive(true).mode(0o700);
-    private.create(making.join("usage"))?;
-    private.create(making.join("logs"))?;
-    File::create(making.join("lock"))?;
-    let lock =
-        dead::lock(&making)?.ok_or_else(|| io::Error::other("the new spool's lock is taken"))?;
-    let folder = root.join(&name);
-    std::fs::rename(&making, &folder)?;
-    Ok((folder, lock))
 }
 
 impl Drop for Spool {
