@@ -12,6 +12,7 @@ mod alarm;
 mod arrival;
 pub mod copy;
 pub mod counters;
+pub mod dialect;
 mod dispatch;
 pub mod edits;
 pub mod error;

@@ -4,165 +4,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
-use serde::Deserialize;
 
 use crate::counters::{Counters, OfModel};
 use crate::estimate::Estimator;
 use crate::limit::Region;
-use crate::linger::{Cap, OnDisconnect};
 use crate::prompt_log::{Settings, SettingsSpec};
-use crate::upstream::{Traits, Upstream};
+use crate::upstream::Upstream;
+
+mod spec;
+
+pub use spec::{
+    AdaptiveSpec, ColdSpec, DrainSpec, ErrorRule, HedgeSpec, ModelSpec, OutlierSpec, PathsSpec,
+    PolicySpec, Reason, RetrySpec, ShadowSpec, SignSpec, SnapshotSpec, StickyBy, StickySpec,
+    TargetSpec, UpstreamSpec,
+};
 
 /// Longest timeout: a year, far below where adding it to the clock would overflow.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
-
-/// The configuration in the form that the control plane hands over, as JSON.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SnapshotSpec {
-    /// Every upstream.
-    pub upstreams: Vec<UpstreamSpec>,
-    /// Every model, with its targets in order.
-    pub models: Vec<ModelSpec>,
-    /// Largest event of a stream, bytes.
-    pub max_event_bytes: usize,
-    /// Largest unary answer, bytes.
-    pub max_answer_bytes: usize,
-    /// False while an upstream that is asked for its models has never answered: an unknown model
-    /// may then exist all the same.
-    pub complete: bool,
-    /// How prompts are logged; without it, only metadata are.
-    #[serde(default)]
-    pub prompt_logs: Option<SettingsSpec>,
-}
-
-/// One upstream: address, credentials, and what its kind can do.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent members of a JSON document"
-)]
-pub struct UpstreamSpec {
-    /// Unique name.
-    pub name: String,
-    /// Scheme, host, port and an optional path prefix, without `/v1`.
-    pub url: String,
-    /// Sent as a bearer token.
-    #[serde(default)]
-    pub api_key: Option<String>,
-    /// HTTP/2: by prior knowledge over plain TCP, by ALPN over TLS.
-    #[serde(default)]
-    pub http2: bool,
-    /// Most requests in flight at once.
-    #[serde(default)]
-    pub max_concurrency: Option<u32>,
-    /// Finds out how many of them the upstream can take at once.
-    #[serde(default)]
-    pub adaptive: Option<AdaptiveSpec>,
-    /// Most requests that wait while all places are taken.
-    #[serde(default)]
-    pub max_waiting: usize,
-    /// Longest of these waits, seconds.
-    #[serde(default)]
-    pub queue_timeout_s: f64,
-    /// Connect timeout, seconds.
-    pub connect_s: f64,
-    /// See [`Traits::include_usage`].
-    pub include_usage: bool,
-    /// See [`Traits::continuous_usage`].
-    pub continuous_usage: bool,
-    /// See [`Traits::rid`].
-    pub rid: bool,
-    /// See [`Traits::abort_path`].
-    #[serde(default)]
-    pub abort_path: Option<String>,
-    /// With it, a request whose client leaves is read to its end within these bounds; without, it is
-    /// stopped.
-    #[serde(default)]
-    pub drain: Option<DrainSpec>,
-}
-
-/// The bounds of reading on for a client that has left.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub struct DrainSpec {
-    /// Longest, seconds.
-    pub seconds: f64,
-    /// Most bytes of the answer.
-    pub bytes: u64,
-}
-
-/// The bounds of an adaptive limit, requests in flight.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub struct AdaptiveSpec {
-    /// So many the upstream can always take.
-    pub min: u32,
-    /// More are never tried.
-    pub max: u32,
-}
-
-impl UpstreamSpec {
-    /// Most requests in flight at once, whatever the adaptive limit.
-    pub fn most_in_flight(&self) -> Option<u32> {
-        let adaptive = self.adaptive.map(|adaptive| adaptive.max.max(1));
-        self.max_concurrency.into_iter().chain(adaptive).min()
-    }
-
-    /// What becomes of a request whose client leaves; an error on a time that is none.
-    pub fn on_disconnect(&self) -> Result<OnDisconnect, String> {
-        let Some(drain) = self.drain else {
-            return Ok(OnDisconnect::Abort);
-        };
-        let time = Duration::try_from_secs_f64(drain.seconds)
-            .map_err(|e| format!("drain: {e}"))?
-            .min(MAX_TIMEOUT);
-        Ok(OnDisconnect::Drain(Cap {
-            time,
-            bytes: drain.bytes,
-        }))
-    }
-
-    /// What the kind can do.
-    pub fn traits(&self) -> Traits {
-        Traits {
-            include_usage: self.include_usage,
-            continuous_usage: self.continuous_usage,
-            rid: self.rid,
-            abort_path: self.abort_path.clone(),
-        }
-    }
-}
-
-/// One model as clients name it.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelSpec {
-    /// Its name.
-    pub name: String,
-    /// Other names for it.
-    #[serde(default)]
-    pub aliases: Vec<String>,
-    /// Where it is served; at least one.
-    pub targets: Vec<TargetSpec>,
-    /// Until the answer's first byte, seconds.
-    pub first_byte_s: f64,
-    /// Between two reads, seconds.
-    pub idle_s: f64,
-    /// The whole request, seconds.
-    pub total_s: f64,
-}
-
-/// One place that serves a model.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TargetSpec {
-    /// The upstream's name.
-    pub upstream: String,
-    /// The model's name there.
-    pub model: String,
-}
 
 /// A model with its live targets.
 pub struct Model {

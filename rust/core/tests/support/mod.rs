@@ -173,10 +173,12 @@ impl Rig {
                 rid: true,
                 abort_path: Some("/abort_request".to_owned()),
                 drain: setup.drain,
+                ..UpstreamSpec::default()
             });
         let targets = engines.iter().zip(names).map(|(_, name)| TargetSpec {
             upstream: name.to_owned(),
             model: "engine/m".to_owned(),
+            ..TargetSpec::default()
         });
         gateway
             .configure(SnapshotSpec {
@@ -188,6 +190,7 @@ impl Rig {
                     first_byte_s: setup.first_byte,
                     idle_s: setup.idle,
                     total_s: setup.total,
+                    ..ModelSpec::default()
                 }],
                 max_event_bytes: setup.max_event_bytes,
                 max_answer_bytes: setup.max_answer_bytes,
