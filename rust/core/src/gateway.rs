@@ -24,7 +24,7 @@ use crate::slot::{Answering, Head, Headers, Slot, error_headers};
 use crate::snapshot::{Snapshot, SnapshotSpec};
 use crate::spool::{Spool, SpoolCounters};
 use crate::subjects::{Ground, SubjectSpec, Subjects};
-use crate::upstream::Rope;
+use crate::upstream::{Rope, Upstream};
 
 /// Which inference API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -376,14 +376,15 @@ impl Gateway {
         Ok(key)
     }
 
+    /// The upstream of that name.
+    pub fn upstream(&self, name: &str) -> Option<Arc<Upstream>> {
+        self.snapshot.load().upstream(name)
+    }
+
     /// Hands an upstream's credentials over; see [`Upstream::set_credentials`]. Fails where there is
     /// no such upstream.
-    ///
-    /// [`Upstream::set_credentials`]: crate::upstream::Upstream::set_credentials
     pub fn set_credentials(&self, upstream: &str, json: &[u8]) -> Result<(), String> {
-        self.snapshot
-            .load()
-            .upstream(upstream)
+        self.upstream(upstream)
             .ok_or_else(|| format!("no upstream is named {upstream}"))?
             .set_credentials(json)
             .map_err(|e| format!("upstream {upstream}: {e}"))
@@ -399,7 +400,7 @@ impl Gateway {
         body: Bytes,
         limit: Duration,
     ) -> Arc<Slot> {
-        let Some(upstream) = self.snapshot.load().upstream(upstream) else {
+        let Some(upstream) = self.upstream(upstream) else {
             let error = Error::new(Kind::NotFound, "There is no such upstream.");
             return Arc::new(self.refusal(&error, Vec::new()));
         };
