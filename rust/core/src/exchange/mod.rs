@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
 use crate::alarm::{Alarm, Elapsed};
@@ -22,7 +22,7 @@ use crate::relay::Shape;
 use crate::scrub::Asked;
 use crate::slot::{Headers, Slot};
 use crate::snapshot::{Model, Target};
-use crate::upstream::Upstream;
+use crate::upstream::{Rope, Upstream};
 
 mod body;
 mod course;
@@ -33,7 +33,7 @@ mod refuse;
 mod stream;
 mod unary;
 
-/// Most bytes of an answer to a `GET`: a list of thousands of models.
+/// Most bytes of an answer to [`fetch`]: a list of thousands of models.
 const MAX_FETCH: usize = 8 << 20;
 
 /// Everything that the driver needs, decided at admission.
@@ -84,10 +84,12 @@ impl Job {
     }
 }
 
-/// One `GET` of an upstream: `(status, body)`, all of it within `limit`.
+/// One question to an upstream: `(status, body)`, all of it within `limit`.
 pub async fn fetch(
     upstream: &Upstream,
+    method: Method,
     path: &str,
+    body: Rope,
     limit: Duration,
 ) -> Result<(u16, Bytes), Error> {
     let until = Instant::now() + limit;
@@ -99,7 +101,7 @@ pub async fn fetch(
         )
     };
     let response = alarm
-        .within(until, upstream.get(path))
+        .within(until, upstream.ask(method, path, body))
         .await
         .map_err(|Elapsed| late())??;
     let status = response.status().as_u16();

@@ -22,7 +22,7 @@ use crate::record::{Progress, Record};
 use crate::relay::StreamRelay;
 use crate::scrub;
 use crate::snapshot::{Target, Timeouts};
-use crate::upstream::Upstream;
+use crate::upstream::{Call, Upstream};
 
 /// An attempt that is to be made.
 pub(super) struct Try {
@@ -87,11 +87,13 @@ pub(super) async fn open(
     };
     // From its first byte on the request counts: an engine may compute what nobody waits for.
     let first_contact = record.as_mut().is_some_and(|record| record.contacted());
+    let call = Call {
+        endpoint: job.endpoint,
+        stream: job.stream,
+        model: &target.model,
+    };
     let sent = alarm
-        .within(
-            first_byte,
-            upstream.post(job.endpoint.path(), &job.headers, body),
-        )
+        .within(first_byte, upstream.post(&call, &job.headers, body))
         .await;
     let response = match sent {
         Err(Elapsed) => {
@@ -122,8 +124,9 @@ pub(super) async fn open(
             permit.overloaded();
         }
         let body = read_error(&mut incoming, first_byte, alarm).await;
-        let wait = scrub::retry_after(&parts.headers);
-        return Err(scrub::upstream_error(status, &body, wait, job.shape.asked).into());
+        let (headers, asked) = (&parts.headers, job.shape.asked);
+        let error = scrub::upstream_error(status, headers, &body, &upstream.rules, asked);
+        return Err(error.into());
     }
     let mut unread = Unread::new(upstream.on_disconnect);
     if job.stream {
