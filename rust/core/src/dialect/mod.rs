@@ -171,7 +171,10 @@ struct Pipe<'t> {
 impl Sink for Pipe<'_> {
     fn event(&mut self, event: Event<'_>) -> Result<(), Error> {
         match self.writer {
-            Writer::OpenAi(writer) => writer.event(&event, self.out),
+            Writer::OpenAi(writer) => {
+                writer.event(&event, self.out);
+                Ok(())
+            }
             Writer::Anthropic(writer) => writer.event(&event, self.out),
             Writer::Unspoken(dialect) => Err(unspoken(*dialect)),
         }

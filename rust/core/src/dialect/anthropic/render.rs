@@ -94,18 +94,15 @@ fn reasoning(request: &Request<'_>, body: &mut Object<'_>) {
         Some("none") => Some(Thinking::Disabled),
         Some(_) => Some(Thinking::Adaptive),
     });
-    match thinking {
-        None => {}
-        Some(Thinking::Disabled) => {
-            body.object("thinking", |object| object.put("type", "disabled"))
-        }
-        Some(Thinking::Adaptive) => {
-            body.object("thinking", |object| object.put("type", "adaptive"))
-        }
-        Some(Thinking::Budget(tokens)) => body.object("thinking", |object| {
-            object.put("type", "enabled");
-            object.put("budget_tokens", tokens);
-        }),
+    if let Some(thinking) = thinking {
+        body.object("thinking", |object| match thinking {
+            Thinking::Disabled => object.put("type", "disabled"),
+            Thinking::Adaptive => object.put("type", "adaptive"),
+            Thinking::Budget(tokens) => {
+                object.put("type", "enabled");
+                object.put("budget_tokens", tokens);
+            }
+        });
     }
 }
 

@@ -1,7 +1,6 @@
 //! Writing a stream.
 use bytes::{BufMut, BytesMut};
 
-use crate::error::Error;
 use crate::relay::DONE;
 
 use super::super::Context;
@@ -38,17 +37,17 @@ impl Writer {
     }
 
     /// Appends what `event` is.
-    pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut BytesMut) -> Result<(), Error> {
+    pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut BytesMut) {
         match event {
             Event::Usage(usage) => {
                 self.usage = Some(*usage);
-                return Ok(());
+                return;
             }
             Event::Ping => {
                 out.extend_from_slice(b": ping\n\n");
-                return Ok(());
+                return;
             }
-            Event::ToolEnd { .. } => return Ok(()),
+            Event::ToolEnd { .. } => return,
             _ => {}
         }
         if !std::mem::replace(&mut self.started, true) {
@@ -99,7 +98,6 @@ impl Writer {
             }
             Event::End => self.end(out),
         }
-        Ok(())
     }
 
     /// A piece of a thought: its text, and what lets it be sent back.
