@@ -92,7 +92,10 @@ impl Carry {
 
 fn unsupported(field: String) -> Error {
     let message = format!("The model behind this name does not support `{field}`.");
-    invalid(field, message).code("unsupported_parameter")
+    // Another target may speak a dialect that has it.
+    invalid(field, message)
+        .code("unsupported_parameter")
+        .sibling(true)
 }
 
 /// A request's fault, named by its field.

@@ -5,13 +5,14 @@
 //! driver runs as one task; dropping it at any point closes the engine's connection and books what
 //! was delivered.
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
 use crate::alarm::{Alarm, Elapsed};
+use crate::dialect::Context;
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
@@ -26,6 +27,7 @@ use crate::upstream::{Rope, Upstream};
 
 mod body;
 mod course;
+mod feed;
 mod hedge;
 mod open;
 mod read;
@@ -71,6 +73,16 @@ pub struct Job {
 }
 
 impl Job {
+    /// What an answer that is turned into OpenAI's dialect says of itself.
+    fn context(&self) -> Context {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Context {
+            id: format!("chatcmpl-{}", self.rid),
+            model: self.model_asked.clone(),
+            created: now.map_or(0, |since| since.as_secs()),
+        }
+    }
+
     /// A number from 0 to 1 for this request's `n`th throw: its id was made by chance.
     fn chance(&self, n: u32) -> f64 {
         let random = self

@@ -9,17 +9,19 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Job;
-use super::body::{attempt_rid, body_for};
+use super::body::{attempt_rid, body_for, speaks};
 use super::course::Failed;
+use super::feed::Feed;
 use super::read::{joined_frame, read_error};
 use super::refuse::logged;
 use super::unary::{self, Whole, read_whole};
 use crate::alarm::{Alarm, Elapsed};
+use crate::dialect::{self, Dialect};
 use crate::error::{Error, Kind};
 use crate::gate::Permit;
 use crate::linger::Unread;
 use crate::record::{Progress, Record};
-use crate::relay::StreamRelay;
+
 use crate::scrub;
 use crate::snapshot::{Target, Timeouts};
 use crate::upstream::{Call, Upstream};
@@ -79,7 +81,8 @@ pub(super) async fn open(
     } = attempt;
     let upstream = Arc::clone(&target.upstream);
     let rid = (upstream.traits.rid && job.single).then(|| attempt_rid(&job.rid, number));
-    let body = body_for(job, &target, rid.as_deref());
+    let body =
+        body_for(job, &target, rid.as_deref()).map_err(|error| Failed { error, sent: false })?;
     let first_byte = (Instant::now() + timeouts.first_byte).min(total);
     let mut stopper = Stopper {
         upstream: Arc::clone(&upstream),
@@ -130,13 +133,14 @@ pub(super) async fn open(
     }
     let mut unread = Unread::new(upstream.on_disconnect);
     if job.stream {
+        let relay = Feed::new(job, &target);
         let mut open = Open {
             target,
             timeouts,
             headers: parts.headers,
             early: BytesMut::new(),
             last: None,
-            relay: StreamRelay::new(job.shape),
+            relay,
             incoming,
             unread,
             permit,
@@ -155,6 +159,12 @@ pub(super) async fn open(
     )
     .await?;
     stopper.rid = None;
+    let dialect = speaks(job, &target);
+    let body = if dialect == Dialect::OpenAi {
+        body
+    } else {
+        dialect::answer(dialect, Dialect::OpenAi, &body, &job.context())?.into()
+    };
     match unary::inspect(job, body) {
         Ok(whole) => {
             if let Some((usage, _)) = whole.progress.reported {
@@ -193,7 +203,7 @@ pub(super) struct Open {
     pub(super) early: BytesMut,
     /// How it ended, where it did before its client had anything.
     last: Option<Result<(), Error>>,
-    pub(super) relay: StreamRelay,
+    pub(super) relay: Feed,
     pub(super) incoming: Incoming,
     unread: Unread,
     permit: Permit,
