@@ -9,6 +9,10 @@ use crate::metrics::{Bounds, Counter, Family, Gauge, Histogram, Registry};
 use crate::queue::Reason;
 use crate::record::{Outcome, UsageEvent};
 
+mod health;
+
+pub use health::OfHealth;
+
 const OUTCOMES: [Outcome; 5] = [
     Outcome::Ok,
     Outcome::ClientClosed,
@@ -91,6 +95,7 @@ pub struct Counters {
     hang_ups: Arc<Family<Counter, 2>>,
     errors: Arc<Family<Counter, 1>>,
     refusals: Arc<Family<Counter, 2>>,
+    health: health::HealthFamilies,
 }
 
 fn of_endpoints(registry: &Registry) -> Vec<OfEndpoint> {
@@ -225,6 +230,7 @@ impl Counters {
                 "forebay_limit_rows_private",
                 "Subjects that the table had no place for: their limits count per worker.",
             ),
+            health: health::HealthFamilies::registered(&registry),
             endpoints,
             registry,
         }
@@ -252,6 +258,11 @@ impl Counters {
             limit: self.limits.get_or_create(&[name]),
             shed: Reason::ALL.map(|reason| self.shed.get_or_create(&[name, reason.name()])),
         }
+    }
+
+    /// The handles of an upstream's health.
+    pub fn health(&self, name: &str) -> OfHealth {
+        self.health.of(name)
     }
 
     /// An error was answered, or made the gateway try elsewhere.

@@ -93,6 +93,12 @@ impl Sink for LogSink {
     }
 }
 
+/// The instant on the monotonic clock that all processes of this machine share.
+pub fn monotonic() -> Nanos {
+    let mono = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    mono.tv_sec as Nanos * 1_000_000_000 + mono.tv_nsec as Nanos
+}
+
 /// What the log is told of a failure.
 pub type Note = Box<dyn Fn(&Error, &str) + Send + Sync>;
 
@@ -151,10 +157,9 @@ impl Gateway {
     /// The instant, on a monotonic clock that all processes of this machine share and on the
     /// calendar's.
     pub fn now(&self) -> Now {
-        let mono = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let unix = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         Now {
-            mono: mono.tv_sec as Nanos * 1_000_000_000 + mono.tv_nsec as Nanos,
+            mono: monotonic(),
             unix_s: unix.tv_sec,
         }
     }

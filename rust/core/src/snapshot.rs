@@ -1,4 +1,5 @@
 //! The configuration as the core sees it: one frozen snapshot, swapped whole.
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use crate::counters::{Counters, OfModel};
 use crate::estimate::Estimator;
+use crate::health::{self, Health, Settings as HealthSettings};
 use crate::limit::Region;
 use crate::prompt_log::{Settings, SettingsSpec};
 use crate::upstream::Upstream;
@@ -113,11 +115,15 @@ impl Snapshot {
         for spec in spec.upstreams {
             let upstream = match previous.upstreams.get(&spec.name) {
                 Some((old, upstream)) if *old == spec => Arc::clone(upstream),
-                _ => Arc::new(Upstream::new(&spec, counters, region)?),
+                known => {
+                    let health = health_of(&spec, known, previous, counters);
+                    Arc::new(Upstream::new(&spec, counters, region, health)?)
+                }
             };
             upstreams.insert(spec.name.clone(), (spec, upstream));
         }
         let mut models = FxHashMap::default();
+        let mut tiers = Vec::new();
         for spec in spec.models {
             let mut targets = Vec::with_capacity(spec.targets.len());
             for target in &spec.targets {
@@ -135,6 +141,7 @@ impl Snapshot {
             if targets.is_empty() {
                 return Err(format!("model {}: no targets", spec.name));
             }
+            tiers.extend(tiers_of(&spec, &upstreams));
             let seconds = |s: f64| {
                 Duration::try_from_secs_f64(s)
                     // Far below where adding it to the clock would overflow.
@@ -161,6 +168,11 @@ impl Snapshot {
             }
             models.insert(spec.name.into_boxed_str(), model);
         }
+        // Only now, when nothing can fail any more: health is shared with the previous snapshot.
+        for (name, (spec, upstream)) in &upstreams {
+            upstream.health.configure(HealthSettings::from(spec));
+            upstream.health.set_groups(groups(name, &tiers));
+        }
         Ok(Self {
             models,
             max_event_bytes: spec.max_event_bytes,
@@ -171,4 +183,63 @@ impl Snapshot {
             upstreams,
         })
     }
+}
+
+/// An upstream's health: as known while its address is the same, else a new one.
+fn health_of(
+    spec: &UpstreamSpec,
+    known: Option<&(UpstreamSpec, Arc<Upstream>)>,
+    previous: &Snapshot,
+    counters: &Counters,
+) -> Arc<Health> {
+    if let Some((old, upstream)) = known
+        && old.url == spec.url
+    {
+        return Arc::clone(&upstream.health);
+    }
+    // What is there from the beginning shares the beginning; what joins later begins slowly.
+    let joins = !previous.upstreams.is_empty();
+    let health = Health::new(
+        HealthSettings::from(spec),
+        counters.health(&spec.name),
+        joins,
+    );
+    Arc::new(health)
+}
+
+/// A tier of a model: the names of its upstreams, and their health.
+struct Tier {
+    names: Vec<String>,
+    group: health::Group,
+}
+
+fn tiers_of(
+    spec: &ModelSpec,
+    upstreams: &FxHashMap<String, (UpstreamSpec, Arc<Upstream>)>,
+) -> Vec<Tier> {
+    let mut names: BTreeMap<u8, BTreeSet<&str>> = BTreeMap::new();
+    for target in &spec.targets {
+        names
+            .entry(target.tier)
+            .or_default()
+            .insert(&target.upstream);
+    }
+    let tier = |names: BTreeSet<&str>| Tier {
+        group: names
+            .iter()
+            .filter_map(|name| upstreams.get(*name))
+            .map(|(_, upstream)| Arc::downgrade(&upstream.health))
+            .collect(),
+        names: names.into_iter().map(str::to_owned).collect(),
+    };
+    names.into_values().map(tier).collect()
+}
+
+/// The tiers that an upstream serves in.
+fn groups(upstream: &str, tiers: &[Tier]) -> Vec<health::Group> {
+    tiers
+        .iter()
+        .filter(|tier| tier.names.iter().any(|name| name == upstream))
+        .map(|tier| Arc::clone(&tier.group))
+        .collect()
 }

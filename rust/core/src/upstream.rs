@@ -20,6 +20,7 @@ use crate::adaptive::Adaptive;
 use crate::counters::Counters;
 use crate::error::{Error, Kind};
 use crate::gate::{Gate, GateSpec};
+use crate::health::Health;
 use crate::limit::{Permits, Region};
 use crate::linger::OnDisconnect;
 use crate::metrics::Counter;
@@ -81,6 +82,8 @@ pub struct Upstream {
     pub on_disconnect: OnDisconnect,
     /// The way in: how many requests at once, and who waits.
     pub gate: Arc<Gate>,
+    /// Whether it takes requests, and how well.
+    pub health: Arc<Health>,
     /// Requests sent.
     pub attempts: Arc<Counter>,
     scheme: Scheme,
@@ -105,11 +108,13 @@ pub struct Traits {
 }
 
 impl Upstream {
-    /// The client for one configured upstream. Fails on an address that is none.
+    /// The client for one configured upstream, of which `health` is known. Fails on an address that is
+    /// none.
     pub fn new(
         spec: &UpstreamSpec,
         counters: &Counters,
         region: &Arc<Region>,
+        health: Arc<Health>,
     ) -> Result<Self, String> {
         let uri: Uri = spec
             .url
@@ -171,6 +176,7 @@ impl Upstream {
                 .on_disconnect()
                 .map_err(|e| format!("upstream {}: {e}", spec.name))?,
             gate: gate(spec, counters, region)?,
+            health,
             attempts: counters.upstream(&spec.name),
             scheme,
             authority,
