@@ -45,3 +45,4 @@ pub mod subjects;
 pub mod tags;
 pub mod upstream;
 pub mod usage;
+pub mod watch;

@@ -96,6 +96,13 @@ impl Snapshot {
             .map(|(_, upstream)| Arc::clone(upstream))
     }
 
+    /// All upstreams, in no order, with what they were configured by.
+    pub fn upstreams(&self) -> impl Iterator<Item = (&UpstreamSpec, &Arc<Upstream>)> {
+        self.upstreams
+            .values()
+            .map(|(spec, upstream)| (spec, upstream))
+    }
+
     /// Builds the next snapshot. Upstreams that did not change keep their pool and their permits.
     ///
     /// Fails on a bad address or a dangling name; `previous` then stays as it is.
@@ -199,11 +206,10 @@ fn health_of(
     }
     // What is there from the beginning shares the beginning; what joins later begins slowly.
     let joins = !previous.upstreams.is_empty();
-    let health = Health::new(
-        HealthSettings::from(spec),
-        counters.health(&spec.name),
-        joins,
-    );
+    let settings = HealthSettings::from(spec);
+    let health = Health::new(settings, counters.health(&spec.name), joins);
+    // Who drained it meant the name.
+    health.drain(known.is_some_and(|(_, upstream)| upstream.health.is_drained()));
     Arc::new(health)
 }
 

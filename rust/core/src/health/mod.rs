@@ -16,12 +16,14 @@ pub mod ramp;
 pub mod verdict;
 
 mod siblings;
+mod standing;
 mod state;
 mod view;
 
 pub use load::Load;
 pub use siblings::Group;
-pub use state::{Availability, Engine, Health, Settings, Trial};
+pub use standing::{Availability, Engine, Settings};
+pub use state::{Health, Trial};
 pub use verdict::{Cause, Verdict};
 pub use view::{Ejected, View};
 

@@ -9,125 +9,21 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::ejection::Ejections;
-use super::load::{Load, Report};
+use super::load::{LastLoad, Load, Report};
 use super::outlier::{Detector, Interval};
 use super::peak::Peak;
 use super::siblings::{self, Group};
+use super::standing::{Availability, Engine, Settings};
 use super::verdict::{Cause, Verdict};
 use super::view::{Ejected, View};
 use super::{nanos, ramp, span};
 use crate::counters::OfHealth;
 use crate::error::Error;
 use crate::limit::Nanos;
-use crate::snapshot::{OutlierSpec, UpstreamSpec};
+use crate::snapshot::OutlierSpec;
 
 /// No upstream is left alone for longer because it said that it has too much to do.
 const MAX_BACK_OFF: Duration = Duration::from_secs(60);
-
-/// Whether an upstream takes requests.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Availability {
-    /// It does.
-    Open {
-        /// Above 0, and below 1 in slow start: the share of its usual requests.
-        share: f32,
-    },
-    /// Half open: one request at a time, by [`Health::take_trial`].
-    Trial,
-    /// Ejected, down, left alone as it asked for, or half open with its trial under way.
-    Out,
-    /// Not started; [`Health::want`] has it started.
-    Cold,
-    /// Being started.
-    Loading,
-    /// Takes no new requests, by decision.
-    Draining,
-}
-
-impl Availability {
-    /// The name in views and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Open { .. } => "open",
-            Self::Trial => "trial",
-            Self::Out => "out",
-            Self::Cold => "cold",
-            Self::Loading => "loading",
-            Self::Draining => "draining",
-        }
-    }
-}
-
-/// What probes found of an engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Engine {
-    /// Not looked at yet: taken for warm.
-    Unknown,
-    /// Answers requests.
-    Warm,
-    /// Being started.
-    Loading,
-    /// Not started, and can be.
-    Cold,
-    /// Cannot be reached, or says that it is not well.
-    Down,
-}
-
-impl Engine {
-    const ALL: [Self; 5] = [
-        Self::Unknown,
-        Self::Warm,
-        Self::Loading,
-        Self::Cold,
-        Self::Down,
-    ];
-
-    /// The name in views and reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Warm => "warm",
-            Self::Loading => "loading",
-            Self::Cold => "cold",
-            Self::Down => "down",
-        }
-    }
-
-    /// What a report may say: the inverse of [`Engine::name`], without `unknown`.
-    pub fn reported(name: &str) -> Option<Self> {
-        let mut all = Self::ALL.into_iter();
-        all.find(|engine| engine.name() == name && *engine != Self::Unknown)
-    }
-
-    fn of(index: u8) -> Self {
-        Self::ALL
-            .get(usize::from(index))
-            .copied()
-            .unwrap_or(Self::Unknown)
-    }
-}
-
-/// The parts of an upstream's configuration that its health follows.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Settings {
-    /// When it is ejected; never without.
-    pub outlier: Option<OutlierSpec>,
-    /// How long its share grows once it is back.
-    pub slow_start: Duration,
-    /// Takes no new requests.
-    pub draining: bool,
-}
-
-impl From<&UpstreamSpec> for Settings {
-    fn from(spec: &UpstreamSpec) -> Self {
-        Self {
-            outlier: spec.outlier,
-            slow_start: span(spec.slow_start_s),
-            draining: spec.draining,
-        }
-    }
-}
 
 /// What changes with requests' outcomes.
 #[derive(Debug, Default)]
@@ -161,11 +57,7 @@ pub struct Health {
     /// Mean time to first token of the last interval that had enough requests, and when it ended.
     interval_first_token: AtomicU64,
     interval_ended: AtomicU64,
-    /// Running in the upper half, waiting in the lower.
-    load_requests: AtomicU64,
-    load_tokens: AtomicU64,
-    /// When the load was said; 0: never.
-    load_at: AtomicU64,
+    load: LastLoad,
     trials: AtomicU64,
     wanted: AtomicBool,
     /// It was added beside others, and has not been seen warm yet.
@@ -212,9 +104,7 @@ impl Health {
             first_token: AtomicU64::new(0),
             interval_first_token: AtomicU64::new(0),
             interval_ended: AtomicU64::new(0),
-            load_requests: AtomicU64::new(0),
-            load_tokens: AtomicU64::new(0),
-            load_at: AtomicU64::new(0),
+            load: LastLoad::default(),
             trials: AtomicU64::new(0),
             wanted: AtomicBool::new(false),
             joins: AtomicBool::new(joins),
@@ -379,10 +269,7 @@ impl Health {
 
     /// The engine said so of its load.
     pub fn report_load(&self, load: Report, now: Nanos) {
-        let requests = u64::from(load.running) << 32 | u64::from(load.waiting);
-        self.load_requests.store(requests, Ordering::Relaxed);
-        self.load_tokens.store(load.tokens, Ordering::Relaxed);
-        self.load_at.store(now.max(1), Ordering::Release);
+        self.load.set(load, now);
     }
 
     /// From now on it takes no new requests, or does again. It is drained, too, while its
@@ -392,9 +279,14 @@ impl Health {
         self.changed.notify_waiters();
     }
 
+    /// Whether an administrator drains it.
+    pub fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
+    }
+
     /// Whether it takes no new requests by decision.
     pub fn is_draining(&self) -> bool {
-        self.drained.load(Ordering::Relaxed) || self.configured_draining.load(Ordering::Relaxed)
+        self.is_drained() || self.configured_draining.load(Ordering::Relaxed)
     }
 
     /// What probes found last.
@@ -410,17 +302,7 @@ impl Health {
 
     /// What the engine said last of its load.
     pub fn load(&self, now: Nanos) -> Option<Load> {
-        let at = self.load_at.load(Ordering::Acquire);
-        if at == 0 {
-            return None;
-        }
-        let requests = self.load_requests.load(Ordering::Relaxed);
-        Some(Load {
-            running: (requests >> 32) as u32,
-            waiting: requests as u32,
-            tokens: self.load_tokens.load(Ordering::Relaxed),
-            age: Duration::from_nanos(now.saturating_sub(at)),
-        })
+        self.load.get(now)
     }
 
     /// When it is next worth asking, so far as that is known beforehand: an ejection's end, or that of
