@@ -17,13 +17,13 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::alarm::{Alarm, Elapsed};
-use crate::dispatch;
+use crate::dispatch::{self, Placed, Trail, Waiting};
 use crate::edits::{Edits, Wanted};
 use crate::error::{Error, Kind, Retry};
 use crate::gate::Permit;
 use crate::gateway::{Endpoint, Gateway};
 use crate::linger::{OnDisconnect, Unread, outstayed};
-use crate::queue::Ask;
+use crate::route::Ask;
 use crate::record::{Outcome, Progress, Record};
 use crate::relay::{self, Shape, StreamRelay};
 use crate::scrub::{self, Asked};
@@ -72,7 +72,7 @@ pub struct Job {
     pub rid: String,
     /// Largest unary answer, bytes.
     pub max_answer_bytes: usize,
-    /// What it asks of an upstream, and for whom.
+    /// What routing has to know of it.
     pub ask: Ask,
 }
 
@@ -153,11 +153,25 @@ async fn run(job: &Job, record: &mut Record) {
     let now = Instant::now();
     let total = now + job.model.timeouts.total;
     let mut alarm = Alarm::new((now + job.model.timeouts.first_byte).min(total));
-    let mut left: Vec<Target> = job.model.candidates().cloned().collect();
+    let mut trail = Trail::new();
+    let mut failed = None;
     loop {
-        let next = dispatch::next(&mut left, &job.ask, total, &mut alarm).await;
+        let next = dispatch::next(
+            &mut trail,
+            &job.model,
+            &job.ask,
+            total,
+            &mut alarm,
+            &mut Silent,
+        )
+        .await;
         let error = match next {
-            Ok((target, permit)) => {
+            Ok(Placed {
+                target,
+                permit,
+                trial: _trial,
+                ..
+            }) => {
                 if job.gateway.is_halted() {
                     // The place came free as another request was stopped.
                     return;
@@ -177,7 +191,8 @@ async fn run(job: &Job, record: &mut Record) {
                 }
             }
             Err(error) => {
-                refuse(job, &error, record).await;
+                // What an engine said tells more than that there is no other one.
+                refuse(job, failed.as_ref().unwrap_or(&error), record).await;
                 return;
             }
         };
@@ -189,13 +204,21 @@ async fn run(job: &Job, record: &mut Record) {
             return;
         }
         let elsewhere = error.kind.retry() == Retry::Sibling || error.kind == Kind::Unavailable;
-        if left.is_empty() || !elsewhere || Instant::now() >= total {
+        if !trail.has_more() || !elsewhere || Instant::now() >= total {
             refuse(job, &error, record).await;
             return;
         }
         job.gateway.note(&error, &job.answer_headers);
         record.failed();
+        failed = Some(error);
     }
+}
+
+/// A request that waits sends nothing.
+struct Silent;
+
+impl Waiting for Silent {
+    fn held(&mut self) {}
 }
 
 /// Answers with an error before anything else was answered.

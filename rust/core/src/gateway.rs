@@ -80,6 +80,8 @@ pub struct Request<'a> {
     pub tracestate: Option<&'a [u8]>,
     /// `x-forebay-tags`; see [`crate::tags`].
     pub tags: Option<&'a [u8]>,
+    /// `x-session-id`: requests of one session stay together where their model says so.
+    pub session: Option<&'a [u8]>,
 }
 
 /// Prompt logs go to the spool.
