@@ -124,7 +124,11 @@ impl Snapshot {
                 Some((old, upstream)) if *old == spec => Arc::clone(upstream),
                 known => {
                     let health = health_of(&spec, known, previous, counters);
-                    Arc::new(Upstream::new(&spec, counters, region, health)?)
+                    let mut next = Upstream::new(&spec, counters, region, health)?;
+                    if let Some((_, old)) = known {
+                        next.take_over(old);
+                    }
+                    Arc::new(next)
                 }
             };
             upstreams.insert(spec.name.clone(), (spec, upstream));
