@@ -177,6 +177,7 @@ class Core:
     ) -> Exchange:
         """Ask an upstream for `path` within `limit_s` seconds; not booked as usage.
 
+        Where no answer came, the error's answer has the header ``x-forebay-error``: its kind.
         body: JSON. Raises: ValueError on a limit or a method that is none.
         """
 

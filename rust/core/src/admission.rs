@@ -16,9 +16,9 @@ use crate::peek::{Peek, peek};
 use crate::prompt_log::Choice;
 use crate::queue::{self, Priority};
 use crate::record::{Opening, Record};
-use crate::route::{self, Prefix, Pricing};
 use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
 use crate::relay::Shape;
+use crate::route::{self, Prefix, Pricing};
 use crate::shadow;
 use crate::slot::{Answering, Headers, Slot};
 use crate::snapshot::Model;
@@ -221,7 +221,11 @@ impl Gateway {
             ask,
         };
         if let Some(copied) = job.model.shadow() {
-            self.runtime.spawn(shadow::send(Arc::clone(self), copied, shadow::Copy::of(&job)));
+            self.runtime.spawn(shadow::send(
+                Arc::clone(self),
+                copied,
+                shadow::Copy::of(&job),
+            ));
         }
         Ok((Box::new(job), record))
     }
@@ -261,7 +265,12 @@ impl Gateway {
             _ => Prefix::default(),
         };
         let session = router.sticky().map(|(sticky, _)| {
-            route::session(sticky.by, key.id.as_str(), request.session, body.user.as_deref())
+            route::session(
+                sticky.by,
+                key.id.as_str(),
+                request.session,
+                body.user.as_deref(),
+            )
         });
         let pricing = model.is_cost_bound().then(|| Pricing {
             book: Arc::clone(&self.prices()),

@@ -23,24 +23,23 @@ use crate::snapshot::{Model, Target};
 
 use fleet::View;
 use hold::Hold;
-pub(crate) use hold::Waiting;
-pub(crate) use trail::Trail;
+pub use hold::Waiting;
+pub use trail::Trail;
 
 /// Picks of a policy in one tier before its targets are gone through in order: a place may be taken
 /// between the look and the grasp.
 const PICKS: usize = 4;
 
 /// A target that a request goes to, with a place there.
-pub(crate) struct Placed {
+pub struct Placed {
     /// Its index among the model's targets.
-    pub(crate) at: usize,
+    pub at: usize,
     /// The target.
-    pub(crate) target: Target,
+    pub target: Target,
     /// The place.
-    pub(crate) permit: Permit,
+    pub permit: Permit,
     /// Where the request finds out whether the target is back: to be kept as long as the attempt runs.
-    #[expect(dead_code, reason = "its drop ends the trial")]
-    pub(crate) trial: Option<Trial>,
+    pub trial: Option<Trial>,
 }
 
 /// Takes the next target for a request, with a permit; waits for it if need be.
@@ -50,7 +49,7 @@ pub(crate) struct Placed {
 ///
 /// Errors: [`crate::error::Kind::Unavailable`] when no target could take the request by `until`, with
 /// the wait that is known; [`crate::error::Kind::InvalidRequest`] when none of the model's targets may.
-pub(crate) async fn next(
+pub async fn next(
     trail: &mut Trail,
     model: &Model,
     ask: &Ask,

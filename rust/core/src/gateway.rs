@@ -425,7 +425,11 @@ impl Gateway {
                     gateway.note(&error, &[]);
                     Head {
                         status: error.kind.status(),
-                        headers: Vec::new(),
+                        // Tells it from an error that the upstream answered.
+                        headers: vec![(
+                            HeaderName::from_static("x-forebay-error"),
+                            HeaderValue::from_static(error.kind.name()),
+                        )],
                         body: error.openai_body(),
                         more: false,
                     }

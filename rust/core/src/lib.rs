@@ -8,12 +8,12 @@
 //! comes in, [`slot`] where an answer goes out.
 pub mod adaptive;
 mod admission;
-mod alarm;
+pub mod alarm;
 mod arrival;
 pub mod copy;
 pub mod counters;
 pub mod dialect;
-mod dispatch;
+pub mod dispatch;
 pub mod edits;
 pub mod error;
 pub mod estimate;

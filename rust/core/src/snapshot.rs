@@ -8,8 +8,8 @@ use rustc_hash::FxHashMap;
 use crate::counters::Counters;
 use crate::health::{self, Health, Settings as HealthSettings};
 use crate::limit::Region;
-use crate::route::cold::Cold;
 use crate::prompt_log::{Settings, SettingsSpec};
+use crate::route::cold::Cold;
 use crate::upstream::Upstream;
 
 mod model;

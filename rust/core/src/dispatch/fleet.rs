@@ -55,10 +55,7 @@ impl Fleet for View<'_> {
             return 0.0;
         };
         let place = self.from + at;
-        if self.skip.has(place)
-            || self.full.has(place)
-            || (target.is_canary && !self.canaries)
-        {
+        if self.skip.has(place) || self.full.has(place) || (target.is_canary && !self.canaries) {
             return 0.0;
         }
         let share = match target.upstream.health.availability(self.now) {

@@ -18,7 +18,7 @@ use crate::snapshot::Target;
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Who is told that a request is held for an engine that is being started.
-pub(crate) trait Waiting {
+pub trait Waiting {
     /// It is held, and has been for the upstream's `keep_alive` since this was last called: time for a
     /// sign of life to the client.
     fn held(&mut self);
@@ -38,17 +38,12 @@ impl<'a> Hold<'a> {
     /// Whether a target's engine is not there, but can be waited for.
     pub(super) fn is_for(target: &Target) -> bool {
         let away = || target.upstream.health.availability(monotonic());
-        target.cold.is_some()
-            && matches!(away(), Availability::Cold | Availability::Loading)
+        target.cold.is_some() && matches!(away(), Availability::Cold | Availability::Loading)
     }
 
     /// A request's wait at these engines, which are wanted from now on. None where there are none,
     /// where too many wait already, or where its time is over. `further`: there is another tier.
-    pub(super) fn at(
-        engines: Vec<&'a Target>,
-        trail: &mut Trail,
-        further: bool,
-    ) -> Option<Self> {
+    pub(super) fn at(engines: Vec<&'a Target>, trail: &mut Trail, further: bool) -> Option<Self> {
         let cold = || engines.iter().filter_map(|target| target.cold.as_ref());
         for target in &engines {
             target.upstream.health.want();

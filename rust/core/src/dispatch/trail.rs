@@ -7,7 +7,7 @@ use crate::route::{Ask, Draws, Set, Tier};
 use crate::snapshot::{Model, Target};
 
 /// What one request has tried of a model's targets. Another model needs another trail.
-pub(crate) struct Trail {
+pub struct Trail {
     begun: bool,
     counted: bool,
     targets: usize,
@@ -23,9 +23,15 @@ pub(crate) struct Trail {
     pub(super) told: Option<Instant>,
 }
 
+impl Default for Trail {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Trail {
     /// Of a request that has tried nothing.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             begun: false,
             counted: false,
@@ -40,19 +46,19 @@ impl Trail {
     }
 
     /// The target is not tried again for this request: it cannot be reached.
-    pub(crate) fn lost(&mut self, at: usize) {
+    pub fn lost(&mut self, at: usize) {
         self.barred.add(at);
         self.tried.add(at);
     }
 
     /// Whether a target is left that was not tried.
-    pub(crate) fn has_more(&self) -> bool {
+    pub fn has_more(&self) -> bool {
         !self.begun || (0..self.targets).any(|at| !self.tried.has(at))
     }
 
     /// From now on all targets may be tried again, except those that were [`Trail::lost`]. False if
     /// none is left.
-    pub(crate) fn again(&mut self) -> bool {
+    pub fn again(&mut self) -> bool {
         self.tried.clone_from(&self.barred);
         self.has_more()
     }

@@ -210,7 +210,8 @@ impl Health {
         }
     }
 
-    /// An attempt failed with `error`; see [`Verdict::of`] for what that says.
+    /// An attempt failed with `error`; see [`Verdict::of`] for what that says. Not for what the gateway
+    /// itself refused before it tried, as a full queue does.
     pub fn failed(&self, error: &Error, now: Nanos) {
         let verdict = Verdict::of(error);
         if verdict == Verdict::Neutral {

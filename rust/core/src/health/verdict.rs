@@ -4,9 +4,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::error::{Error, Kind};
+use crate::snapshot::Reason;
 
 /// How long an upstream that is overloaded and does not say until when is left alone.
 const OVERLOADED: Duration = Duration::from_secs(1);
+/// The same where our account's quota is used up, which no short wait changes.
+const USED_UP: Duration = Duration::from_secs(60);
 
 /// Why an upstream is or was ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -56,13 +59,19 @@ pub enum Verdict {
 impl Verdict {
     /// Of an attempt's error: connections that did not come about, timeouts, 5xx, streams that were
     /// cut and answers that are none are failures, and so are refusals of our credentials. A 429 is
-    /// overload, and so is a 503 that says when to come back. What the client is to blame for says
-    /// nothing.
+    /// overload, and so are a used-up quota and a 503 that says when to come back, or that the engine
+    /// is being started. What the client is to blame for says nothing.
     pub fn of(error: &Error) -> Self {
+        let overload = |unless_told| Self::Overload(error.retry_after.unwrap_or(unless_told));
+        match error.reason {
+            Some(Reason::ContextOverflow | Reason::ContentFilter) => return Self::Neutral,
+            Some(Reason::Loading) => return overload(OVERLOADED),
+            Some(Reason::Quota) => return overload(USED_UP),
+            None => {}
+        }
         match error.kind {
-            Kind::RateLimited | Kind::BudgetExhausted => {
-                Self::Overload(error.retry_after.unwrap_or(OVERLOADED))
-            }
+            Kind::RateLimited => overload(OVERLOADED),
+            Kind::BudgetExhausted => overload(USED_UP),
             Kind::Unavailable => error.retry_after.map_or(Self::Failure, Self::Overload),
             Kind::UpstreamError | Kind::UpstreamTimeout => Self::Failure,
             Kind::InvalidRequest

@@ -96,12 +96,7 @@ impl Affinity {
 
 impl Known {
     /// Who has the longest beginning, and room.
-    fn owner(
-        &self,
-        fleet: &impl Fleet,
-        hashes: &[u64],
-        bound: &mut Option<f64>,
-    ) -> Option<usize> {
+    fn owner(&self, fleet: &impl Fleet, hashes: &[u64], bound: &mut Option<f64>) -> Option<usize> {
         let enough = hashes.len().div_ceil(LEAST_PART);
         let long = hashes.iter().enumerate().skip(enough - 1).rev();
         long.filter_map(|(_, hash)| self.beginnings.get(*hash))
@@ -185,5 +180,9 @@ fn mean(fleet: &impl Fleet) -> f64 {
             weights += weight;
         }
     }
-    if weights > 0.0 { BOUND * load / weights } else { 0.0 }
+    if weights > 0.0 {
+        BOUND * load / weights
+    } else {
+        0.0
+    }
 }

@@ -57,7 +57,9 @@ impl Pricing {
 pub fn session(by: StickyBy, key: &str, header: Option<&[u8]>, user: Option<&str>) -> u64 {
     let user = user.map(str::as_bytes);
     let named = match by {
-        StickyBy::Session => header.map(|header| (1, header)).or(user.map(|user| (2, user))),
+        StickyBy::Session => header
+            .map(|header| (1, header))
+            .or(user.map(|user| (2, user))),
         StickyBy::User => user.map(|user| (2, user)),
         StickyBy::Key => None,
     };

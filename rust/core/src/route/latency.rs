@@ -2,9 +2,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::Fleet;
 use super::draw::Draws;
 use super::least_load::least;
-use super::Fleet;
 use crate::limit::Nanos;
 
 /// A measurement that nothing renews counts half after so long: a target that was slow once gets a

@@ -1,8 +1,8 @@
 //! In turn, by weight.
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::draw::{Draws, draw};
 use super::Fleet;
+use super::draw::{Draws, draw};
 
 /// A whole turn.
 const WHOLE: u64 = 1 << 16;

@@ -8,9 +8,9 @@ use super::{MAX_TIMEOUT, ModelSpec, TargetSpec, UpstreamSpec};
 use crate::counters::{Counters, OfModel};
 use crate::estimate::Estimator;
 use crate::gateway::Endpoint;
+use crate::route::Router;
 use crate::route::cold::Cold;
 use crate::route::shadow::{Copied, Shadow};
-use crate::route::Router;
 use crate::upstream::Upstream;
 
 /// A model with its live targets.
@@ -51,14 +51,12 @@ pub struct Target {
     pub context_tokens: Option<u64>,
     /// What requests do while it is not warm.
     pub cold: Option<Arc<Cold>>,
-    /// Which APIs it has, a bit each.
-    offers: u8,
 }
 
 impl Target {
     /// Whether it has this API.
     pub fn offers(&self, endpoint: Endpoint) -> bool {
-        self.offers >> endpoint as u8 & 1 == 1
+        self.upstream.offers(endpoint)
     }
 }
 
@@ -158,13 +156,7 @@ impl<'a> Ground<'a> {
 
 impl Target {
     fn new(spec: &TargetSpec, ground: &Ground<'_>) -> Result<Self, String> {
-        let (upstream_spec, upstream) = ground.upstream(&spec.upstream)?;
-        let paths = &upstream_spec.paths;
-        let offers = [
-            (Endpoint::Chat, &paths.chat),
-            (Endpoint::Completions, &paths.completions),
-            (Endpoint::Embeddings, &paths.embeddings),
-        ];
+        let (_, upstream) = ground.upstream(&spec.upstream)?;
         let first_byte = spec.first_byte_s.map(Duration::try_from_secs_f64);
         Ok(Self {
             upstream: Arc::clone(upstream),
@@ -178,16 +170,14 @@ impl Target {
                 .map(|time| time.min(MAX_TIMEOUT)),
             context_tokens: spec.context_tokens,
             cold: ground.cold.get(&spec.upstream).cloned(),
-            offers: offers
-                .into_iter()
-                .filter(|(_, path)| path.is_some())
-                .fold(0, |bits, (endpoint, _)| bits | 1 << endpoint as u8),
         })
     }
 
     fn is_restricted(&self) -> bool {
         self.max_cost_nano.is_some()
             || self.context_tokens.is_some()
-            || Endpoint::ALL.into_iter().any(|endpoint| !self.offers(endpoint))
+            || Endpoint::ALL
+                .into_iter()
+                .any(|endpoint| !self.offers(endpoint))
     }
 }
