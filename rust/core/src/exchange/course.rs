@@ -145,6 +145,10 @@ impl Course {
         out.start(|| head(job, &open.target, &open.headers, Bytes::new(), true, record));
         let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
         if let Err(error) = relayed {
+            if error.kind == Kind::ClientClosed {
+                // Nobody is there to be told.
+                return;
+            }
             open.target.upstream.health.failed(&error, monotonic());
             let held = std::mem::take(&mut open.early);
             cut(job, open.relay.finish_reason(), record, &error, held).await;
