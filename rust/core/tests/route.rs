@@ -153,8 +153,9 @@ fn few_light_ones_among_many_that_are_gone_are_found() {
     let counts = counted(200, picks);
     assert_eq!(counts[77] + counts[150], 4000);
     assert!((2800..3200).contains(&counts[150]), "{}", counts[150]);
-    let picks = (0..400).map(|_| power_of_two::pick(&sim, &mut draws).unwrap());
-    assert_eq!(counted(200, picks).iter().filter(|n| **n > 0).count(), 2);
+    let mut picks = (0..400).map(|_| power_of_two::pick(&sim, &mut draws).unwrap());
+    // Both are idle, so the one of more weight is crowded less.
+    assert!(picks.all(|at| at == 150));
 }
 
 #[test]
