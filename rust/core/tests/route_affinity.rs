@@ -10,6 +10,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
+use std::fmt::Write;
 use std::hash::{DefaultHasher, Hasher};
 use std::rc::Rc;
 use std::time::Duration;
@@ -65,7 +66,7 @@ fn text(seed: u64, bytes: usize) -> String {
     let mut draws = Draws::new(seed);
     let mut out = String::new();
     while out.len() < bytes {
-        out += &format!("{:x} ", draws.next());
+        write!(out, "{:x} ", draws.next()).unwrap();
     }
     out
 }
@@ -104,7 +105,7 @@ struct Outcome {
 }
 
 /// Sends prompts; `lanes` run side by side, each one's prompts one after the other.
-fn run(engines: usize, lanes: Vec<Vec<Prompt>>) -> Outcome {
+fn run(engines: usize, lanes: &[Vec<Prompt>]) -> Outcome {
     let policy = Affinity::new(engines);
     let mut fleet = Engines::new(engines);
     let mut caches: Vec<Cache> = (0..engines).map(|_| Cache::default()).collect();
@@ -191,10 +192,10 @@ fn conversation(seed: u64, head: &str, turns: usize, bytes: usize) -> Vec<Prompt
 #[test]
 fn ten_families_of_a_thousand_turns_find_their_caches() {
     // One long conversation each.
-    let lanes = (0..10)
+    let lanes: Vec<_> = (0..10)
         .map(|family| conversation(family + 1, &text(family + 1, 1500), 1000, 40))
         .collect();
-    let long = run(4, lanes);
+    let long = run(4, &lanes);
     assert!(long.share >= 0.95, "{}", long.share);
     assert!(long.imbalance <= 1.25, "{}", long.imbalance);
 }
@@ -211,7 +212,7 @@ fn families_of_many_conversations_share_their_head() {
             lanes[lane].extend(conversation(family * 1000 + number + 77, &head, 10, 200));
         }
     }
-    let many = run(4, lanes);
+    let many = run(4, &lanes);
     assert!(many.share >= 0.95, "{}", many.share);
     assert!(many.imbalance <= 1.25, "{}", many.imbalance);
     assert!(many.worst <= BOUND + 0.15, "{}", many.worst);
@@ -220,10 +221,10 @@ fn families_of_many_conversations_share_their_head() {
 #[test]
 fn one_prompt_that_all_have_spreads_within_the_bound() {
     let head = text(5, 4000);
-    let lanes = (0..64)
+    let lanes: Vec<_> = (0..64)
         .map(|lane| conversation(lane + 9, &head, 100, 100))
         .collect();
-    let one = run(4, lanes);
+    let one = run(4, &lanes);
     assert!(one.share >= 0.95, "{}", one.share);
     assert!(one.imbalance <= 1.25, "{}", one.imbalance);
     assert!(one.worst <= BOUND + 0.15, "{}", one.worst);
@@ -232,7 +233,7 @@ fn one_prompt_that_all_have_spreads_within_the_bound() {
 #[test]
 fn a_greeting_that_all_have_moves_nobody() {
     // The same 130 bytes before prompts that are otherwise their own.
-    let lanes = (0..40)
+    let lanes: Vec<_> = (0..40)
         .map(|lane| {
             let each = |turn: u64| {
                 let head = "x".repeat(130) + &text(lane * 1000 + turn + 5, 4000);
@@ -241,7 +242,7 @@ fn a_greeting_that_all_have_moves_nobody() {
             (0..50).flat_map(each).collect()
         })
         .collect();
-    let own = run(8, lanes);
+    let own = run(8, &lanes);
     assert!(own.imbalance <= 1.1, "{}", own.imbalance);
 }
 
