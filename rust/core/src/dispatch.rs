@@ -103,6 +103,23 @@ pub async fn next(
     }
 }
 
+/// Takes a target for a second attempt beside the first: one of the lowest tier that has any, with a
+/// place free at once.
+pub fn beside(trail: &mut Trail, model: &Model, ask: &Ask) -> Option<Placed> {
+    let mut search = Search {
+        model,
+        ask,
+        skip: trail.tried().clone(),
+        full: Set::default(),
+        canaries: false,
+        refused: None,
+    };
+    let mut tiers = model.router.tiers().iter();
+    let placed = tiers.find_map(|tier| search.at_once(tier, trail))?;
+    trail.goes(placed.at);
+    Some(placed)
+}
+
 /// One look for a target.
 struct Search<'a> {
     model: &'a Model,

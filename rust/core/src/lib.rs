@@ -36,6 +36,7 @@ pub mod queue;
 pub mod record;
 mod refusals;
 pub mod relay;
+pub mod retry;
 pub mod route;
 pub mod scrub;
 mod shadow;

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::{MAX_TIMEOUT, ModelSpec, TargetSpec, UpstreamSpec};
+use super::{MAX_TIMEOUT, ModelSpec, RetrySpec, TargetSpec, UpstreamSpec};
 use crate::counters::{Counters, OfModel};
 use crate::estimate::Estimator;
 use crate::gateway::Endpoint;
+use crate::retry::RetryBudget;
 use crate::route::Router;
 use crate::route::cold::Cold;
 use crate::route::shadow::{Copied, Shadow};
@@ -27,9 +28,31 @@ pub struct Model {
     pub estimator: Arc<Estimator>,
     /// Its metrics.
     pub metrics: OfModel,
+    /// When failed attempts are made again.
+    pub retry: RetrySpec,
+    /// How many more of them may be.
+    pub retries: Arc<RetryBudget>,
+    /// When a second attempt is made beside a slow one.
+    pub hedge: Option<Hedge>,
+    /// Models that are tried in turn when this one cannot answer.
+    pub fallbacks: Vec<String>,
+    /// The model for what does not fit into this one's context.
+    pub context_fallback: Option<String>,
+    /// The model for what a content filter refuses.
+    pub content_filter_fallback: Option<String>,
+    /// A stream whose engine dies is carried on by a sibling that can.
+    pub resume: bool,
     shadow: Option<Arc<Shadow>>,
     is_restricted: bool,
     is_cost_bound: bool,
+}
+
+/// When a second attempt is made beside a slow one.
+pub struct Hedge {
+    /// After how long without a first token.
+    pub after: Duration,
+    /// How many more may be.
+    pub budget: RetryBudget,
 }
 
 /// One upstream, and the model's name there.
@@ -106,6 +129,14 @@ impl Model {
                 .map(|timeout| timeout.min(MAX_TIMEOUT))
                 .map_err(|e| format!("model {}: {e}", spec.name))
         };
+        let hedge = match spec.hedge {
+            None => None,
+            Some(hedge) => Some(Hedge {
+                after: seconds(hedge.after_s)?,
+                budget: RetryBudget::new(hedge.max_percent / 100.0, 0.0),
+            }),
+        };
+        let same = ground.known.filter(|known| known.retry == spec.retry);
         let router = ground.known.map(|known| &known.router);
         Ok(Self {
             name: Arc::from(spec.name.as_str()),
@@ -123,6 +154,19 @@ impl Model {
                 .map(|model| Arc::clone(&model.estimator))
                 .unwrap_or_default(),
             metrics: ground.counters.model(&spec.name),
+            retries: match same {
+                Some(known) => Arc::clone(&known.retries),
+                None => Arc::new(RetryBudget::new(
+                    spec.retry.budget,
+                    spec.retry.min_per_second,
+                )),
+            },
+            retry: spec.retry.clone(),
+            hedge,
+            fallbacks: spec.fallbacks.clone(),
+            context_fallback: spec.context_fallback.clone(),
+            content_filter_fallback: spec.content_filter_fallback.clone(),
+            resume: spec.resume,
             shadow,
             is_restricted: targets.iter().any(Target::is_restricted),
             is_cost_bound: targets.iter().any(|target| target.max_cost_nano.is_some()),
