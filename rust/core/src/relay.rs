@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
 
 use crate::error::{Error, Kind};
+use crate::resume::Delivered;
 use crate::scrub::{self, Asked};
 use crate::sse::{Decoder, Frame};
 use crate::usage::{Choice, Inspected, Usage};
@@ -53,6 +54,7 @@ pub struct StreamRelay {
     finish_reason: Option<String>,
     started: bool,
     done: bool,
+    delivered: Option<Delivered>,
 }
 
 impl StreamRelay {
@@ -68,7 +70,25 @@ impl StreamRelay {
             finish_reason: None,
             started: false,
             done: false,
+            delivered: None,
         }
+    }
+
+    /// Remembers what it passes on, so that another engine can carry it on.
+    #[must_use]
+    pub fn followed(mut self) -> Self {
+        self.delivered = Some(Delivered::default());
+        self
+    }
+
+    /// What was passed on, if that is remembered.
+    pub const fn delivered(&self) -> Option<&Delivered> {
+        self.delivered.as_ref()
+    }
+
+    /// Another engine's bytes follow: half an event of the one before is dropped.
+    pub fn rejoin(&mut self) {
+        self.decoder = Decoder::new(self.shape.max_event_bytes);
     }
 
     /// Takes what the engine sent and appends what the client gets.
@@ -161,8 +181,15 @@ impl StreamRelay {
         if self.started || EMPTY_CONTENT.find(&data).is_none() {
             self.content_events += 1;
         }
+        self.follow(&data);
         self.pass(frame, &data, out);
         Ok(())
+    }
+
+    fn follow(&mut self, data: &Bytes) {
+        if let Some(delivered) = &mut self.delivered {
+            delivered.event(data);
+        }
     }
 
     /// A frame whose JSON says something: usage, an end, or a failure.
@@ -172,6 +199,18 @@ impl StreamRelay {
             return Err(scrub::stream_error(data, self.shape.asked));
         }
         let choices = seen.choices.as_deref().unwrap_or_default();
+        let gave_up = |choice: &Choice<'_>| {
+            matches!(choice.finish_reason.as_deref(), Some("abort" | "error"))
+        };
+        if let Some(choice) = choices.iter().find(|choice| gave_up(choice)) {
+            self.finish_reason = choice.finish_reason.as_deref().map(str::to_owned);
+            self.usage = seen.usage().or(self.usage);
+            return Err(Error::new(
+                Kind::UpstreamError,
+                "The engine gave the answer up before it had finished.",
+            ));
+        }
+        self.follow(data);
         let mut finished = false;
         for reason in choices
             .iter()

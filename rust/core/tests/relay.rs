@@ -117,7 +117,6 @@ fn whole_streams_pass_byte_for_byte() {
         "031-completions-stream",
         "032-completions-stream-usage",
         "033-completions-two-prompts-stream-usage",
-        "135-abort-by-rid-stream",
         "221-tool-call-stream-usage",
         "222-two-tool-calls-stream",
         "224-tool-choice-required-stream",
