@@ -246,23 +246,21 @@ fn an_engine_that_reasons_instead_of_going_on_is_an_error() {
 
 #[test]
 fn an_answer_that_an_engine_gave_up_is_an_error() {
-    for name in ["135-abort-by-rid-stream"] {
-        let shape = Shape {
-            include_usage: false,
-            continuous_usage: false,
-            completions: false,
-            choices: 1,
-            max_event_bytes: 1 << 16,
-            asked: Asked::default(),
-        };
-        let mut relay = StreamRelay::new(shape).followed();
-        let mut out = BytesMut::new();
-        let stream = recorded(name).concat();
-        assert!(relay.feed(Bytes::from(stream), &mut out).is_err());
-        assert!(!relay.is_done() && !out.ends_with(b"[DONE]\n\n"));
-        let delivered = relay.delivered().unwrap();
-        assert!(delivered.text().starts_with(" tick tock"));
-        assert_eq!(delivered.finish_reason(), None);
-        assert_eq!(relay.finish_reason(), Some("abort"));
-    }
+    let shape = Shape {
+        include_usage: false,
+        continuous_usage: false,
+        completions: false,
+        choices: 1,
+        max_event_bytes: 1 << 16,
+        asked: Asked::default(),
+    };
+    let mut relay = StreamRelay::new(shape).followed();
+    let mut out = BytesMut::new();
+    let stream = recorded("135-abort-by-rid-stream").concat();
+    assert!(relay.feed(Bytes::from(stream), &mut out).is_err());
+    assert!(!relay.is_done() && !out.ends_with(b"[DONE]\n\n"));
+    let delivered = relay.delivered().unwrap();
+    assert!(delivered.text().starts_with(" tick tock"));
+    assert_eq!(delivered.finish_reason(), None);
+    assert_eq!(relay.finish_reason(), Some("abort"));
 }
