@@ -10,6 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::snapshot::Reason;
+
 /// What went wrong, in terms that every protocol can render.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -203,6 +205,10 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// False: SDKs that retry 429s by themselves are told not to.
     pub should_retry: Option<bool>,
+    /// What an upstream's refusal is about.
+    pub reason: Option<Reason>,
+    /// Whether another target may do better, where that is not as the kind says.
+    pub sibling: Option<bool>,
     /// For the log only.
     pub cause: Option<String>,
 }
@@ -230,6 +236,8 @@ impl Error {
             code: None,
             retry_after: None,
             should_retry: None,
+            reason: None,
+            sibling: None,
             cause: None,
         }
     }
@@ -260,6 +268,15 @@ impl Error {
     pub fn cause(mut self, cause: impl fmt::Display) -> Self {
         self.cause = Some(cause.to_string());
         self
+    }
+
+    /// Whether another target may do better.
+    pub fn elsewhere(&self) -> bool {
+        let kind = matches!(
+            self.kind,
+            Kind::UpstreamError | Kind::UpstreamTimeout | Kind::Unavailable | Kind::RateLimited
+        );
+        self.sibling.unwrap_or(kind)
     }
 
     /// The body in OpenAI's shape: `{"error": {message, type, param, code}}`.

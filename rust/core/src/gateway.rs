@@ -20,7 +20,7 @@ use crate::limit::{Nanos, Now, Region};
 use crate::price::{PriceBook, PriceSpec};
 use crate::prompt_log::{Entry, MAX_WAITING, PromptLog, Sink};
 use crate::slot::{Answering, Head, Headers, Slot, error_headers};
-use crate::snapshot::{Snapshot, SnapshotSpec};
+use crate::snapshot::{Model, Snapshot, SnapshotSpec};
 use crate::spool::{Spool, SpoolCounters};
 use crate::subjects::{Ground, SubjectSpec, Subjects};
 
@@ -314,6 +314,11 @@ impl Gateway {
     /// Whether [`Gateway::drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// The model of that name.
+    pub(crate) fn model(&self, name: &str) -> Option<Arc<Model>> {
+        self.snapshot.load().models.get(name).cloned()
     }
 
     /// The models a key may use, sorted, as `(name, …)` of the models' own names and aliases.

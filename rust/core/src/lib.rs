@@ -36,6 +36,7 @@ pub mod record;
 mod refusals;
 pub mod relay;
 pub mod resume;
+pub mod retry;
 pub mod scrub;
 pub mod slot;
 pub mod snapshot;

@@ -199,16 +199,13 @@ impl StreamRelay {
             return Err(scrub::stream_error(data, self.shape.asked));
         }
         let choices = seen.choices.as_deref().unwrap_or_default();
-        let gave_up = |choice: &Choice<'_>| {
-            matches!(choice.finish_reason.as_deref(), Some("abort" | "error"))
-        };
-        if let Some(choice) = choices.iter().find(|choice| gave_up(choice)) {
-            self.finish_reason = choice.finish_reason.as_deref().map(str::to_owned);
-            self.usage = seen.usage().or(self.usage);
-            return Err(Error::new(
-                Kind::UpstreamError,
-                "The engine gave the answer up before it had finished.",
-            ));
+        if let Some(reason) = choices
+            .iter()
+            .filter_map(|choice| choice.finish_reason.as_deref())
+            .find(|reason| gave_up(reason))
+        {
+            self.finish_reason = Some(reason.to_owned());
+            return Err(given_up(reason));
         }
         self.follow(data);
         let mut finished = false;
@@ -282,6 +279,21 @@ impl StreamRelay {
     pub fn finish_reason(&self) -> Option<&str> {
         self.finish_reason.as_deref()
     }
+}
+
+/// Whether a finish reason says that the engine gave up, in an answer that looks whole: vLLM and
+/// SGLang say `abort` of a request that was stopped, OpenRouter `error` of a provider that failed.
+pub fn gave_up(finish_reason: &str) -> bool {
+    matches!(finish_reason, "abort" | "error")
+}
+
+/// What an answer is that ends so.
+pub fn given_up(finish_reason: &str) -> Error {
+    Error::new(
+        Kind::UpstreamError,
+        "The engine gave up before it had finished.",
+    )
+    .cause(format_args!("finish reason {finish_reason}"))
 }
 
 /// Appends `error` as the stream's last event. No end marker follows: an SDK raises on the event.

@@ -138,6 +138,18 @@ fn whole_streams_pass_byte_for_byte() {
 }
 
 #[test]
+fn an_engine_that_gave_up_has_not_finished() {
+    let trace = trace("135-abort-by-rid-stream");
+    every_chunking(shape(&trace), &trace.answer, |relay, out, result| {
+        assert!(result.is_err() && relay.is_started() && !relay.is_done());
+        let text = String::from_utf8_lossy(out);
+        for end in ["\"finish_reason\":\"abort\"", "[DONE]"] {
+            assert!(!text.contains(end), "{text}");
+        }
+    });
+}
+
+#[test]
 fn usage_is_read_and_taken_out_when_not_asked_for() {
     let trace = trace("021-chat-stream-usage");
     let quiet = Shape {
