@@ -44,6 +44,7 @@ pub struct Shape {
 }
 
 /// One stream in flight.
+#[derive(Clone)]
 pub struct StreamRelay {
     shape: Shape,
     decoder: Decoder,
@@ -89,6 +90,10 @@ impl StreamRelay {
     /// Another engine's bytes follow: half an event of the one before is dropped.
     pub fn rejoin(&mut self) {
         self.decoder = Decoder::new(self.shape.max_event_bytes);
+        if self.finishes == 0 {
+            // That of an engine that gave up.
+            self.finish_reason = None;
+        }
     }
 
     /// Takes what the engine sent and appends what the client gets.

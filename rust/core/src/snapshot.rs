@@ -47,6 +47,8 @@ pub struct Model {
     pub context_fallback: Option<String>,
     /// The model for what a content filter refuses.
     pub content_filter_fallback: Option<String>,
+    /// A stream whose engine dies is carried on by a sibling that can.
+    pub resume: bool,
     next: AtomicUsize,
 }
 
@@ -197,6 +199,7 @@ impl Snapshot {
                 fallbacks: spec.fallbacks,
                 context_fallback: spec.context_fallback,
                 content_filter_fallback: spec.content_filter_fallback,
+                resume: spec.resume,
                 next: AtomicUsize::new(0),
             });
             for alias in spec.aliases {

@@ -1,11 +1,18 @@
 //! The client's body as one attempt sends it.
+use bytes::Bytes;
+
 use super::Job;
-use crate::edits::Wanted;
+use crate::edits::{Edits, Wanted};
 use crate::snapshot::Target;
 use crate::upstream::Rope;
 
-/// The client's body as this target needs it.
-pub(super) fn body_for(job: &Job, target: &Target, rid: Option<&str>) -> Rope {
+/// The client's body, or what stands in for it, as this target needs it.
+pub(super) fn body_for(
+    job: &Job,
+    (body, edits): (&Bytes, &Edits),
+    target: &Target,
+    rid: Option<&str>,
+) -> Rope {
     let traits = &target.upstream.traits;
     let usage = [
         job.stream && traits.include_usage && !job.shape.include_usage,
@@ -17,7 +24,7 @@ pub(super) fn body_for(job: &Job, target: &Target, rid: Option<&str>) -> Rope {
         hides_rid: traits.rid,
         usage,
     };
-    Rope::new(job.edits.apply(&job.body, &wanted))
+    Rope::new(edits.apply(body, &wanted))
 }
 
 /// Each attempt has a name of its own: an engine refuses a second running request of one name.

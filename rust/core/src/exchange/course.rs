@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use super::Job;
 use super::hedge::open_hedged;
-use super::open::{Open, Opened, Try};
+use super::open::{Open, Opened, Path, Try};
 use super::refuse::{attempt_headers, cut, refuse};
+use super::resume::{Resumed, resume};
 use super::stream;
 use super::unary::Whole;
 use crate::alarm::Alarm;
@@ -103,6 +104,7 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
                     target,
                     permit,
                     number,
+                    path: Path::Fresh(course.model.resume && job.stream && job.single),
                 };
                 match course.attempt(job, attempt, record).await {
                     Ok(()) => return,
@@ -146,10 +148,25 @@ impl Course {
             true,
             record,
         ));
-        let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
-        if let Err(error) = relayed {
-            let held = std::mem::take(&mut open.early);
-            cut(job, open.relay.finish_reason(), record, &error, held).await;
+        let mut joins = 0;
+        loop {
+            let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
+            let Err(error) = relayed else {
+                return;
+            };
+            match resume(self, job, open, error, joins, record).await {
+                Resumed::Open(next) => open = *next,
+                Resumed::Over(end) => {
+                    stream::close(job, &end.relay, end.early, record).await;
+                    return;
+                }
+                Resumed::Not(error, end) => {
+                    let finish = end.relay.finish_reason();
+                    cut(job, finish, record, &error, end.early).await;
+                    return;
+                }
+            }
+            joins += 1;
         }
     }
 

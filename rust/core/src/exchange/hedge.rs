@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Job;
 use super::course::{Course, Failed};
-use super::open::{Opened, Try, open};
+use super::open::{Opened, Path, Try, open};
 use crate::alarm::Alarm;
 use crate::dispatch;
 use crate::record::Record;
@@ -27,6 +27,7 @@ pub(super) async fn open_hedged(
     let (after, total) = (hedge.after, course.total);
     let timeouts = attempt.timeouts;
     let number = attempt.number + 1;
+    let follows = matches!(attempt.path, Path::Fresh(true));
     let first = open(job, attempt, total, &mut course.alarm, Some(record));
     // On the heap, so that it can be dropped before its scope ends.
     let mut first = Box::pin(first);
@@ -48,6 +49,7 @@ pub(super) async fn open_hedged(
         permit,
         number,
         timeouts,
+        path: Path::Fresh(follows),
     };
     let mut second = pin!(open(job, second, total, &mut alarm, None));
     let (opened, hedged) = tokio::select! {

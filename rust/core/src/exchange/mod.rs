@@ -30,6 +30,7 @@ mod hedge;
 mod open;
 mod read;
 mod refuse;
+mod resume;
 mod stream;
 mod unary;
 

@@ -9,6 +9,7 @@ use super::refuse::logged_all;
 use crate::alarm::Alarm;
 use crate::error::{Error, Kind};
 use crate::record::{Outcome, Record};
+use crate::relay::StreamRelay;
 
 /// Relays a stream. An error means that it broke off: the client has had what came before, but for
 /// what is left in [`Open::early`], and does not know.
@@ -36,12 +37,8 @@ pub(super) async fn relay(
         result?;
         if ended {
             open.whole();
-            record.close(Outcome::Ok, 200, None, open.relay.finish_reason());
             let last = std::mem::take(&mut open.early);
-            logged_all(record, &last);
-            record.book_durably().await;
-            job.slot.write(|out| out.extend_from_slice(&last));
-            job.slot.finish();
+            close(job, &open.relay, last, record).await;
             drain(&mut open.incoming).await;
             return Ok(());
         }
@@ -55,6 +52,15 @@ pub(super) async fn relay(
                 )
             })?;
     }
+}
+
+/// Gives the client the end of a stream that is whole.
+pub(super) async fn close(job: &Job, relay: &StreamRelay, last: BytesMut, record: &mut Record) {
+    record.close(Outcome::Ok, 200, None, relay.finish_reason());
+    logged_all(record, &last);
+    record.book_durably().await;
+    job.slot.write(|out| out.extend_from_slice(&last));
+    job.slot.finish();
 }
 
 /// Gives the client what it is to get.

@@ -17,6 +17,7 @@ use crate::usage::Usage;
 /// The engine was given the text without the white space at its end, so white space that it begins
 /// with is repeated as far as it is the same: that is taken out. Nothing else is taken for a
 /// repetition, as a text may well repeat itself.
+#[derive(Clone)]
 pub struct Splice {
     decoder: Decoder,
     before: Before,

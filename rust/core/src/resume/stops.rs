@@ -11,7 +11,7 @@ pub(super) struct Stops {
 
 /// Finds a text that ends the answer where one half of it lies on each side of the join: neither
 /// engine has seen it whole.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Straddle {
     stops: Stops,
     /// The end of what was delivered, then what came since.
