@@ -3,17 +3,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use super::Job;
+use super::body::speaks;
+use super::feed::Path;
 use super::hedge::open_hedged;
-use super::open::{Open, Opened, Path, Try};
+use super::open::{Open, Opened, Try};
 use super::refuse::{attempt_headers, cut, refuse};
 use super::resume::{Resumed, resume};
 use super::stream;
 use super::unary::Whole;
 use crate::alarm::Alarm;
+use crate::dialect::Dialect;
 use crate::dispatch;
 use crate::error::{Error, Kind};
 use crate::record::{Outcome, Record};
@@ -71,6 +75,8 @@ pub(super) struct Course {
     fallen: usize,
     /// A model for what the request is about has been tried.
     fitted: bool,
+    /// What the last upstream said that had the request.
+    said: Option<Error>,
 }
 
 /// Answers the request.
@@ -85,6 +91,7 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
         tries: Tries::default(),
         fallen: 0,
         fitted: false,
+        said: None,
     };
     job.model.retries.earn();
     loop {
@@ -104,6 +111,7 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
                     target,
                     permit,
                     number,
+                    body: None,
                     path: Path::Fresh(course.model.resume && job.stream && job.single),
                 };
                 match course.attempt(job, attempt, record).await {
@@ -157,7 +165,8 @@ impl Course {
             match resume(self, job, open, error, joins, record).await {
                 Resumed::Open(next) => open = *next,
                 Resumed::Over(end) => {
-                    stream::close(job, &end.relay, end.early, record).await;
+                    let finish = end.relay.finish_reason();
+                    stream::close(job, finish, end.early, record).await;
                     return;
                 }
                 Resumed::Not(error, end) => {
@@ -181,9 +190,15 @@ impl Course {
             return false;
         }
         let Some(step) = self.step(job, &failed) else {
-            refuse(job, error, record).await;
+            // That the last target has no words for the request is not why it came to nothing.
+            let unsaid = !failed.sent && error.kind == Kind::InvalidRequest;
+            let told = self.said.as_ref().filter(|_| unsaid).unwrap_or(error);
+            refuse(job, told, record).await;
             return false;
         };
+        if failed.sent {
+            self.said = Some(error.clone());
+        }
         job.gateway.note(error, &job.answer_headers);
         record.failed();
         match step {
@@ -291,10 +306,20 @@ fn head(
     record: &Record,
 ) -> Head {
     let mut headers = Vec::with_capacity(job.answer_headers.len() + theirs.len() + 4);
-    for (name, value) in theirs {
-        if upstream::passes(name, theirs) {
-            headers.push((name.clone(), value.clone()));
+    if speaks(job, target) == Dialect::OpenAi {
+        for (name, value) in theirs {
+            if upstream::passes(name, theirs) {
+                headers.push((name.clone(), value.clone()));
+            }
         }
+    } else {
+        // What they say is of an answer that the client does not get.
+        let media = if more {
+            "text/event-stream"
+        } else {
+            "application/json"
+        };
+        headers.push((CONTENT_TYPE, HeaderValue::from_static(media)));
     }
     headers.extend(job.answer_headers.iter().cloned());
     let attempts = record.attempted().map_or(0, |(_, attempts)| attempts);

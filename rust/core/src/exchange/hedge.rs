@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::Job;
 use super::course::{Course, Failed};
-use super::open::{Opened, Path, Try, open};
+use super::feed::Path;
+use super::open::{Opened, Try, open};
 use crate::alarm::Alarm;
 use crate::dispatch;
 use crate::record::Record;
@@ -49,6 +50,7 @@ pub(super) async fn open_hedged(
         permit,
         number,
         timeouts,
+        body: None,
         path: Path::Fresh(follows),
     };
     let mut second = pin!(open(job, second, total, &mut alarm, None));

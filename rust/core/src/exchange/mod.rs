@@ -5,13 +5,14 @@
 //! driver runs as one task; dropping it at any point closes the engine's connection and books what
 //! was delivered.
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
 use crate::alarm::{Alarm, Elapsed};
+use crate::dialect::Context;
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
@@ -22,10 +23,11 @@ use crate::relay::Shape;
 use crate::scrub::Asked;
 use crate::slot::{Headers, Slot};
 use crate::snapshot::{Model, Target};
-use crate::upstream::Upstream;
+use crate::upstream::{Rope, Upstream};
 
 mod body;
 mod course;
+mod feed;
 mod hedge;
 mod open;
 mod read;
@@ -34,7 +36,7 @@ mod resume;
 mod stream;
 mod unary;
 
-/// Most bytes of an answer to a `GET`: a list of thousands of models.
+/// Most bytes of an answer to [`fetch`]: a list of thousands of models.
 const MAX_FETCH: usize = 8 << 20;
 
 /// Everything that the driver needs, decided at admission.
@@ -72,6 +74,16 @@ pub struct Job {
 }
 
 impl Job {
+    /// What an answer that is turned into OpenAI's dialect says of itself.
+    fn context(&self) -> Context {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Context {
+            id: format!("chatcmpl-{}", self.rid),
+            model: self.model_asked.clone(),
+            created: now.map_or(0, |since| since.as_secs()),
+        }
+    }
+
     /// A number from 0 to 1 for this request's `n`th throw: its id was made by chance.
     fn chance(&self, n: u32) -> f64 {
         let random = self
@@ -85,10 +97,12 @@ impl Job {
     }
 }
 
-/// One `GET` of an upstream: `(status, body)`, all of it within `limit`.
+/// One question to an upstream: `(status, body)`, all of it within `limit`.
 pub async fn fetch(
     upstream: &Upstream,
+    method: Method,
     path: &str,
+    body: Rope,
     limit: Duration,
 ) -> Result<(u16, Bytes), Error> {
     let until = Instant::now() + limit;
@@ -100,7 +114,7 @@ pub async fn fetch(
         )
     };
     let response = alarm
-        .within(until, upstream.get(path))
+        .within(until, upstream.ask(method, path, body))
         .await
         .map_err(|Elapsed| late())??;
     let status = response.status().as_u16();

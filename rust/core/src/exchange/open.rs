@@ -9,23 +9,23 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Job;
-use super::body::{attempt_rid, body_for};
+use super::body::{attempt_rid, body_for, speaks};
 use super::course::Failed;
+use super::feed::{Feed, Path};
 use super::read::{joined_frame, read_error};
 use super::refuse::logged;
 use super::resume::End;
 use super::unary::{self, Whole, read_whole};
 use crate::alarm::{Alarm, Elapsed};
+use crate::dialect::{self, Dialect};
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gate::Permit;
 use crate::linger::Unread;
 use crate::record::{Progress, Record};
-use crate::relay::StreamRelay;
-use crate::resume::Splice;
 use crate::scrub;
 use crate::snapshot::{Target, Timeouts};
-use crate::upstream::Upstream;
+use crate::upstream::{Call, Upstream};
 
 /// An attempt that is to be made.
 pub(super) struct Try {
@@ -37,26 +37,10 @@ pub(super) struct Try {
     pub(super) number: u32,
     /// How long its parts may take.
     pub(super) timeouts: Timeouts,
+    /// In place of the client's body.
+    pub(super) body: Option<Box<(Bytes, Edits)>>,
     /// What a stream goes through.
     pub(super) path: Path,
-}
-
-/// What an answer's stream goes through on its way to the client.
-pub(super) enum Path {
-    /// A relay of its own; with `true` it is remembered what was passed on.
-    Fresh(bool),
-    /// The relay of a stream that broke off.
-    Rejoined(Box<Rejoined>),
-}
-
-/// A stream that another engine is to carry on.
-pub(super) struct Rejoined {
-    /// In place of the client's body.
-    pub(super) body: Option<(Bytes, Edits)>,
-    /// Before the relay.
-    pub(super) splice: Splice,
-    /// What the stream went through before.
-    pub(super) relay: StreamRelay,
 }
 
 /// An attempt that has come to its commit point.
@@ -99,16 +83,17 @@ pub(super) async fn open(
         mut permit,
         number,
         timeouts,
+        body,
         path,
     } = attempt;
     let upstream = Arc::clone(&target.upstream);
     let rid = (upstream.traits.rid && job.single).then(|| attempt_rid(&job.rid, number));
-    let given = match &path {
-        Path::Rejoined(again) => again.body.as_ref().map(|(body, edits)| (body, edits)),
-        Path::Fresh(_) => None,
+    let given = match body.as_deref() {
+        Some((body, edits)) => (body, edits),
+        None => (&job.body, &job.edits),
     };
-    let given = given.unwrap_or((&job.body, &job.edits));
-    let body = body_for(job, given, &target, rid.as_deref());
+    let body = body_for(job, given, &target, rid.as_deref())
+        .map_err(|error| Failed { error, sent: false })?;
     let first_byte = (Instant::now() + timeouts.first_byte).min(total);
     let mut stopper = Stopper {
         upstream: Arc::clone(&upstream),
@@ -116,11 +101,13 @@ pub(super) async fn open(
     };
     // From its first byte on the request counts: an engine may compute what nobody waits for.
     let first_contact = record.as_mut().is_some_and(|record| record.contacted());
+    let call = Call {
+        endpoint: job.endpoint,
+        stream: job.stream,
+        model: &target.model,
+    };
     let sent = alarm
-        .within(
-            first_byte,
-            upstream.post(job.endpoint.path(), &job.headers, body),
-        )
+        .within(first_byte, upstream.post(&call, &job.headers, body))
         .await;
     let response = match sent {
         Err(Elapsed) => {
@@ -151,25 +138,20 @@ pub(super) async fn open(
             permit.overloaded();
         }
         let body = read_error(&mut incoming, first_byte, alarm).await;
-        let wait = scrub::retry_after(&parts.headers);
-        return Err(scrub::upstream_error(status, &body, wait, job.shape.asked).into());
+        let (headers, asked) = (&parts.headers, job.shape.asked);
+        let error = scrub::upstream_error(status, headers, &body, &upstream.rules, asked);
+        return Err(error.into());
     }
     let mut unread = Unread::new(upstream.on_disconnect);
     if job.stream {
-        let (relay, splice) = match path {
-            Path::Fresh(false) => (StreamRelay::new(job.shape), None),
-            Path::Fresh(true) => (StreamRelay::new(job.shape).followed(), None),
-            Path::Rejoined(again) => (again.relay, Some(again.splice)),
-        };
+        let relay = Feed::new(job, &target, path);
         let mut open = Open {
             target,
             timeouts,
             headers: parts.headers,
             early: BytesMut::new(),
             last: None,
-            before: relay.is_started().then(|| relay.content_events()),
             relay,
-            splice,
             incoming,
             unread,
             permit,
@@ -188,6 +170,12 @@ pub(super) async fn open(
     )
     .await?;
     stopper.rid = None;
+    let dialect = speaks(job, &target);
+    let body = if dialect == Dialect::OpenAi {
+        body
+    } else {
+        dialect::answer(dialect, Dialect::OpenAi, &body, &job.context())?.into()
+    };
     match unary::inspect(job, body) {
         Ok(whole) => {
             if let Some((usage, _)) = whole.progress.reported {
@@ -226,10 +214,7 @@ pub(super) struct Open {
     pub(super) early: BytesMut,
     /// How it ended, where it did before its client had anything.
     last: Option<Result<(), Error>>,
-    pub(super) relay: StreamRelay,
-    splice: Option<Splice>,
-    /// Events with content before this engine's, where another one began the stream.
-    before: Option<u64>,
+    pub(super) relay: Feed,
     pub(super) incoming: Incoming,
     unread: Unread,
     permit: Permit,
@@ -248,7 +233,7 @@ impl Open {
         loop {
             let read = self.read(job, first_byte, alarm, record.as_deref_mut(), Into::Early);
             let (result, ended) = read.await;
-            if self.is_started() {
+            if self.relay.is_started() {
                 self.permit.first_token();
                 self.last = (ended || result.is_err()).then_some(result);
                 return Ok(());
@@ -301,7 +286,7 @@ impl Open {
         mut record: Option<&mut Record>,
         into: Into,
     ) -> (Result<(), Error>, bool) {
-        let committed = self.is_started();
+        let committed = self.relay.is_started();
         let read = joined_frame(&mut self.incoming, &job.slot, committed);
         let cut = match alarm.within(until, read).await {
             Err(Elapsed) => {
@@ -315,18 +300,19 @@ impl Open {
                 if came.is_err() {
                     return (came, true);
                 }
-                let (relay, splice) = (&mut self.relay, &mut self.splice);
-                let feed = |out: &mut BytesMut| feed(relay, splice.as_mut(), chunk, out);
+                let relay = &mut self.relay;
                 let fed = match (into, record) {
-                    (Into::Client, Some(record)) => job.slot.write(|out| logged(record, out, feed)),
-                    _ => feed(&mut self.early),
+                    (Into::Client, Some(record)) => job
+                        .slot
+                        .write(|out| logged(record, out, |out| relay.feed(chunk, out))),
+                    _ => relay.feed(chunk, &mut self.early),
                 };
                 return (fed, self.relay.is_done());
             }
             Ok(Some(Err(cause))) => Some(cause),
             Ok(None) => None,
         };
-        let ended = self.end();
+        let ended = self.relay.end(&mut self.early);
         let ended = ended.map_err(|error| match cut {
             Some(cause) => error.cause(cause),
             None => error,
@@ -337,29 +323,10 @@ impl Open {
     /// What is left once the engine is given up, which is stopped.
     pub(super) fn into_end(self) -> (Target, End) {
         let end = End {
-            relay: self.relay,
+            relay: self.relay.into_relay(),
             early: self.early,
         };
         (self.target, end)
-    }
-
-    /// Whether its first token is there.
-    fn is_started(&self) -> bool {
-        let ended = || self.relay.is_done() || self.relay.finish_reason().is_some();
-        match self.before {
-            None => self.relay.is_started(),
-            Some(before) => self.relay.content_events() > before || ended(),
-        }
-    }
-
-    /// The engine has closed its side.
-    fn end(&mut self) -> Result<(), Error> {
-        if let Some(splice) = &mut self.splice {
-            let mut last = BytesMut::new();
-            splice.end(&mut last)?;
-            self.relay.feed(last.freeze(), &mut self.early)?;
-        }
-        self.relay.end(&mut self.early)
     }
 
     /// Whether it ended before its client had anything.
@@ -386,24 +353,8 @@ impl Open {
     /// The engine has said all that it had to: there is nothing to stop.
     pub(super) fn whole(&mut self) {
         // One that was ended at a join does not know of it.
-        if !self.splice.as_ref().is_some_and(Splice::is_done) {
+        if !self.relay.ended_at_join() {
             self.stopper.rid = None;
         }
     }
-}
-
-/// What an engine sent, through the join if there is one, to the relay.
-fn feed(
-    relay: &mut StreamRelay,
-    splice: Option<&mut Splice>,
-    chunk: Bytes,
-    out: &mut BytesMut,
-) -> Result<(), Error> {
-    let Some(splice) = splice else {
-        return relay.feed(chunk, out);
-    };
-    let mut spliced = BytesMut::new();
-    let joined = splice.feed(chunk, &mut spliced);
-    relay.feed(spliced.freeze(), out)?;
-    joined
 }

@@ -3,8 +3,11 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::Job;
+use super::body::speaks;
 use super::course::Course;
-use super::open::{Open, Opened, Path, Rejoined, Try, open};
+use super::feed::Path;
+use super::open::{Open, Opened, Try, open};
+use crate::dialect::Dialect;
 use crate::dispatch;
 use crate::edits::Edits;
 use crate::error::Error;
@@ -89,7 +92,8 @@ pub(super) async fn resume(
         std::sync::Arc::ptr_eq(&a.upstream, &b.upstream) && a.model == b.model
     };
     let fits = |other: &&Target| {
-        !same(other, &target) && (join.body.is_none() || other.upstream.traits.continues)
+        let goes_on = || other.upstream.traits.continues && speaks(job, other) == Dialect::OpenAi;
+        !same(other, &target) && (join.body.is_none() || goes_on())
     };
     let mut left: Vec<Target> = course.model.candidates().filter(fits).cloned().collect();
     if left.is_empty() {
@@ -115,16 +119,13 @@ pub(super) async fn resume(
         if !job.slot.lingers(record.linger(&target.upstream)) {
             return Resumed::Not(last, end);
         }
-        let rejoined = Rejoined {
-            body: join.body.clone(),
-            splice: join.splice.clone(),
-            relay: end.relay.clone(),
-        };
+        let rejoined = (join.splice.clone(), end.relay.clone());
         let attempt = Try {
             timeouts: course.model.timeouts,
             target,
             permit,
             number,
+            body: join.body.clone().map(Box::new),
             path: Path::Rejoined(Box::new(rejoined)),
         };
         let opened = open(job, attempt, course.total, &mut course.alarm, Some(record)).await;

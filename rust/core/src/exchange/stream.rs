@@ -9,7 +9,6 @@ use super::refuse::logged_all;
 use crate::alarm::Alarm;
 use crate::error::{Error, Kind};
 use crate::record::{Outcome, Record};
-use crate::relay::StreamRelay;
 
 /// Relays a stream. An error means that it broke off: the client has had what came before, but for
 /// what is left in [`Open::early`], and does not know.
@@ -38,7 +37,8 @@ pub(super) async fn relay(
         if ended {
             open.whole();
             let last = std::mem::take(&mut open.early);
-            close(job, &open.relay, last, record).await;
+            let finish = open.relay.finish_reason();
+            close(job, finish, last, record).await;
             drain(&mut open.incoming).await;
             return Ok(());
         }
@@ -55,8 +55,8 @@ pub(super) async fn relay(
 }
 
 /// Gives the client the end of a stream that is whole.
-pub(super) async fn close(job: &Job, relay: &StreamRelay, last: BytesMut, record: &mut Record) {
-    record.close(Outcome::Ok, 200, None, relay.finish_reason());
+pub(super) async fn close(job: &Job, finish: Option<&str>, last: BytesMut, record: &mut Record) {
+    record.close(Outcome::Ok, 200, None, finish);
     logged_all(record, &last);
     record.book_durably().await;
     job.slot.write(|out| out.extend_from_slice(&last));
