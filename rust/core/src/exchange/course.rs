@@ -157,7 +157,8 @@ impl Course {
                 return;
             }
             open.target.upstream.health.failed(&error, monotonic());
-            match resume(self, job, open, error, joins, record).await {
+            // Rare, and large: apart, so that other requests do not carry its room.
+            match Box::pin(resume(self, job, open, error, joins, record)).await {
                 Resumed::Open(next) => open = *next,
                 Resumed::Over(end) => {
                     let finish = end.relay.finish_reason();
