@@ -104,7 +104,7 @@ def _upstream(config: Config, name: str, models: Mapping[str, Model]) -> dict[st
         "drain": _drain(kind, upstream),
         "outlier": _outlier(upstream.outlier),
         "slow_start_s": upstream.slow_start,
-        "cold": _cold(kind, upstream.cold),
+        "cold": _cold(kind, upstream),
         "draining": upstream.draining,
     }
 
@@ -129,9 +129,10 @@ def _outlier(outlier: Outlier | None) -> dict[str, Any] | None:
     }
 
 
-def _cold(kind: Kind, cold: Cold | None) -> dict[str, Any] | None:
+def _cold(kind: Kind, upstream: Upstream) -> dict[str, Any] | None:
+    cold = upstream.cold
     if cold is None:
-        if not kind.cold:
+        if not kind.can_be_cold(upstream):
             return None
         cold = Cold()
     if cold.hold == 0:

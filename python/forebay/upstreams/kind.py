@@ -1,7 +1,7 @@
 """What the gateway has to know of a kind of upstream, as types.
 
-A kind's file makes one `Kind`, or one object of a subclass where an address, a path or a
-credential depends on the upstream's settings. Methods take the settings of one upstream.
+A kind's file makes one `Kind`, or one object of a subclass where an address, a path or a credential
+depends on the upstream's settings. Methods take the settings of one upstream.
 """
 
 from __future__ import annotations
@@ -188,6 +188,10 @@ class Kind:
     def wake_for(self, upstream: Upstream) -> Wake | None:
         """How this upstream is started."""
         return self.wake
+
+    def can_be_cold(self, upstream: Upstream) -> bool:
+        """Whether this upstream may have to be started first."""
+        return self.cold
 
     @staticmethod
     def _as_set(probe: Probe | None, upstream: Upstream) -> Probe | None:
