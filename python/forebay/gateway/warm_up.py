@@ -46,7 +46,7 @@ def request(config: Config, upstream: str, discovered: list[str]) -> tuple[str, 
 
 
 def generates(info: bytes) -> bool:
-    """Whether an engine's ``info`` says that it makes text: a chat ends one that makes embeddings."""
+    """Whether an engine's ``info`` says that it makes text: a chat would end one of embeddings."""
     try:
         return msgspec.json.decode(info, type=_Info).is_generation
     except msgspec.MsgspecError:
