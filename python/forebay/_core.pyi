@@ -96,9 +96,9 @@ class Core:
     def upstreams(self) -> bytes:
         """All upstreams as they stand in this process: a JSON list, by name.
 
-        Each has ``name``, ``kind``, ``state`` (what probes found), ``availability``, ``share`` (0 to
-        1), ``draining``, ``in_flight``, ``waiting``, ``limit`` (None: any number), ``load`` (with
-        ``age_s``; None: unknown), ``first_token_ms`` (None: unknown), ``successes``, ``failures``,
+        Each has ``name``, ``kind``, ``state`` (what probes found), ``availability``, ``share`` (from
+        0 to 1), ``draining``, ``in_flight``, ``waiting``, ``limit`` (None: any number), ``load``
+        (with ``age_s``; None: unknown), ``first_token_ms`` (None: unknown), ``successes``, ``failures``,
         ``backs_off_s`` (None: it does not), ``ejections`` (how many) and ``ejection`` (``reason``,
         ``ends_in_s``, ``streak``; None: it is in none).
         """

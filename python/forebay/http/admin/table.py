@@ -13,6 +13,7 @@ from forebay.http.admin import (
     logs,
     openapi,
     prices,
+    upstreams,
     usage,
 )
 from forebay.http.admin.operation import PREFIX, Call, DatabaseSource, Endpoint, Operation
@@ -41,6 +42,37 @@ def _limits_of(path: str, whom: str) -> list[Operation]:
         ),
     ]
 
+
+_UPSTREAMS: tuple[Operation, ...] = (
+    Operation(
+        "GET",
+        "/upstreams",
+        "How all upstreams stand",
+        upstreams.list_upstreams,
+        answer=upstreams.UpstreamList,
+    ),
+    Operation(
+        "GET",
+        "/upstreams/{upstream}",
+        "How one upstream stands",
+        upstreams.get_upstream,
+        answer=upstreams.UpstreamStatus,
+    ),
+    Operation(
+        "POST",
+        "/upstreams/{upstream}/drain",
+        "Let an upstream take no new requests",
+        upstreams.drain_upstream,
+        answer=upstreams.UpstreamStatus,
+    ),
+    Operation(
+        "POST",
+        "/upstreams/{upstream}/undrain",
+        "Let an upstream take requests again",
+        upstreams.undrain_upstream,
+        answer=upstreams.UpstreamStatus,
+    ),
+)
 
 _INVOICES: tuple[Operation, ...] = (
     Operation(
@@ -274,6 +306,7 @@ OPERATIONS: tuple[Operation, ...] = (
         answer=usage.UsageReport,
     ),
     *_INVOICES,
+    *_UPSTREAMS,
     Operation(
         "GET",
         "/audit",
