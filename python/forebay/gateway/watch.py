@@ -218,8 +218,10 @@ class _Watch:
 
     def wanted(self) -> None:
         """A request wants it awake."""
+        first = not self._is_wanted()
         self._wanted_at = self._clock()
-        self._wanted.set()
+        if first:
+            self._wanted.set()
 
     def rested(self) -> None:
         """Nobody has used it for so long that it was stopped, as far as can be known."""
@@ -272,7 +274,8 @@ class _Watch:
             self._pause_s = FIRST_S
             pause_s = min(probe.interval_s, LOADS_S) if self._by_load else probe.interval_s
         else:
-            most_s = LOADING_S if state == "loading" else RETURN_S
+            awaited = state == "loading" or (state == "cold" and self._is_wanted())
+            most_s = LOADING_S if awaited else RETURN_S
             pause_s = min(self._pause_s, most_s)
             self._pause_s = min(self._pause_s * BACK_OFF, RETURN_S)
         pause_s *= self._jitter.uniform(0.8, 1.0)
@@ -282,7 +285,6 @@ class _Watch:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await self._wanted.wait()
-                # Every 250 ms at most, by who tells.
                 self._pause_s = FIRST_S
 
     async def _look(self, probe: Probe) -> None:

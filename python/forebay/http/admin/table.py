@@ -1,5 +1,6 @@
 """The table of all operations: the routes and the OpenAPI document are made of it."""
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
@@ -351,7 +352,7 @@ def admin_routes(gateway: "Gateway", database: DatabaseSource) -> list[Route]:
     routes = []
     for path, operations in by_path.items():
         endpoint = Endpoint(operations, gateway, database)
-        # Names of models may have slashes in them.
-        pattern = PREFIX + path.replace("{model}", "{model:path}")
+        # Names of models and upstreams may have slashes in them.
+        pattern = PREFIX + re.sub(r"{(model|upstream)}", r"{\1:path}", path)
         routes.append(Route(pattern, endpoint.serve, methods=endpoint.methods))
     return routes
