@@ -93,6 +93,7 @@ pub struct Counters {
     limits: Arc<Family<Gauge, 1>>,
     shed: Arc<Family<Counter, 2>>,
     hang_ups: Arc<Family<Counter, 2>>,
+    copies: Arc<Family<Counter, 2>>,
     errors: Arc<Family<Counter, 1>>,
     refusals: Arc<Family<Counter, 2>>,
     health: health::HealthFamilies,
@@ -212,6 +213,11 @@ impl Counters {
                 "Requests whose client left, by upstream and what became of them: stopped, read to their end, or stopped while they were.",
                 ["upstream", "then"],
             ),
+            copies: registry.counters(
+                "forebay_shadow_requests_total",
+                "Copies of requests that were sent to a shadow, by upstream and what came of them: ok, failed.",
+                ["upstream", "outcome"],
+            ),
             errors: registry.counters(
                 "forebay_errors_total",
                 "Errors, by kind; refusals included.",
@@ -278,6 +284,12 @@ impl Counters {
             (true, None) => "cut",
         };
         self.hang_ups.get_or_create(&[upstream, then]).inc();
+    }
+
+    /// A copy of a request has ended.
+    pub fn copied(&self, upstream: &str, ok: bool) {
+        let outcome = if ok { "ok" } else { "failed" };
+        self.copies.get_or_create(&[upstream, outcome]).inc();
     }
 
     /// A limit refused a request.

@@ -21,10 +21,10 @@ use crate::limit::{Nanos, Now, Region};
 use crate::price::{PriceBook, PriceSpec};
 use crate::prompt_log::{Entry, MAX_WAITING, PromptLog, Sink};
 use crate::slot::{Answering, Head, Headers, Slot, error_headers};
-use crate::snapshot::{Snapshot, SnapshotSpec};
+use crate::snapshot::{Model, Snapshot, SnapshotSpec};
 use crate::spool::{Spool, SpoolCounters};
 use crate::subjects::{Ground, SubjectSpec, Subjects};
-use crate::upstream::Rope;
+use crate::upstream::{Rope, Upstream};
 
 /// Which inference API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,8 @@ pub struct Request<'a> {
     pub tracestate: Option<&'a [u8]>,
     /// `x-forebay-tags`; see [`crate::tags`].
     pub tags: Option<&'a [u8]>,
+    /// `x-session-id`: requests of one session stay together where their model says so.
+    pub session: Option<&'a [u8]>,
 }
 
 /// Prompt logs go to the spool.
@@ -323,6 +325,11 @@ impl Gateway {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// The model of that name.
+    pub(crate) fn model(&self, name: &str) -> Option<Arc<Model>> {
+        self.snapshot.load().models.get(name).cloned()
+    }
+
     /// The models a key may use, sorted, as `(name, …)` of the models' own names and aliases.
     pub fn models(&self, key: &Key) -> Vec<String> {
         let snapshot = self.snapshot.load();
@@ -381,14 +388,15 @@ impl Gateway {
         Ok(key)
     }
 
+    /// The upstream of that name.
+    pub fn upstream(&self, name: &str) -> Option<Arc<Upstream>> {
+        self.snapshot.load().upstream(name)
+    }
+
     /// Hands an upstream's credentials over; see [`Upstream::set_credentials`]. Fails where there is
     /// no such upstream.
-    ///
-    /// [`Upstream::set_credentials`]: crate::upstream::Upstream::set_credentials
     pub fn set_credentials(&self, upstream: &str, json: &[u8]) -> Result<(), String> {
-        self.snapshot
-            .load()
-            .upstream(upstream)
+        self.upstream(upstream)
             .ok_or_else(|| format!("no upstream is named {upstream}"))?
             .set_credentials(json)
             .map_err(|e| format!("upstream {upstream}: {e}"))
@@ -404,7 +412,7 @@ impl Gateway {
         body: Bytes,
         limit: Duration,
     ) -> Arc<Slot> {
-        let Some(upstream) = self.snapshot.load().upstream(upstream) else {
+        let Some(upstream) = self.upstream(upstream) else {
             let error = Error::new(Kind::NotFound, "There is no such upstream.");
             return Arc::new(self.refusal(&error, Vec::new()));
         };

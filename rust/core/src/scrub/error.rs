@@ -110,7 +110,10 @@ fn judged(status: u16, said: &Said<'_>, rules: &ErrorRules, asked: Asked) -> Err
         if !message.is_empty() {
             error.message = Cow::Owned(message);
         }
-        let param = param.or_else(|| Some(client_name(said.param.as_deref()?, asked)));
+        let param = param.or_else(|| {
+            let param = said.param.as_deref().filter(|param| param.len() <= 256)?;
+            Some(client_name(param, asked))
+        });
         error.param = param.map(Cow::Owned);
     }
     if kind == Kind::InvalidRequest {
@@ -125,7 +128,7 @@ fn judged(status: u16, said: &Said<'_>, rules: &ErrorRules, asked: Asked) -> Err
         };
     }
     error.reason = verdict.reason;
-    error.sibling = verdict.retry;
+    error.sibling = verdict.retry.or_else(|| sibling(kind, verdict.reason));
     error.upstream_status = Some(status);
     if verdict.reason == Some(Reason::Quota) {
         // Our account there is used up, which no wait of the client's cures.
@@ -144,24 +147,29 @@ fn usual(status: u16, said: &Said<'_>) -> Verdict {
         Some(Reason::Quota) => Kind::UpstreamError,
         None => by_status,
     };
-    let retry = match (kind, reason) {
-        // Another one may have the model, or room.
-        (Kind::ModelNotFound | Kind::RateLimited, _) | (_, Some(Reason::Quota)) => Some(true),
-        _ => None,
-    };
     Verdict {
         kind,
-        retry,
+        retry: None,
         reason,
     }
 }
 
-/// Whether the client may read what the upstream says: what rate limits, credentials and faults
-/// of an upstream say is about our account there, and plain text is often a proxy's.
+/// Where another target may do better though the kind does not say so: it may have the model, room,
+/// or credit.
+fn sibling(kind: Kind, reason: Option<Reason>) -> Option<bool> {
+    match (kind, reason) {
+        (Kind::ModelNotFound | Kind::RateLimited, _) | (_, Some(Reason::Quota)) => Some(true),
+        _ => None,
+    }
+}
+
+/// Whether the client may read what the upstream says. What rate limits, credentials and faults of
+/// an upstream say is about our account there; of a model that it lacks it says its own name for
+/// it; and plain text is often a proxy's.
 fn tells(kind: Kind, structured: bool) -> bool {
     match kind {
         Kind::InvalidRequest | Kind::PayloadTooLarge => true,
-        Kind::ModelNotFound | Kind::Unavailable => structured,
+        Kind::Unavailable => structured,
         _ => false,
     }
 }

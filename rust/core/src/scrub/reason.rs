@@ -26,7 +26,7 @@ const CODES: [(&str, Reason); 17] = [
 ];
 
 /// Words within a message, in lower case: all of a line have to be there.
-const WORDS: [(&[&str], Reason); 22] = [
+const WORDS: [(&[&str], Reason); 24] = [
     // vLLM, OpenAI, OpenRouter, Fireworks; SGLang's "maximum context length of".
     (&["maximum context length"], Reason::ContextOverflow),
     // SGLang: "The input (9 tokens) is longer than the model's context length (8 tokens)."
@@ -78,6 +78,9 @@ const WORDS: [(&[&str], Reason); 22] = [
         Reason::ContentFilter,
     ),
     (&["content filter", "blocked"], Reason::ContentFilter),
+    // LiteLLM names its own classes in front of the provider's words.
+    (&["contextwindowexceedederror"], Reason::ContextOverflow),
+    (&["contentpolicyviolationerror"], Reason::ContentFilter),
     // Hugging Face, Bedrock.
     (&["currently loading"], Reason::Loading),
     (&["model is not ready"], Reason::Loading),

@@ -108,16 +108,36 @@ impl<'a> Said<'a> {
             self.message = first.get("msg").and_then(Value::as_str).map(str::to_owned);
             self.param = self.param.take().or_else(|| place(first.get("loc")?));
         }
-        // Azure's filter says it one level down.
-        if let Some(inner) = value.get("innererror") {
-            self.read_fields(inner);
+        // Azure's filter says it one level down, and so do some applications.
+        for name in ["innererror", "detail"] {
+            if let Some(inner @ Value::Object(_)) = value.get(name) {
+                self.read_fields(inner);
+            }
         }
         if let Some(Value::Array(details)) = value.get("details") {
             self.details.extend(details.iter().cloned());
         }
-        // OpenRouter's moderation.
-        if value.pointer("/metadata/flagged_input").is_some() {
+        if let Some(metadata) = value.get("metadata") {
+            self.read_metadata(metadata);
+        }
+    }
+
+    /// OpenRouter's: what its provider said, as text, or what a filter found.
+    fn read_metadata(&mut self, metadata: &Value) {
+        if metadata.get("flagged_input").is_some() {
             self.codes.push("content_filter".to_owned());
+        }
+        let Some(raw) = metadata.get("raw").and_then(Value::as_str) else {
+            return;
+        };
+        let inner = Said::parse(&HeaderMap::new(), raw.as_bytes());
+        self.codes.extend(inner.codes);
+        self.details.extend(inner.details);
+        self.code = inner.code.or(self.code.take());
+        self.param = inner.param.or(self.param.take());
+        if inner.structured {
+            // "Provider returned error" says less.
+            self.message = inner.message.or(self.message.take());
         }
     }
 
