@@ -95,6 +95,7 @@ KIND = Baseten(
     name="baseten",
     default_url="https://inference.baseten.co",
     bearer=False,
+    any_model=True,
     cold=True,
     idle_s=900.0,
     errors=(OPENAI_OVERFLOW[0], *ENGINES, NO_MODEL, NO_MONEY, *BAD_KEY),
