@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::alarm::{Alarm, Elapsed};
 use crate::dispatch;
 use crate::edits::{Edits, Wanted};
-use crate::error::{Error, Kind, Retry};
+use crate::error::{Error, Kind};
 use crate::gate::Permit;
 use crate::gateway::{Endpoint, Gateway};
 use crate::linger::{OnDisconnect, Unread, outstayed};
@@ -29,7 +29,7 @@ use crate::relay::{self, Shape, StreamRelay};
 use crate::scrub::{self, Asked};
 use crate::slot::{Head, Headers, Slot, error_headers, header_text};
 use crate::snapshot::{Model, Target};
-use crate::upstream::{self, Rope, Upstream};
+use crate::upstream::{self, Call, Rope, Upstream};
 use crate::usage::Inspected;
 
 /// A stream is neither kept nor held back by what stands between us and the client.
@@ -39,7 +39,7 @@ const STREAM_HEADERS: [(&str, &str); 2] =
 /// Most bytes of an upstream's error body that are read.
 const MAX_ERROR_BODY: usize = 64 * 1024;
 
-/// Most bytes of an answer to a `GET`: a list of thousands of models.
+/// Most bytes of an answer to [`fetch`]: a list of thousands of models.
 const MAX_FETCH: usize = 8 << 20;
 
 /// Everything that the driver needs, decided at admission.
@@ -91,10 +91,12 @@ impl Drop for Stopper {
     }
 }
 
-/// One `GET` of an upstream: `(status, body)`, all of it within `limit`.
+/// One question to an upstream: `(status, body)`, all of it within `limit`.
 pub async fn fetch(
     upstream: &Upstream,
+    method: Method,
     path: &str,
+    body: Rope,
     limit: Duration,
 ) -> Result<(u16, Bytes), Error> {
     let until = Instant::now() + limit;
@@ -106,7 +108,7 @@ pub async fn fetch(
         )
     };
     let response = alarm
-        .within(until, upstream.get(path))
+        .within(until, upstream.ask(method, path, body))
         .await
         .map_err(|Elapsed| late())??;
     let status = response.status().as_u16();
@@ -188,8 +190,7 @@ async fn run(job: &Job, record: &mut Record) {
             }
             return;
         }
-        let elsewhere = error.kind.retry() == Retry::Sibling || error.kind == Kind::Unavailable;
-        if left.is_empty() || !elsewhere || Instant::now() >= total {
+        if left.is_empty() || !error.elsewhere() || Instant::now() >= total {
             refuse(job, &error, record).await;
             return;
         }
@@ -254,11 +255,13 @@ async fn attempt(
     };
     // From its first byte on the request counts: an engine may compute what nobody waits for.
     let first_contact = record.contacted();
+    let call = Call {
+        endpoint: job.endpoint,
+        stream: job.stream,
+        model: &target.model,
+    };
     let sent = alarm
-        .within(
-            first_byte,
-            upstream.post(job.endpoint.path(), &job.headers, body),
-        )
+        .within(first_byte, upstream.post(&call, &job.headers, body))
         .await;
     let response = match sent {
         Err(Elapsed) => {
@@ -287,8 +290,14 @@ async fn attempt(
             permit.overloaded();
         }
         let body = read_error(&mut incoming, first_byte, alarm).await;
-        let wait = scrub::retry_after(&parts.headers);
-        return Err(scrub::upstream_error(status, &body, wait, job.shape.asked));
+        let (headers, asked) = (&parts.headers, job.shape.asked);
+        return Err(scrub::upstream_error(
+            status,
+            headers,
+            &body,
+            &upstream.rules,
+            asked,
+        ));
     }
     let head = |body: Bytes, more: bool| {
         let mut headers = Vec::with_capacity(job.answer_headers.len() + parts.headers.len() + 4);

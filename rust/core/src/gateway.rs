@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use http::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method};
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -23,6 +24,7 @@ use crate::slot::{Answering, Head, Headers, Slot, error_headers};
 use crate::snapshot::{Snapshot, SnapshotSpec};
 use crate::spool::{Spool, SpoolCounters};
 use crate::subjects::{Ground, SubjectSpec, Subjects};
+use crate::upstream::{Rope, Upstream};
 
 /// Which inference API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -374,17 +376,39 @@ impl Gateway {
         Ok(key)
     }
 
-    /// Asks an upstream for `path`: its models, or whether it is ready. Not admitted, not booked.
-    /// An upstream that cannot be reached within `limit` is an error's answer.
-    pub fn fetch(self: &Arc<Self>, upstream: &str, path: String, limit: Duration) -> Arc<Slot> {
-        let Some(upstream) = self.snapshot.load().upstream(upstream) else {
+    /// The upstream of that name.
+    pub fn upstream(&self, name: &str) -> Option<Arc<Upstream>> {
+        self.snapshot.load().upstream(name)
+    }
+
+    /// Hands an upstream's credentials over; see [`Upstream::set_credentials`]. Fails where there is
+    /// no such upstream.
+    pub fn set_credentials(&self, upstream: &str, json: &[u8]) -> Result<(), String> {
+        self.upstream(upstream)
+            .ok_or_else(|| format!("no upstream is named {upstream}"))?
+            .set_credentials(json)
+            .map_err(|e| format!("upstream {upstream}: {e}"))
+    }
+
+    /// Asks an upstream for `path`: its models, whether it is ready, or to wake. Not admitted, not
+    /// booked. An upstream that cannot be reached within `limit` is an error's answer.
+    pub fn fetch(
+        self: &Arc<Self>,
+        upstream: &str,
+        method: Method,
+        path: String,
+        body: Bytes,
+        limit: Duration,
+    ) -> Arc<Slot> {
+        let Some(upstream) = self.upstream(upstream) else {
             let error = Error::new(Kind::NotFound, "There is no such upstream.");
             return Arc::new(self.refusal(&error, Vec::new()));
         };
+        let body = Rope::new(vec![body]);
         let slot = Arc::new(Slot::new());
         let (gateway, answer) = (Arc::clone(self), Answering(Arc::clone(&slot)));
         let task = self.runtime.spawn(async move {
-            let head = match exchange::fetch(&upstream, &path, limit).await {
+            let head = match exchange::fetch(&upstream, method, &path, body, limit).await {
                 Ok((status, body)) => Head {
                     status,
                     headers: Vec::new(),

@@ -113,7 +113,13 @@ impl Snapshot {
         for spec in spec.upstreams {
             let upstream = match previous.upstreams.get(&spec.name) {
                 Some((old, upstream)) if *old == spec => Arc::clone(upstream),
-                _ => Arc::new(Upstream::new(&spec, counters, region)?),
+                known => {
+                    let mut next = Upstream::new(&spec, counters, region)?;
+                    if let Some((_, old)) = known {
+                        next.take_over(old);
+                    }
+                    Arc::new(next)
+                }
             };
             upstreams.insert(spec.name.clone(), (spec, upstream));
         }
