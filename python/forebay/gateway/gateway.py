@@ -5,14 +5,15 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import msgspec
 import structlog
 
 from forebay._core import Core
 from forebay.config import Config
 from forebay.gateway import snapshot
 from forebay.gateway.answer import Answer
+from forebay.gateway.credentials import refreshers
 from forebay.upstreams import KINDS
+from forebay.upstreams.listing import model_names
 
 log = structlog.get_logger("forebay.gateway")
 
@@ -24,14 +25,6 @@ PROBE_LIMIT_S = 2.0
 """Seconds that an upstream has to answer a probe."""
 FAILURES_S = 0.25
 """Seconds between two looks at what the log should be told."""
-
-
-class _ListedModel(msgspec.Struct):
-    id: str
-
-
-class _ModelList(msgspec.Struct):
-    data: list[_ListedModel]
 
 
 @dataclass(slots=True)
@@ -62,11 +55,16 @@ class Gateway:
         self._upstreams: dict[str, bool] = {}
         self._looked = {name: asyncio.Event() for name in config.upstreams}
         self._tasks: list[asyncio.Task[None]] = []
+        self._credentials = refreshers(config, self.core)
+        for name, refresher in self._credentials.items():
+            self.checks[f"credentials:{name}"] = refresher.state
         self._apply()
 
     async def start(self) -> None:
         """Attach to the running event loop and begin to watch the upstreams."""
         self.core.attach(asyncio.get_running_loop())
+        for name, refresher in self._credentials.items():
+            self._tasks.append(asyncio.create_task(refresher.run(), name=f"credentials-{name}"))
         for name in self.config.upstreams:
             self._tasks.append(asyncio.create_task(self._watch(name), name=f"watch-{name}"))
         self._tasks.append(asyncio.create_task(self._tell_failures(), name="failures"))
@@ -165,11 +163,10 @@ class Gateway:
         if answer is None or answer[0] != 200:
             return False
         try:
-            listed = msgspec.json.decode(answer[2], type=_ModelList)
-        except msgspec.MsgspecError as error:
+            models = model_names(answer[2])
+        except ValueError as error:
             log.warning("upstream lists no models", upstream=name, cause=str(error))
             return False
-        models = sorted({model.id for model in listed.data})
         if models != self._discovered.get(name):
             self._discovered[name] = models
             self._apply()
