@@ -11,6 +11,7 @@ from forebay._core import Core
 from forebay.config import Config
 from forebay.gateway import snapshot
 from forebay.gateway.answer import Answer
+from forebay.gateway.credentials import refreshers
 from forebay.gateway.watch import Watcher
 
 log = structlog.get_logger("forebay.gateway")
@@ -47,12 +48,17 @@ class Gateway:
         """Has the other processes of this machine do what `drain_upstream` does here."""
         self._watcher = Watcher(config, self.core, self._fetch, self._apply)
         self._tasks: list[asyncio.Task[None]] = []
+        self._credentials = refreshers(config, self.core)
+        for name, refresher in self._credentials.items():
+            self.checks[f"credentials:{name}"] = refresher.state
         self._apply()
 
     async def start(self) -> None:
         """Attach to the running event loop and begin to watch the upstreams."""
         self.core.attach(asyncio.get_running_loop())
         self._watcher.start()
+        for name, refresher in self._credentials.items():
+            self._tasks.append(asyncio.create_task(refresher.run(), name=f"credentials-{name}"))
         self._tasks.append(asyncio.create_task(self._tell_failures(), name="failures"))
 
     async def looked(self) -> None:

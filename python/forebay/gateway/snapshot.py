@@ -82,6 +82,7 @@ def _upstream(config: Config, name: str, models: Mapping[str, Model]) -> dict[st
         "dialect": kind.dialect_for(upstream),
         "paths": asdict(kind.paths(upstream)),
         "headers": [*kind.headers(upstream), *upstream.headers.items()],
+        "credentials": kind.credentials(upstream) is not None,
         "sign": None if sign is None else asdict(sign),
         "errors": [asdict(rule) for rule in kind.errors_for(upstream)],
         "redirects": kind.redirects,

@@ -17,6 +17,7 @@ from forebay.gateway.answer import Answer
 from forebay.gateway.standing import Found, Standing
 from forebay.upstreams import KINDS
 from forebay.upstreams.kind import Probe
+from forebay.upstreams.listing import model_names
 
 log = structlog.get_logger("forebay.gateway")
 
@@ -55,14 +56,6 @@ class Reports(Protocol):
     def report_upstream(self, name: str, state: Any, load: bytes | None) -> bool: ...
     def take_wanted(self) -> list[str]: ...
     def upstreams(self) -> bytes: ...
-
-
-class _ListedModel(msgspec.Struct):
-    id: str
-
-
-class _ModelList(msgspec.Struct):
-    data: list[_ListedModel]
 
 
 class _Use(msgspec.Struct):
@@ -343,11 +336,10 @@ class _Watch:
         if answer is None or answer[0] != 200:
             return
         try:
-            listed = msgspec.json.decode(answer[2], type=_ModelList)
-        except msgspec.MsgspecError as error:
+            models = model_names(answer[2])
+        except ValueError as error:
             log.warning("upstream lists no models", upstream=self._name, cause=str(error))
             return
-        models = sorted({model.id for model in listed.data})
         if models != self._discovered.get(self._name):
             self._discovered[self._name] = models
             self._on_models()

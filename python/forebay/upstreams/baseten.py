@@ -95,8 +95,9 @@ KIND = Baseten(
     name="baseten",
     default_url="https://inference.baseten.co",
     bearer=False,
+    any_model=True,
     cold=True,
     idle_s=900.0,
-    errors=(*OPENAI_OVERFLOW, *ENGINES, NO_MODEL, NO_MONEY, *BAD_KEY),
+    errors=(OPENAI_OVERFLOW[0], *ENGINES, NO_MODEL, NO_MONEY, *BAD_KEY),
     probe=Probe(ready="/v1/models", models="/v1/models", interval_s=30.0, timeout_s=10.0),
 )

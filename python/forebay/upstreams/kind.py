@@ -122,6 +122,7 @@ class Kind:
     drains: bills a whole answer even if its client leaves, so that it is read to its end.
     redirects: a 303 says where the answer is to be fetched.
     continues: goes on from a last message of the assistant's (``continue_final_message``).
+    any_model: serves what it has, whatever name a request has for it.
     cold: may have to be started first: requests are held meanwhile.
     idle_s: without requests for so long it is taken to have been stopped, seconds; 0 never.
     errors: what its statuses mean where that is not what they usually do.
@@ -139,6 +140,7 @@ class Kind:
     drains: bool = False
     redirects: bool = False
     continues: bool = False
+    any_model: bool = False
     cold: bool = False
     idle_s: float = 0.0
     errors: tuple[ErrorRule, ...] = ()

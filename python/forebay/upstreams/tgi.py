@@ -18,6 +18,7 @@ from forebay.upstreams.rules import BAD_KEY, NO_MODEL, TGI_OVERFLOW
 
 KIND = Kind(
     name="tgi",
+    any_model=True,
     cold=True,
     default_paths=Paths(embeddings=None),
     errors=(

@@ -3,7 +3,10 @@
 import calendar
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+import orjson
 
 from forebay.upstreams.credentials.source import Credentials, SourceError
 
@@ -16,8 +19,9 @@ TIMEOUT_S = 10.0
 class GoogleSource:
     """google-auth's credentials, of a file or of the surroundings.
 
-    file: a service account's key or any other file that google-auth knows; None leaves it to
-        ``GOOGLE_APPLICATION_CREDENTIALS``, gcloud's own, or the metadata server.
+    file: a service account's key, workload identity federation (``external_account``), or gcloud's
+        own (``authorized_user``); None leaves it to ``GOOGLE_APPLICATION_CREDENTIALS``, gcloud, or
+        the metadata server.
     Source: googleapis/google-auth-library-python, google/auth/_default.py.
     """
 
@@ -55,6 +59,24 @@ class GoogleSource:
 
         if self.file is None:
             return google.auth.default(scopes=[SCOPE])[0]
-        # The library's own types end here.
-        load: Any = google.auth.load_credentials_from_file
-        return load(self.file, scopes=[SCOPE])[0]
+        info: Any = orjson.loads(Path(self.file).read_bytes())
+        # By type, as google-auth asks for: a file of another type could name any address.
+        match info.get("type") if isinstance(info, dict) else None:
+            case "service_account":
+                from google.oauth2 import service_account
+
+                load: Any = service_account.Credentials.from_service_account_info
+            case "external_account":
+                from google.auth import identity_pool
+
+                load = identity_pool.Credentials.from_info
+            case "authorized_user":
+                from google.oauth2 import credentials
+
+                load = credentials.Credentials.from_authorized_user_info
+            case other:
+                raise ValueError(
+                    f"the file's type is {other!r}, not service_account, external_account or "
+                    "authorized_user"
+                )
+        return load(info, scopes=[SCOPE])
