@@ -1,7 +1,7 @@
 """What the gateway has to know of a kind of upstream, as types.
 
-A kind's file makes one `Kind`, or one object of a subclass where an address, a path or a
-credential depends on the upstream's settings. Methods take the settings of one upstream.
+A kind's file makes one `Kind`, or one object of a subclass where an address, a path or a credential
+depends on the upstream's settings. Methods take the settings of one upstream.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ class Kind:
     drains: bills a whole answer even if its client leaves, so that it is read to its end.
     redirects: a 303 says where the answer is to be fetched.
     continues: goes on from a last message of the assistant's (``continue_final_message``).
+    any_model: serves what it has, whatever name a request has for it.
     cold: may have to be started first: requests are held meanwhile.
     idle_s: without requests for so long it is taken to have been stopped, seconds; 0 never.
     errors: what its statuses mean where that is not what they usually do.
@@ -139,6 +140,7 @@ class Kind:
     drains: bool = False
     redirects: bool = False
     continues: bool = False
+    any_model: bool = False
     cold: bool = False
     idle_s: float = 0.0
     errors: tuple[ErrorRule, ...] = ()
@@ -188,6 +190,10 @@ class Kind:
     def wake_for(self, upstream: Upstream) -> Wake | None:
         """How this upstream is started."""
         return self.wake
+
+    def can_be_cold(self, upstream: Upstream) -> bool:
+        """Whether this upstream may have to be started first."""
+        return self.cold
 
     @staticmethod
     def _as_set(probe: Probe | None, upstream: Upstream) -> Probe | None:

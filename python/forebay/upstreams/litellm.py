@@ -1,5 +1,34 @@
-"""litellm."""
+"""LiteLLM proxy: https://docs.litellm.ai. ``http://HOST:4000``, bearer key (virtual or master).
 
-from forebay.upstreams.kind import Kind
+Chat, completions, embeddings. ``/health/readiness`` needs no key and calls no model; ``/health``
+calls them all. Errors are OpenAI's with ``code`` as text; its own have types such as
+``budget_exceeded`` and ``key_model_access_denied``, a provider's name an exception in the message
+(``ContextWindowExceededError``, ``ContentPolicyViolationError``).
 
-KIND = Kind(name="litellm")
+Usage with ``include_usage``. Closing the connection stops chat streams since mid-2026; other
+requests only where the proxy is told to.
+
+Sources: docs.litellm.ai: proxy/health, exception_mapping, error_reference; BerriAI/litellm pull
+requests 30223, 30245 and 31499.
+"""
+
+from forebay.upstreams.kind import ErrorRule, Kind, Probe
+from forebay.upstreams.rules import BAD_KEY, NO_MODEL, NO_MONEY, OPENAI_OVERFLOW, refusals
+
+KIND = Kind(
+    name="litellm",
+    errors=(
+        *OPENAI_OVERFLOW,
+        *refusals(400, "context_overflow", texts=("contextwindowexceedederror",)),
+        *refusals(400, "content_filter", texts=("contentpolicyviolationerror",)),
+        *(
+            ErrorRule(status, "upstream_error", code="budget_exceeded", retry=True, reason="quota")
+            for status in (400, 429)
+        ),
+        ErrorRule(429, "rate_limited", retry=True),
+        NO_MODEL,
+        NO_MONEY,
+        *BAD_KEY,
+    ),
+    probe=Probe(ready="/health/readiness", models="/v1/models", interval_s=5.0, timeout_s=5.0),
+)
