@@ -255,11 +255,7 @@ async fn attempt(
     };
     // From its first byte on the request counts: an engine may compute what nobody waits for.
     let first_contact = record.contacted();
-    let call = Call {
-        endpoint: job.endpoint,
-        stream: job.stream,
-        model: &target.model,
-    };
+    let call = call_for(job, target);
     let sent = alarm
         .within(first_byte, upstream.post(&call, &job.headers, body))
         .await;
@@ -290,14 +286,9 @@ async fn attempt(
             permit.overloaded();
         }
         let body = read_error(&mut incoming, first_byte, alarm).await;
-        let (headers, asked) = (&parts.headers, job.shape.asked);
-        return Err(scrub::upstream_error(
-            status,
-            headers,
-            &body,
-            &upstream.rules,
-            asked,
-        ));
+        let (headers, rules) = (&parts.headers, &upstream.rules);
+        let error = scrub::upstream_error(status, headers, &body, rules, job.shape.asked);
+        return Err(error);
     }
     let head = |body: Bytes, more: bool| {
         let mut headers = Vec::with_capacity(job.answer_headers.len() + parts.headers.len() + 4);
@@ -702,6 +693,15 @@ fn unary(job: &Job, body: Bytes, record: &mut Record) -> Result<(Bytes, Option<S
         log.answered(&body);
     }
     Ok((body, finish))
+}
+
+/// What is asked of this target.
+fn call_for<'a>(job: &Job, target: &'a Target) -> Call<'a> {
+    Call {
+        endpoint: job.endpoint,
+        stream: job.stream,
+        model: &target.model,
+    }
 }
 
 /// The client's body as this target needs it.
