@@ -10,9 +10,11 @@ use hyper::body::Incoming;
 
 use crate::adaptive::Adaptive;
 use crate::counters::Counters;
+use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
 use crate::gate::{Gate, GateSpec};
 use crate::gateway::Endpoint;
+use crate::health::Health;
 use crate::limit::{Permits, Region};
 use crate::linger::OnDisconnect;
 use crate::metrics::Counter;
@@ -36,6 +38,9 @@ use address::{Address, Places};
 use client::Pool;
 use credentials::{Credentials, HeaderList, Wallet};
 
+/// Output asked for where neither client nor configuration bounds it and the dialect must, tokens.
+const MAX_OUTPUT_TOKENS: u32 = 4096;
+
 /// One engine or provider: its address, its credentials, its pool and its capacity.
 pub struct Upstream {
     /// The configured name, as shown in `x-forebay-upstream` and in usage.
@@ -44,12 +49,20 @@ pub struct Upstream {
     pub kind: Arc<str>,
     /// What its kind can do.
     pub traits: Traits,
+    /// What is spoken there about chat.
+    pub dialect: Dialect,
+    /// What its dialect cannot say is left out; else it is refused.
+    pub drop_params: bool,
+    /// Asked for where its dialect wants a bound on output and the client names none, tokens.
+    pub max_output_tokens: u32,
     /// What its errors mean.
     pub rules: ErrorRules,
     /// What becomes of a request whose client leaves.
     pub on_disconnect: OnDisconnect,
     /// The way in: how many requests at once, and who waits.
     pub gate: Arc<Gate>,
+    /// Whether it takes requests, and how well.
+    pub health: Arc<Health>,
     /// Requests sent.
     pub attempts: Arc<Counter>,
     address: Address,
@@ -88,11 +101,13 @@ pub struct Call<'a> {
 }
 
 impl Upstream {
-    /// The client for one configured upstream. Fails on what is no address, path, header or rule.
+    /// The client for one configured upstream, of which `health` is known. Fails on what is no address,
+    /// path, header or rule.
     pub fn new(
         spec: &UpstreamSpec,
         counters: &Counters,
         region: &Arc<Region>,
+        health: Arc<Health>,
     ) -> Result<Self, String> {
         let named = |e: String| format!("upstream {}: {e}", spec.name);
         let address = Address::parse(&spec.url).map_err(named)?;
@@ -102,9 +117,13 @@ impl Upstream {
             name: Arc::from(spec.name.as_str()),
             kind: Arc::from(spec.kind.as_str()),
             traits: spec.traits(),
+            dialect: spec.dialect,
+            drop_params: spec.drop_params,
+            max_output_tokens: spec.max_output_tokens.unwrap_or(MAX_OUTPUT_TOKENS),
             rules: ErrorRules::compile(&spec.errors).map_err(named)?,
             on_disconnect: spec.on_disconnect().map_err(named)?,
             gate: gate(spec, counters, region)?,
+            health,
             attempts: counters.upstream(&spec.name),
             places: Places::new(&address, &spec.paths).map_err(named)?,
             headers: fixed_headers(spec).map_err(named)?,
