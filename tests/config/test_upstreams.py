@@ -130,6 +130,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     (section("openai", cold={"max_hold": 3}), "cold.max_hold", "did you mean max_held"),
     (section("openai", slow_start=-1), "slow_start", ">= 0"),
     (section("openai", max_output_tokens=0), "max_output_tokens", ">= 1"),
+    (section("bedrock", discover=True), "discover", "does not list models"),
     (section("openai", url="ftp://x"), "url", "http://"),
     (section("openai", credential={}), "credential", "did you mean credentials"),
 ]

@@ -62,6 +62,13 @@ def test_its_form_agrees_with_its_address(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NAMES)
+def test_its_form_agrees_with_its_probe(tmp_path: Path, kind: str) -> None:
+    probe = KINDS[kind].probe_for(settings(tmp_path, kind))
+    lists = probe is not None and probe.models is not None
+    assert FORMS[kind].lists == lists  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", NAMES)
 def test_the_core_takes_what_is_made_of_it(tmp_path: Path, kind: str) -> None:
     from forebay._core import Core
 
