@@ -392,7 +392,7 @@ def test_a_managed_provider_that_can_be_cold(tmp_path: Path) -> None:
     }
 
 
-def test_specs_have_every_member_of_the_cores() -> None:
+def test_specs_have_every_member_of_the_cores(tmp_path: Path) -> None:
     source = (ROOT / "rust" / "core" / "src" / "snapshot" / "spec.rs").read_text()
 
     def members(struct: str) -> set[str]:
@@ -420,7 +420,8 @@ def test_specs_have_every_member_of_the_cores() -> None:
     assert set(upstream["outlier"]) == members("OutlierSpec")
     assert set(upstream["cold"]) == members("ColdSpec")
     assert set(upstream["paths"]) == members("PathsSpec")
-    assert set(upstream["errors"][0]) == members("ErrorRule")
+    rules = spec(tmp_path, "fireworks")["errors"]
+    assert set(rules[0]) == members("ErrorRule")
     assert set(model) == members("ModelSpec")
     assert set(model["targets"][0]) == members("TargetSpec")
     for part, struct in (
