@@ -75,7 +75,8 @@ class Probe:
 
     ready: 200 when requests can be taken, without touching the model where that is possible.
     loading: statuses that mean "is being started".
-    models: lists the models it serves. loads: how much it has to do. info: what it runs.
+    models: lists the models it serves. loads: how much it has to do. info: whether it makes text or
+        embeddings, where a chat would harm an engine of embeddings.
     auth: refuses a wrong key, where neither `ready` nor `models` asks for one.
     wakes: asking starts it, or keeps it from being stopped: ask only while requests want it.
     interval_s, timeout_s: between two looks, and the longest wait for an answer.

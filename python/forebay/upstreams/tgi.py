@@ -28,6 +28,5 @@ KIND = Kind(
         ready="/health",
         loading=frozenset({503}),
         models="/v1/models",
-        info="/info",
     ),
 )

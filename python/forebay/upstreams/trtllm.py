@@ -24,6 +24,5 @@ KIND = Kind(
         ready="/health",
         loading=frozenset({503}),
         models="/v1/models",
-        info="/version",
     ),
 )

@@ -25,6 +25,5 @@ KIND = Kind(
     probe=Probe(
         ready="/health",
         models="/v1/models",
-        info="/v1/models",
     ),
 )
