@@ -182,10 +182,8 @@ impl<'a, 'r> Messages<'a, 'r> {
         }
         if members.take("function_call").is_some() {
             let path = at.key("function_call").to_string();
-            return Err(invalid(
-                path,
-                "`function_call` is not supported any more; `tool_calls` is.",
-            ));
+            let message = format!("`{path}` is not supported; `tool_calls` is.");
+            return Err(invalid(path, message));
         }
         let at = &at.key("tool_calls");
         if let Some(raw) = members.take("tool_calls") {
