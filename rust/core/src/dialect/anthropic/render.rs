@@ -226,13 +226,13 @@ fn messages(request: &Request<'_>, carry: &mut Carry, list: &mut List<'_>) -> Re
     let mut turn: Vec<&Part<'_>> = Vec::new();
     let mut role = None;
     for message in &request.messages {
-        if role.is_some_and(|role| role != message.role) {
-            write_turn(role, &turn, list, carry)?;
-            turn.clear();
-        }
         let kept = sayable(message, carry);
         if kept.is_empty() {
             continue;
+        }
+        if role.is_some_and(|role| role != message.role) {
+            write_turn(role, &turn, list, carry)?;
+            turn.clear();
         }
         role = Some(message.role);
         turn.extend(kept);
@@ -240,7 +240,8 @@ fn messages(request: &Request<'_>, carry: &mut Carry, list: &mut List<'_>) -> Re
     write_turn(role, &turn, list, carry)
 }
 
-/// The parts that can be said; without thoughts that Claude has not signed, which it refuses.
+/// The parts that can be said: without thoughts that Claude has not signed and blank text beside
+/// others, both of which it refuses.
 fn sayable<'m, 'a>(message: &'m Message<'a>, carry: &mut Carry) -> Vec<&'m Part<'a>> {
     if message.name.is_some() {
         carry.hint(format!("messages[{}].name", message.index));
@@ -253,6 +254,7 @@ fn sayable<'m, 'a>(message: &'m Message<'a>, carry: &mut Carry) -> Vec<&'m Part<
             let kept = match &part.content {
                 Content::Thinking { signature, .. } => signature.as_ref().is_some_and(claude),
                 Content::Redacted(data) => claude(data),
+                Content::Text(text) => message.parts.len() == 1 || !text.trim().is_empty(),
                 _ => true,
             };
             if !kept {
