@@ -1,4 +1,6 @@
 //! What is spoken with an upstream, and what it is turned from and into.
+pub mod eventstream;
+
 use serde::Deserialize;
 
 /// A protocol of chat.
