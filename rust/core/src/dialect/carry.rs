@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use crate::error::{Error, Kind};
 
 use super::Dialect;
-use super::chat::{Param, Spot};
+use super::chat::{Content, Param, Request, Spot};
 
 /// Keeps account of what is left out of one request.
 pub(crate) struct Carry {
@@ -45,8 +45,20 @@ impl Carry {
 
     /// A part of a message that cannot be carried over; never left out, as the answer would be to
     /// another question.
-    pub(crate) fn refuse(&self, spot: Spot, what: &str) -> Error {
-        let path = spot.path(self.from);
+    pub(crate) fn refuse(&self, spot: Spot, content: &Content<'_>, what: &str) -> Error {
+        let mut path = spot.path(self.from);
+        path.push_str(match (self.from, content) {
+            (Dialect::OpenAi, Content::Image(_)) => ".image_url.url",
+            (Dialect::OpenAi, Content::Document { .. }) => ".file",
+            (Dialect::OpenAi, Content::Audio(_)) => ".input_audio",
+            (
+                Dialect::Anthropic,
+                Content::Image(_) | Content::Document { .. } | Content::Audio(_),
+            ) => ".source",
+            (Dialect::Converse, Content::Image(_)) => ".image",
+            (Dialect::Converse, Content::Document { .. }) => ".document",
+            _ => "",
+        });
         invalid(
             path.clone(),
             format!("The model behind this name takes no {what} (`{path}`)."),
@@ -59,6 +71,17 @@ impl Carry {
         if !self.dropped.contains(&field) {
             self.dropped.push(field);
         }
+    }
+
+    /// What no other dialect than the client's has.
+    pub(crate) fn unknown(&mut self, request: &Request<'_>) -> Result<(), Error> {
+        for (name, _) in &request.other {
+            self.leave(&**name)?;
+        }
+        for hint in &request.hints {
+            self.hint(&**hint);
+        }
+        Ok(())
     }
 
     /// Everything left out.

@@ -5,7 +5,6 @@
 //! a tool's in OpenAI's dialect has nothing else. Messages are as the client sent them: who needs
 //! roles to alternate merges them when writing.
 use std::borrow::Cow;
-use std::fmt;
 
 use serde_json::value::RawValue;
 
@@ -52,6 +51,8 @@ pub(crate) struct Request<'a> {
     /// Whatever else was in the request, as `(name, value)`: its top-level fields that no other
     /// dialect has. None of them null.
     pub other: Vec<(Cow<'a, str>, Raw<'a>)>,
+    /// Paths of fields that no other dialect has and that do not change the answer.
+    pub hints: Vec<String>,
 }
 
 /// Who speaks.
@@ -82,6 +83,17 @@ pub(crate) struct Part<'a> {
     pub spot: Spot,
     /// Anthropic's `cache_control`: the prompt is cached up to here.
     pub cache: Option<Raw<'a>>,
+}
+
+impl<'a> Part<'a> {
+    /// Without `cache_control`.
+    pub(crate) const fn new(content: Content<'a>, spot: Spot) -> Self {
+        Self {
+            content,
+            spot,
+            cache: None,
+        }
+    }
 }
 
 /// What a piece of a message is.
@@ -190,6 +202,14 @@ pub(crate) enum Place {
 }
 
 impl Spot {
+    /// In a message.
+    pub(crate) const fn new(message: u32, place: Place) -> Self {
+        Self {
+            message: Some(message),
+            place,
+        }
+    }
+
     /// The field's path as the client wrote it.
     pub(crate) fn path(self, dialect: Dialect) -> String {
         let (messages, content) = match dialect {
@@ -384,11 +404,19 @@ impl Param {
     }
 }
 
-impl fmt::Display for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Signer {
+    /// Whose it is by [`Signer::name`].
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        [Self::Anthropic, Self::Gemini]
+            .into_iter()
+            .find(|signer| signer.name() == name)
+    }
+
+    /// OpenRouter's name of the form of thoughts (`reasoning_details[].format`).
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
             Self::Anthropic => "anthropic-claude-v1",
             Self::Gemini => "google-gemini-v1",
-        })
+        }
     }
 }

@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::{BufMut, BytesMut};
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
@@ -91,6 +91,10 @@ impl fmt::Display for Path<'_> {
 #[derive(Deserialize)]
 pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
+/// Most members of an object that is read: they are searched one by one. Tools' parameters and other
+/// JSON that is carried as it is may have more.
+const MAX_MEMBERS: usize = 256;
+
 /// An object's members, each to be taken once; what is null counts as absent, and of members of one
 /// name the last one counts.
 pub(crate) struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
@@ -100,7 +104,7 @@ impl<'a> Members<'a> {
     pub(crate) fn read(json: &'a str, path: &Path<'_>) -> Result<Self, Error> {
         serde_json::from_str(json).map_err(|cause| {
             if cause.is_data() {
-                path.has_to_be("an object")
+                path.has_to_be(format_args!("an object of up to {MAX_MEMBERS} members"))
             } else {
                 path.has_to_be("JSON").cause(cause)
             }
@@ -110,7 +114,7 @@ impl<'a> Members<'a> {
     /// The member of that name.
     pub(crate) fn take(&mut self, name: &str) -> Option<&'a RawValue> {
         let at = self.0.iter().position(|(key, _)| key == name)?;
-        Some(self.0.swap_remove(at).1)
+        Some(self.0.remove(at).1)
     }
 
     /// A member that has to be there.
@@ -146,9 +150,7 @@ impl<'a> Members<'a> {
 
     /// A boolean.
     pub(crate) fn boolean(&mut self, name: &str, path: &Path<'_>) -> Result<Option<bool>, Error> {
-        self.read_with(name, path, |raw, path| {
-            scalar(raw, path, "true or false")
-        })
+        self.read_with(name, path, |raw, path| scalar(raw, path, "true or false"))
     }
 
     /// A number.
@@ -182,13 +184,16 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
             type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
+                write!(f, "an object of up to {MAX_MEMBERS} members")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members: Self::Value = Vec::with_capacity(8);
                 while let Some((Text(key), raw)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
                     members.retain(|(name, _)| *name != key);
+                    if members.len() == MAX_MEMBERS {
+                        return Err(A::Error::invalid_length(MAX_MEMBERS + 1, &self));
+                    }
                     if raw.get() != "null" {
                         members.push((key, raw));
                     }
