@@ -10,9 +10,9 @@ use crate::error::{Error, Kind};
 use crate::scrub::kind_of_status;
 use crate::usage::Usage;
 
+use super::super::carry::broken;
 use super::super::chat::{Signature, Signer, Stop};
 use super::super::failure::told;
-use super::super::frames::unreadable;
 use super::super::json::Text;
 
 /// Largest token count taken as one; more is a broken upstream.
@@ -132,7 +132,7 @@ impl<'a> Response<'a> {
         let json = json.trim_ascii();
         // A struct can be read from a list as well, member by member; here a list holds an error.
         if json.starts_with('[') {
-            let [only] = serde_json::from_str::<[&RawValue; 1]>(json).map_err(unreadable)?;
+            let [only] = serde_json::from_str::<[&RawValue; 1]>(json).map_err(broken)?;
             return Self::parse_object(only.get());
         }
         Self::parse_object(json)
@@ -140,9 +140,9 @@ impl<'a> Response<'a> {
 
     fn parse_object(json: &'a str) -> Result<Self, Error> {
         if !json.starts_with('{') {
-            return Err(unreadable("not an object"));
+            return Err(broken("not an object"));
         }
-        let response: Self = serde_json::from_str(json).map_err(unreadable)?;
+        let response: Self = serde_json::from_str(json).map_err(broken)?;
         match response.error {
             Some(raw) if raw.get() != "null" => Err(failure(raw)),
             _ => Ok(response),
@@ -214,7 +214,7 @@ impl<'a> Part<'a> {
         });
         if let Some(call) = self.function_call {
             if call.partial_args.is_some() {
-                return Err(unreadable("a function call in pieces"));
+                return Err(broken("a function call in pieces"));
             }
             let arguments = call.args.map_or("{}", RawValue::get);
             return each(Piece::Call {
@@ -225,10 +225,10 @@ impl<'a> Part<'a> {
             });
         }
         if self.inline_data.is_some() || self.file_data.is_some() {
-            return Err(unreadable("an answer that is not text"));
+            return Err(broken("an answer that is not text"));
         }
         if self.executable_code.is_some() || self.code_execution_result.is_some() {
-            return Err(unreadable("code that was run by the provider"));
+            return Err(broken("code that was run by the provider"));
         }
         let is_thought = self.thought == Some(true);
         if let Some(text) = self.text.filter(|text| !text.0.is_empty()) {
