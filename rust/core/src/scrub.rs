@@ -110,7 +110,8 @@ pub fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
         .filter(|wait| wait.as_secs() < 86_400)
 }
 
-fn fallback(kind: Kind) -> &'static str {
+/// What is said of a kind where the upstream says nothing that may be shown.
+pub(crate) fn fallback(kind: Kind) -> &'static str {
     match kind {
         Kind::InvalidRequest => "The engine refused the request as invalid.",
         Kind::PayloadTooLarge => "The request is too large for the engine.",
