@@ -354,7 +354,6 @@ pub(crate) enum Event<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Param {
     Temperature,
-    TopP,
     TopK,
     Stop,
     Seed,
@@ -384,7 +383,6 @@ impl Param {
                 "tool_choice.disable_parallel_tool_use"
             }
             (_, Self::Temperature) => "temperature",
-            (_, Self::TopP) => "top_p",
             (_, Self::TopK) => "top_k",
             (_, Self::Stop) => "stop",
             (_, Self::Seed) => "seed",
