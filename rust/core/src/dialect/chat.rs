@@ -354,7 +354,6 @@ pub(crate) enum Event<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Param {
     Temperature,
-    TopP,
     TopK,
     Stop,
     Seed,
@@ -385,7 +384,6 @@ impl Param {
             }
             (Dialect::Gemini, _) => self.in_gemini(),
             (Dialect::Converse, Self::Temperature) => "inferenceConfig.temperature",
-            (Dialect::Converse, Self::TopP) => "inferenceConfig.topP",
             (Dialect::Converse, Self::TopK) => "additionalModelRequestFields.top_k",
             (Dialect::Converse, Self::Thinking) => "additionalModelRequestFields.thinking",
             (Dialect::Converse, Self::Stop) => "inferenceConfig.stopSequences",
@@ -393,7 +391,6 @@ impl Param {
             (Dialect::Converse, Self::Effort) => "outputConfig.effort",
             (Dialect::Converse, Self::ToolChoice) => "toolConfig.toolChoice",
             (_, Self::Temperature) => "temperature",
-            (_, Self::TopP) => "top_p",
             (_, Self::TopK) => "top_k",
             (_, Self::Stop) => "stop",
             (_, Self::Seed) => "seed",
@@ -415,7 +412,6 @@ impl Param {
     const fn in_gemini(self) -> &'static str {
         match self {
             Self::Temperature => "generationConfig.temperature",
-            Self::TopP => "generationConfig.topP",
             Self::TopK => "generationConfig.topK",
             Self::Stop => "generationConfig.stopSequences",
             Self::Seed => "generationConfig.seed",

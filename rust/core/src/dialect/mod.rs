@@ -179,7 +179,10 @@ struct Pipe<'t> {
 impl Sink for Pipe<'_> {
     fn event(&mut self, event: Event<'_>) -> Result<(), Error> {
         match self.writer {
-            Writer::OpenAi(writer) => writer.event(&event, self.out),
+            Writer::OpenAi(writer) => {
+                writer.event(&event, self.out);
+                Ok(())
+            }
             Writer::Anthropic(writer) => writer.event(&event, self.out),
             Writer::Gemini(writer) => writer.event(&event, self.out),
             Writer::Converse(writer) => writer.event(&event, self.out),

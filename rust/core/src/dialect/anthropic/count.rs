@@ -9,7 +9,6 @@ const MAX_TOKENS: u64 = 1 << 40;
 
 /// A usage object; of a stream, what has been told so far.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[expect(clippy::struct_field_names, reason = "the names of the wire")]
 pub(super) struct Counts {
     #[serde(default)]
     input_tokens: Option<u64>,

@@ -123,7 +123,7 @@ impl State {
         match &*wire.r#type.0 {
             "content_block_delta" => self.delta(wire, sink),
             "content_block_start" => self.block_start(wire, sink),
-            "content_block_stop" => self.block_stop(wire, sink),
+            "content_block_stop" => self.block_stop(wire.index, sink),
             "message_start" => self.start(&wire, sink),
             "message_delta" => self.message_delta(wire, sink),
             "message_stop" => {
@@ -264,11 +264,11 @@ impl State {
         sink.event(Event::ToolArguments { index, json })
     }
 
-    fn block_stop(&mut self, wire: Wire<'_>, sink: &mut impl Sink) -> Result<(), Error> {
+    fn block_stop(&mut self, number: Option<u32>, sink: &mut impl Sink) -> Result<(), Error> {
         let at = self
             .open
             .iter()
-            .position(|(number, _)| Some(*number) == wire.index);
+            .position(|(other, _)| Some(*other) == number);
         let Some(at) = at else {
             return Ok(());
         };

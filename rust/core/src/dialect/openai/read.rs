@@ -7,11 +7,14 @@ use crate::error::{Error, Kind};
 use crate::scrub::{self, Asked};
 
 use super::super::Sink;
-use super::super::chat::{Event, Signature, Usage};
+use super::super::chat::{Event, Usage};
 use super::super::frames::{Frames, cut_off, unreadable};
 use super::super::json::{Path, Text};
 use super::answer::{Extra, id, says_something, sequence, stop};
 use super::format::{Detail, Piece};
+
+/// Most calls of one answer.
+const MAX_CALLS: usize = 1024;
 
 #[derive(Deserialize)]
 struct Chunk<'a> {
@@ -219,24 +222,24 @@ impl State {
             None if call.id.is_some() => None,
             None => self.calls.len().checked_sub(1),
         };
-        let index = match known {
-            Some(index) => index as u32,
-            None => {
-                let Some(name) = name.filter(|name| !name.0.is_empty()) else {
-                    return Err(unreadable("a tool call without a name"));
-                };
-                let index = self.calls.len() as u32;
-                self.calls.push(call.index.unwrap_or(index));
-                let signature: Option<Signature<'_>> =
-                    call.extra_content.and_then(Extra::signature);
-                sink.event(Event::ToolStart {
-                    index,
-                    id: id(call.id, index),
-                    name: name.0,
-                    signature,
-                })?;
-                index
+        let index = if let Some(index) = known {
+            index as u32
+        } else {
+            let Some(name) = name.filter(|name| !name.0.is_empty()) else {
+                return Err(unreadable("a tool call without a name"));
+            };
+            if self.calls.len() >= MAX_CALLS {
+                return Err(unreadable("too many tool calls"));
             }
+            let index = self.calls.len() as u32;
+            self.calls.push(call.index.unwrap_or(index));
+            sink.event(Event::ToolStart {
+                index,
+                id: id(call.id, index),
+                name: name.0,
+                signature: call.extra_content.and_then(Extra::signature),
+            })?;
+            index
         };
         match arguments.filter(|json| !json.0.is_empty()) {
             Some(json) => sink.event(Event::ToolArguments {

@@ -1,7 +1,6 @@
 //! Writing a stream.
 use bytes::{BufMut, BytesMut};
 
-use crate::error::Error;
 use crate::relay::DONE;
 
 use super::super::Context;
@@ -17,6 +16,8 @@ pub(crate) struct Writer {
     started: bool,
     /// Thoughts that are whole.
     thoughts: u32,
+    /// One has begun and is not signed.
+    thinking: bool,
     usage: Option<Usage>,
 }
 
@@ -33,22 +34,23 @@ impl Writer {
             head: head.into(),
             started: false,
             thoughts: 0,
+            thinking: false,
             usage: None,
         }
     }
 
     /// Appends what `event` is.
-    pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut BytesMut) -> Result<(), Error> {
+    pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut BytesMut) {
         match event {
             Event::Usage(usage) => {
                 self.usage = Some(*usage);
-                return Ok(());
+                return;
             }
             Event::Ping => {
                 out.extend_from_slice(b": ping\n\n");
-                return Ok(());
+                return;
             }
-            Event::ToolEnd { .. } => return Ok(()),
+            Event::ToolEnd { .. } => return,
             _ => {}
         }
         if !std::mem::replace(&mut self.started, true) {
@@ -61,12 +63,17 @@ impl Writer {
             Event::Start | Event::Usage(_) | Event::Ping | Event::ToolEnd { .. } => {}
             Event::Text(text) => self.delta(out, |delta| delta.put("content", text)),
             Event::Refusal(text) => self.delta(out, |delta| delta.put("refusal", text)),
-            Event::Reasoning(text) => self.thought(Some(text), None, out),
+            Event::Reasoning(text) => {
+                self.thinking = true;
+                self.thought(Some(text), None, out);
+            }
             Event::Signature(signature) => {
                 self.thought(None, Some(signature), out);
+                self.thinking = false;
                 self.thoughts += 1;
             }
             Event::Redacted(data) => {
+                self.thoughts += u32::from(std::mem::take(&mut self.thinking));
                 self.delta(out, |delta| {
                     delta.list("reasoning_details", |list| {
                         list.object(|detail| format::encrypted(detail, self.thoughts, data));
@@ -99,7 +106,6 @@ impl Writer {
             }
             Event::End => self.end(out),
         }
-        Ok(())
     }
 
     /// A piece of a thought: its text, and what lets it be sent back.
