@@ -72,11 +72,21 @@ pub async fn next(
     if let Some(placed) = search.canary(trail) {
         return Ok(search.go(trail, placed));
     }
+    // Tiers that have just come back leave requests to later ones.
+    let mut ramps = true;
     loop {
         let mut wait: Option<Hold<'_>> = None;
+        let mut yielded = false;
         for (number, tier) in model.router.tiers().iter().enumerate() {
+            if ramps && search.yields(number, tier, trail) {
+                yielded = true;
+                continue;
+            }
             if let Some(placed) = search.at_once(tier, trail) {
                 return Ok(search.go(trail, placed));
+            }
+            if yielded {
+                continue;
             }
             if let Some(placed) = search.in_turn(tier, until, alarm).await {
                 return Ok(search.go(trail, placed));
@@ -91,6 +101,7 @@ pub async fn next(
             }
         }
         match wait {
+            _ if yielded => ramps = false,
             Some(hold) => hold.wait(trail, until, alarm, waiting).await,
             None if model.router.has_canaries() && !search.canaries => search.canaries = true,
             None => return Err(refuse::unavailable(model, trail, search.refused)),
@@ -161,6 +172,25 @@ impl Search<'_> {
     fn is_left_after(&self, number: usize) -> bool {
         let mut later = self.model.router.tiers().iter().skip(number + 1);
         later.any(|tier| (tier.from..tier.to).any(|at| !self.skip.has(at)))
+    }
+
+    /// Whether a tier leaves the request to a later one, as all of it that is there starts slowly: it
+    /// takes the share of requests that the furthest of its targets does.
+    fn yields(&self, number: usize, tier: &Tier, trail: &Trail) -> bool {
+        if number + 1 == self.model.router.tiers().len() {
+            return false;
+        }
+        let now = monotonic();
+        let mut most = 0.0_f32;
+        for at in (tier.from..tier.to).filter(|at| !self.skip.has(*at)) {
+            let target = self.model.targets.get(at);
+            match target.map(|target| target.upstream.health.availability(now)) {
+                Some(Availability::Open { share }) if share < 1.0 => most = most.max(share),
+                Some(Availability::Open { .. } | Availability::Trial) => return false,
+                _ => {}
+            }
+        }
+        most > 0.0 && trail.chance() >= f64::from(most) && self.is_left_after(number)
     }
 
     /// A target of the tier that has a place free: where the request's session is, else by the policy.
