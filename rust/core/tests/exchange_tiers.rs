@@ -294,8 +294,8 @@ async fn a_tier_that_comes_back_gets_its_requests_back_slowly() {
 
 #[tokio::test]
 async fn a_fallback_is_bound_by_its_own_prices_and_sessions() {
-    let (dead, dear, cheap) = (Engine::down().await, engine().await, engine().await);
-    let mut models = flat(&[&dead, &dear, &cheap]);
+    let (away, dear, cheap) = (Engine::down().await, engine().await, engine().await);
+    let mut models = flat(&[&away, &dear, &cheap]);
     let mut targets = models.models[0].targets.split_off(1);
     targets[0].max_cost_nano = Some(5);
     models.models[0].fallbacks = vec!["other".to_owned()];

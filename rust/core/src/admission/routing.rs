@@ -28,17 +28,17 @@ pub(super) struct Seen<'a> {
 /// What routing looks at of a request.
 #[derive(Default)]
 struct Looks {
-    at_prompts: bool,
-    at_sessions: Option<StickyBy>,
-    at_cost: bool,
+    prompts: bool,
+    sessions: Option<StickyBy>,
+    cost: bool,
 }
 
 impl Looks {
     fn add(&mut self, model: &Model) {
-        self.at_prompts |= model.router.looks_at_prompts();
-        self.at_cost |= model.is_cost_bound();
+        self.prompts |= model.router.looks_at_prompts();
+        self.cost |= model.is_cost_bound();
         let sticky = || model.router.sticky().map(|(sticky, _)| sticky.by);
-        self.at_sessions = self.at_sessions.or_else(sticky);
+        self.sessions = self.sessions.or_else(sticky);
     }
 }
 
@@ -56,16 +56,16 @@ impl Gateway {
         let Seen { body, arrival, .. } = seen;
         let looks = self.looks(model);
         let prefix = match &body.prompt_span {
-            Some(span) if looks.at_prompts => {
+            Some(span) if looks.prompts => {
                 Prefix::of(seen.bytes.get(span.clone()).unwrap_or_default())
             }
             _ => Prefix::default(),
         };
-        let session = looks.at_sessions.map(|by| {
+        let session = looks.sessions.map(|by| {
             let user = body.user.as_deref();
             route::session(by, key.id.as_str(), seen.request.session, user)
         });
-        let pricing = looks.at_cost.then(|| Pricing {
+        let pricing = looks.cost.then(|| Pricing {
             book: Arc::clone(&self.prices()),
             account: Arc::clone(&key.account),
             admitted_us: arrival.unix_us,
