@@ -3,7 +3,7 @@
 //! Until then nothing of it has reached the client, so that a failure is the attempt's alone.
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -11,20 +11,21 @@ use tokio::time::Instant;
 use super::Job;
 use super::body::{attempt_rid, body_for, speaks};
 use super::course::Failed;
-use super::feed::Feed;
+use super::feed::{Feed, Path};
 use super::read::{joined_frame, read_error};
 use super::refuse::logged;
+use super::resume::End;
 use super::unary::{self, Whole, read_whole};
 use crate::alarm::{Alarm, Elapsed};
 use crate::dialect::{self, Dialect};
 use crate::dispatch::Placed;
+use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gate::Permit;
 use crate::gateway::monotonic;
 use crate::health::Trial;
 use crate::linger::Unread;
 use crate::record::{Progress, Record};
-
 use crate::scrub;
 use crate::snapshot::{Model, Target, Timeouts};
 use crate::upstream::{Call, Upstream};
@@ -41,11 +42,15 @@ pub(super) struct Try {
     pub(super) timeouts: Timeouts,
     /// Where it finds out whether the target is back.
     trial: Option<Trial>,
+    /// In place of the client's body.
+    pub(super) body: Option<Box<(Bytes, Edits)>>,
+    /// What a stream goes through.
+    pub(super) path: Path,
 }
 
 impl Try {
     /// The `number`th attempt of a request, at a target of this model's.
-    pub(super) fn of(placed: Placed, model: &Model, number: u32) -> Self {
+    pub(super) fn of(placed: Placed, model: &Model, number: u32, path: Path) -> Self {
         let first_byte = placed.target.first_byte;
         Self {
             timeouts: Timeouts {
@@ -56,6 +61,8 @@ impl Try {
             permit: placed.permit,
             trial: placed.trial,
             number,
+            body: None,
+            path,
         }
     }
 }
@@ -122,11 +129,17 @@ async fn try_open(
         number,
         timeouts,
         trial: _,
+        body,
+        path,
     } = attempt;
     let upstream = Arc::clone(&target.upstream);
     let rid = (upstream.traits.rid && job.single).then(|| attempt_rid(&job.rid, number));
-    let body =
-        body_for(job, &target, rid.as_deref()).map_err(|error| Failed { error, sent: false })?;
+    let given = match body.as_deref() {
+        Some((body, edits)) => (body, edits),
+        None => (&job.body, &job.edits),
+    };
+    let body = body_for(job, given, &target, rid.as_deref())
+        .map_err(|error| Failed { error, sent: false })?;
     let first_byte = (Instant::now() + timeouts.first_byte).min(total);
     let mut stopper = Stopper {
         upstream: Arc::clone(&upstream),
@@ -177,7 +190,7 @@ async fn try_open(
     }
     let mut unread = Unread::new(upstream.on_disconnect);
     if job.stream {
-        let relay = Feed::new(job, &target);
+        let relay = Feed::new(job, &target, path);
         let mut open = Open {
             target,
             timeouts,
@@ -353,6 +366,15 @@ impl Open {
         (ended, true)
     }
 
+    /// What is left once the engine is given up, which is stopped.
+    pub(super) fn into_end(self) -> (Target, End) {
+        let end = End {
+            relay: self.relay.into_relay(),
+            early: self.early,
+        };
+        (self.target, end)
+    }
+
     /// Whether it ended before its client had anything.
     pub(super) const fn is_over(&self) -> bool {
         self.last.is_some()
@@ -376,6 +398,9 @@ impl Open {
 
     /// The engine has said all that it had to: there is nothing to stop.
     pub(super) fn whole(&mut self) {
-        self.stopper.rid = None;
+        // One that was ended at a join does not know of it.
+        if !self.relay.ended_at_join() {
+            self.stopper.rid = None;
+        }
     }
 }
