@@ -18,6 +18,8 @@ use crate::queue::{self, Priority};
 use crate::record::{Opening, Record};
 use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
 use crate::relay::Shape;
+use crate::route::{self, Prefix, Pricing};
+use crate::shadow;
 use crate::slot::{Answering, Headers, Slot};
 use crate::snapshot::Model;
 use crate::tags;
@@ -179,7 +181,12 @@ impl Gateway {
             },
         };
         let mut record = Record::open(self, slot, model, reservation, opening)?;
-        let (ask, choice) = self.place(&key, cost.reserve);
+        let (place, choice) = self.place(&key, cost.reserve);
+        let ask = self.route_ask(
+            (&key, model, arrival),
+            (request, bytes, &body),
+            (endpoint, &cost, place),
+        );
         if let Some(log) = self.prompt_log() {
             let settings = snapshot.prompt_logs.as_ref();
             record.log = log.capture(choice, *arrival.id.as_bytes(), settings, bytes);
@@ -213,6 +220,13 @@ impl Gateway {
             max_answer_bytes: snapshot.max_answer_bytes,
             ask,
         };
+        if let Some(copied) = job.model.shadow() {
+            self.runtime.spawn(shadow::send(
+                Arc::clone(self),
+                copied,
+                shadow::Copy::of(&job),
+            ));
+        }
         Ok((Box::new(job), record))
     }
 
@@ -234,6 +248,49 @@ impl Gateway {
             tokens,
         };
         (ask, choice)
+    }
+
+    /// What routing has to know of the request: no more than its model's routing looks at.
+    fn route_ask(
+        &self,
+        (key, model, arrival): (&Key, &Model, &Arrival),
+        (request, bytes, body): (Request<'_>, &[u8], &Peek<'_>),
+        (endpoint, cost, queue): (Endpoint, &Cost, queue::Ask),
+    ) -> route::Ask {
+        let router = &model.router;
+        let prefix = match &body.prompt_span {
+            Some(span) if router.looks_at_prompts() => {
+                Prefix::of(bytes.get(span.clone()).unwrap_or_default())
+            }
+            _ => Prefix::default(),
+        };
+        let session = router.sticky().map(|(sticky, _)| {
+            route::session(
+                sticky.by,
+                key.id.as_str(),
+                request.session,
+                body.user.as_deref(),
+            )
+        });
+        let pricing = model.is_cost_bound().then(|| Pricing {
+            book: Arc::clone(&self.prices()),
+            account: Arc::clone(&key.account),
+            admitted_us: arrival.unix_us,
+            usage: Usage {
+                prompt: cost.prompt,
+                completion: cost.output,
+                ..Usage::default()
+            },
+        });
+        route::Ask {
+            queue,
+            endpoint,
+            context_tokens: cost.prompt.saturating_add(body.output_cap().unwrap_or(0)),
+            session,
+            prefix,
+            pricing,
+            seed: arrival.id.as_u64_pair().1,
+        }
     }
 
     /// Takes what the request may cost from every limit that applies, or says which one refuses.
@@ -335,7 +392,7 @@ impl From<Error> for No {
 }
 
 /// A request that outlives its front end's call.
-struct Kept([Option<Vec<u8>>; 6]);
+struct Kept([Option<Vec<u8>>; 7]);
 
 impl Kept {
     fn of(request: &Request<'_>) -> Self {
@@ -346,6 +403,7 @@ impl Kept {
             request.traceparent,
             request.tracestate,
             request.tags,
+            request.session,
         ];
         Self(fields.map(|field| field.map(<[u8]>::to_vec)))
     }
@@ -358,6 +416,7 @@ impl Kept {
             traceparent,
             tracestate,
             tags,
+            session,
         ] = self.0.each_ref().map(Option::as_deref);
         Request {
             authorization,
@@ -366,6 +425,7 @@ impl Kept {
             traceparent,
             tracestate,
             tags,
+            session,
         }
     }
 }

@@ -18,13 +18,16 @@ use super::resume::End;
 use super::unary::{self, Whole, read_whole};
 use crate::alarm::{Alarm, Elapsed};
 use crate::dialect::{self, Dialect};
+use crate::dispatch::Placed;
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gate::Permit;
+use crate::gateway::monotonic;
+use crate::health::Trial;
 use crate::linger::Unread;
 use crate::record::{Progress, Record};
 use crate::scrub;
-use crate::snapshot::{Target, Timeouts};
+use crate::snapshot::{Model, Target, Timeouts};
 use crate::upstream::{Call, Upstream};
 
 /// An attempt that is to be made.
@@ -41,6 +44,27 @@ pub(super) struct Try {
     pub(super) body: Option<Box<(Bytes, Edits)>>,
     /// What a stream goes through.
     pub(super) path: Path,
+    /// Where it finds out whether the target is back.
+    trial: Option<Trial>,
+}
+
+impl Try {
+    /// The `number`th attempt of a request, at a target of this model's.
+    pub(super) fn of(placed: Placed, model: &Model, number: u32) -> Self {
+        let first_byte = placed.target.first_byte;
+        Self {
+            timeouts: Timeouts {
+                first_byte: first_byte.unwrap_or(model.timeouts.first_byte),
+                ..model.timeouts
+            },
+            target: placed.target,
+            permit: placed.permit,
+            trial: placed.trial,
+            number,
+            body: None,
+            path: Path::Fresh(model.resume),
+        }
+    }
 }
 
 /// An attempt that has come to its commit point.
@@ -70,8 +94,29 @@ impl Drop for Stopper {
     }
 }
 
-/// Makes one attempt until its commit point. Only what has a `record` is noted there.
+/// Makes one attempt until its commit point. Only what has a `record` is noted there. What came of it
+/// is told to the health of its upstream.
 pub(super) async fn open(
+    job: &Job,
+    mut attempt: Try,
+    total: Instant,
+    alarm: &mut Alarm,
+    record: Option<&mut Record>,
+) -> Result<Opened, Failed> {
+    let began = Instant::now();
+    let health = Arc::clone(&attempt.target.upstream.health);
+    let trial = attempt.trial.take();
+    let opened = try_open(job, attempt, total, alarm, record).await;
+    match &opened {
+        Ok(Opened::Stream(_)) => health.succeeded(Some(began.elapsed()), monotonic()),
+        Ok(Opened::Whole(..)) => health.succeeded(None, monotonic()),
+        Err(failed) => health.failed(&failed.error, monotonic()),
+    }
+    drop(trial);
+    opened
+}
+
+async fn try_open(
     job: &Job,
     attempt: Try,
     total: Instant,
@@ -85,6 +130,7 @@ pub(super) async fn open(
         timeouts,
         body,
         path,
+        trial: _,
     } = attempt;
     let upstream = Arc::clone(&target.upstream);
     let rid = (upstream.traits.rid && job.single).then(|| attempt_rid(&job.rid, number));

@@ -337,7 +337,7 @@ pub struct ModelSpec {
 }
 
 /// One place that serves a model.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct TargetSpec {
     /// The upstream's name.
