@@ -1,0 +1,65 @@
+"""Together: a context that is too long is a 403, too fast growth a 503."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forebay_engine.sim.history import Record
+from forebay_engine.sim.kinds.failure import Failure, Problem
+from forebay_engine.sim.kinds.openai import PlainForm, envelope
+from forebay_engine.sim.kinds.openai_form import OpenAIApp
+
+_TYPES = {401: "invalid_request_error", 429: "rate_limit", 500: "server_error", 503: "overloaded"}
+
+
+class TogetherForm(PlainForm):
+    """Chat of api.together.ai."""
+
+    id_prefix = ""
+    reasoning = "reasoning"
+
+    def numbers(self, answer: Any) -> dict[str, Any]:
+        usage = super().numbers(answer)
+        cached = answer.count().cached
+        return {**usage, "cached_tokens": cached} if cached else usage
+
+
+class Together(OpenAIApp):
+    """api.together.ai."""
+
+    chat_form = TogetherForm
+
+    def headers(self, record: Record) -> bytes:
+        return b"x-ratelimit-limit: 10\r\nx-ratelimit-remaining: 9\r\nx-ratelimit-reset: 1\r\n"
+
+    def overflow(self, tokens: int, limit: int) -> Problem:
+        return Problem(403, "overflow", "", tokens=tokens, limit=limit)
+
+    def failure(self, problem: Problem) -> Failure:
+        if problem.why == "quota":
+            problem.status = 402
+        return super().failure(problem)
+
+    def error_value(self, problem: Problem) -> dict[str, Any]:
+        message, why, code = problem.message, problem.why, None
+        kind = _TYPES.get(problem.status, "invalid_request_error")
+        if why == "auth":
+            message = "Invalid API key provided. You can find your API key at "
+            message += "https://api.together.ai/settings/api-keys."
+            code = "invalid_api_key"
+        elif why == "overflow":
+            message = "Input validation error: `inputs` tokens + `max_new_tokens` must be <= "
+            message += f"{problem.limit}. Given: {problem.tokens} `inputs` tokens"
+        elif why == "model" and problem.status == 404:
+            message = (
+                f"Unable to access model {message}. Please visit https://api.together.ai/models"
+            )
+            code = "model_not_available"
+        elif why == "filter":
+            message, code = "The prompt was flagged by the safety model.", "content_filter"
+        elif why == "quota":
+            message = "You have reached your spending limit."
+        value = envelope(message, kind, problem.param, code)
+        if why in ("rate", "full") or problem.status == 503:
+            value["error"]["error_type"] = "dynamic_request_limited"
+        return value
