@@ -202,6 +202,7 @@ class Anthropic(KindApp):
     """api.anthropic.com."""
 
     cancels = "streams"
+    filters = "answer"  # the stop reason is `refusal`
     stream_headers = b"cache-control: no-cache\r\n"
 
     def call(self, exchange: Exchange) -> Call | None:
@@ -239,9 +240,6 @@ class Anthropic(KindApp):
             + b"anthropic-ratelimit-requests-remaining: 3999\r\n"
             + b"anthropic-ratelimit-requests-reset: 2030-01-01T00:00:00Z\r\n"
         )
-
-    def filtered(self) -> Problem | None:
-        return None  # the answer's stop reason is `refusal`
 
     def form(self, exchange: Exchange, call: Call, body: Body, request: Generation) -> Form:
         return MessagesForm(request, caches=b'"cache_control"' in exchange.body)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
+from forebay_engine.sim.errors import dump
 from forebay_engine.sim.history import Record
 from forebay_engine.sim.jobs import new_id
 from forebay_engine.sim.kinds.base import Call, header
@@ -67,6 +69,12 @@ class Azure(OpenAI):
         if api is None or "api-version" not in parse_qs(exchange.query):
             return None
         return Call(api, unquote(found.group(1)))
+
+    def control(self, exchange: Exchange) -> Callable[[], None] | None:
+        if exchange.method == "GET" and exchange.path == "/openai/models":
+            return lambda: self.reply(exchange, dump(self.model_list()))
+        found: Callable[[], None] | None = super().control(exchange)
+        return found
 
     def headers(self, record: Record) -> bytes:
         more = b"x-ratelimit-remaining-requests: -1\r\nx-ratelimit-remaining-tokens: 0\r\n"

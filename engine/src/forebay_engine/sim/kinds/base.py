@@ -23,6 +23,7 @@ from forebay_engine.sim.requests import Body, Generation
 from forebay_engine.sim.wire import Exchange
 
 Cancels = Literal["always", "streams", "never"]
+Filters = Literal["refuse", "answer", "none"]
 ColdWay = Literal["never", "refuse", "unavailable", "wait"]
 _OVERFLOW = re.compile(r"\((\d+) tokens\)|total of (\d+) tokens")
 
@@ -48,6 +49,8 @@ class KindApp(App):
     comment, comment_s: the bytes that keep an idle stream open, and how often; `comment_first`:
         the first at once.
     any_model: the request's model is not looked at.
+    filters: what a filter does with a prompt that has `/filter` in it: the request is refused, with
+        `filter_status`; the answer says so; or there is no filter.
     """
 
     cancels: ClassVar[Cancels] = "always"
@@ -62,6 +65,8 @@ class KindApp(App):
     """An error within a stream is a connection that closes."""
     loading_status: ClassVar[int] = 503
     quota_status: ClassVar[int] = 429
+    filters: ClassVar[Filters] = "refuse"
+    filter_status: ClassVar[int] = 400
 
     def __init__(self, options: SimOptions) -> None:
         super().__init__(options)
@@ -103,10 +108,6 @@ class KindApp(App):
     def overflow(self, tokens: int, limit: int) -> Problem:
         """The request does not fit."""
         return Problem(400, "overflow", "", tokens=tokens, limit=limit)
-
-    def filtered(self) -> Problem | None:
-        """How a prompt is refused by a filter; None: the answer says so."""
-        return Problem(400, "filter", "")
 
     def headers(self, record: Record) -> bytes:
         """Header lines of a good answer."""
@@ -186,10 +187,10 @@ class KindApp(App):
                 return
             request = self.checked(exchange, call, body)
             if any("/filter" in prompt.select for prompt in request.prompts):
-                problem = self.filtered()
-                if problem is not None:
-                    raise problem
-                fault = Fault("filter", after=0)
+                if self.filters == "refuse":
+                    raise Problem(self.filter_status, "filter", "")
+                if self.filters == "answer":
+                    fault = Fault("filter", after=0)
         except (Problem, Refused) as error:
             problem = self._problem(error)
             ended(record, f"error:{self.failure(problem).status}")

@@ -60,6 +60,7 @@ class Bedrock(OpenAI):
 
     base = "/openai/v1"
     cancels = "never"
+    filters = "answer"  # the stop reason is `guardrail_intervened`
     apis = ("chat",)
     cold_way = "unavailable"
     loading_status = 429
@@ -90,9 +91,6 @@ class Bedrock(OpenAI):
         if call.api == "converse":
             return ConverseForm()
         return super().form(exchange, call, body, request)
-
-    def filtered(self) -> Problem | None:
-        return None  # the stop reason is `guardrail_intervened`
 
     def read(self, exchange: Exchange, call: Call, body: Body) -> Generation:
         if call.api != "converse":

@@ -46,6 +46,7 @@ class Fireworks(OpenAIApp):
 
     base = "/inference/v1"
     chat_form = FireworksForm
+    filters = "none"
 
     def headers(self, record: Record) -> bytes:
         tokens = record.prompt_tokens
@@ -88,8 +89,6 @@ class Fireworks(OpenAIApp):
         elif why == "model" and problem.status == 404:
             message = "Model not found, inaccessible, and/or not deployed"
             code = "NOT_FOUND"
-        elif why == "filter":
-            message = "The request was blocked by the content policy."
         elif why == "quota":
             message = "Account is suspended, possibly due to reaching the monthly spending limit."
         return {"error": {"object": "error", "type": kind, "code": code, "message": message}}

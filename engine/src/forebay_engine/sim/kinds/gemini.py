@@ -88,6 +88,7 @@ class Gemini(OpenAIApp):
 
     base = "/v1beta/openai"
     cancels = "never"
+    filters = "answer"  # `promptFeedback.blockReason` in a 200
     chat_form = CompatForm
     native = re.compile(r"/v1(?:beta)?/models/([^/:]+):(\w+)")
     apis = ("chat", "embeddings")
@@ -197,9 +198,6 @@ class Gemini(OpenAIApp):
         if details:
             error["details"] = details
         return {"error": error}
-
-    def filtered(self) -> Problem | None:
-        return None  # `promptFeedback.blockReason` in a 200
 
     def _kind_embed(self, exchange: Exchange, call: Call) -> None:
         if call.model is None:

@@ -89,6 +89,11 @@ class ContentForm(Form):
         part = self._part(delta)
         return [] if part is None else [self._event(self._value(answer, [part], None))]
 
+    @staticmethod
+    def _refused(answer: Answer) -> bool:
+        """Whether the filter struck before there was anything."""
+        return answer.fault is not None and answer.fault.after == 0
+
     def _blocked(self, answer: Answer) -> dict[str, Any]:
         usage = {"promptTokenCount": answer.count().prompt}
         usage["totalTokenCount"] = usage["promptTokenCount"]
@@ -96,7 +101,8 @@ class ContentForm(Form):
         return {**value, "modelVersion": answer.model, "responseId": self.id}
 
     def finish(self, answer: Answer, index: int, reason: str) -> list[bytes]:
-        if reason == "content_filter" and not self._sent:
+        if reason == "content_filter" and self._refused(answer):
+            self._sent = 0
             return [self._event(self._blocked(answer))]
         return [self._event(self._value(answer, [{"text": ""}], reason))]
 
@@ -116,7 +122,7 @@ class ContentForm(Form):
     def whole(self, answer: Answer) -> bytes:
         sequence = answer.sequences[0]
         reason = answer.reason(sequence)
-        if reason == "content_filter" and answer.fault is not None and answer.fault.after == 0:
+        if reason == "content_filter" and self._refused(answer):
             return dump(self._blocked(answer))
         made = answer.made(sequence)
         parts: list[dict[str, Any]] = []

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from forebay_engine.sim.errors import dump
 from forebay_engine.sim.history import Record
 from forebay_engine.sim.jobs import new_id
 from forebay_engine.sim.kinds.base import header
 from forebay_engine.sim.kinds.failure import SIMULATED, Problem
 from forebay_engine.sim.kinds.openai_form import OpenAIApp, OpenAIForm
+from forebay_engine.sim.wire import Exchange
 
 COST_USD = 0.000_002
 """What a token costs."""
@@ -59,15 +62,23 @@ class OpenRouter(OpenAIApp):
     cancels = "streams"
     chat_form = OpenRouterForm
     quota_status = 402
+    filter_status = 403
     comment = b": OPENROUTER PROCESSING\n\n"
     comment_s = 10.0
     comment_first = True
 
+    def is_open(self, exchange: Exchange) -> bool:
+        return exchange.path == "/api/v1/models"
+
+    def control(self, exchange: Exchange) -> Callable[[], None] | None:
+        if exchange.method == "GET" and exchange.path == "/api/v1/key":
+            value = {"data": {"label": "sk-or-v1-…", "usage": 0, "limit": None}}
+            return lambda: self.reply(exchange, dump(value))
+        found: Callable[[], None] | None = super().control(exchange)
+        return found
+
     def headers(self, record: Record) -> bytes:
         return header("x-generation-id", f"gen-{new_id()}")
-
-    def filtered(self) -> Problem | None:
-        return Problem(403, "filter", "")
 
     def error_value(self, problem: Problem) -> dict[str, Any]:
         message, why = problem.message, problem.why

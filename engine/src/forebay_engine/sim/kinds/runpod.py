@@ -34,10 +34,14 @@ class RunPod(VLLM):
     def control(self, exchange: Exchange) -> Callable[[], None] | None:
         if exchange.method == "GET" and _HEALTH.fullmatch(exchange.path):
             return lambda: self.reply(exchange, dump(self._state()))
-        if exchange.method == "GET" and exchange.path == "/ping" and self.state != "warm":
-            status = 204 if self.state == "loading" else 503
-            return lambda: exchange.respond(status, b"", vary=False)
-        return super().control(exchange)
+        found = super().control(exchange)
+        if found is None or self.state == "warm":
+            return found
+        if exchange.path == "/ping":
+            self.wake()  # any request has a worker started
+            return lambda: exchange.respond(204, b"", vary=False)
+        record, answer = Record(exchange.path, [], b"", 0.0), found
+        return lambda: self.when_warm(exchange, record, answer)
 
     def _state(self) -> dict[str, dict[str, int]]:
         running = self.engine.scheduler.active

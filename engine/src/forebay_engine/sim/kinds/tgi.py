@@ -59,6 +59,7 @@ class TGI(OpenAIApp):
     apis = ("chat", "completions")
     cold_way = "unavailable"
     any_model = True
+    filters = "none"
     comment = b":\n\n"
     comment_s = 15.0
     stream_headers = b"x-accel-buffering: no\r\ncache-control: no-cache\r\n"
@@ -96,9 +97,6 @@ class TGI(OpenAIApp):
 
     def overflow(self, tokens: int, limit: int) -> Problem:
         return Problem(422, "overflow", "", tokens=tokens, limit=limit)
-
-    def filtered(self) -> Problem | None:
-        return None
 
     def failure(self, problem: Problem) -> Failure:
         message, status = problem.message, problem.status

@@ -28,6 +28,7 @@ class Together(OpenAIApp):
     """api.together.ai."""
 
     chat_form = TogetherForm
+    filters = "none"
 
     def headers(self, record: Record) -> bytes:
         return b"x-ratelimit-limit: 10\r\nx-ratelimit-remaining: 9\r\nx-ratelimit-reset: 1\r\n"
@@ -48,15 +49,13 @@ class Together(OpenAIApp):
             message += "https://api.together.ai/settings/api-keys."
             code = "invalid_api_key"
         elif why == "overflow":
-            message = "Input validation error: `inputs` tokens + `max_new_tokens` must be <= "
-            message += f"{problem.limit}. Given: {problem.tokens} `inputs` tokens"
+            message = "The input token count + `max_tokens` parameter must be less than the "
+            message += f"context length of the model being queried ({problem.limit})."
         elif why == "model" and problem.status == 404:
             message = (
                 f"Unable to access model {message}. Please visit https://api.together.ai/models"
             )
             code = "model_not_available"
-        elif why == "filter":
-            message, code = "The prompt was flagged by the safety model.", "content_filter"
         elif why == "quota":
             message = "You have reached your spending limit."
         value = envelope(message, kind, problem.param, code)

@@ -35,6 +35,7 @@ class TRTLLM(OpenAIApp):
     apis = ("chat", "completions")
     cold_way = "refuse"
     any_model = True
+    filters = "none"
     cuts_on_error = True
     hang_up_s = 1.0
 
@@ -52,9 +53,6 @@ class TRTLLM(OpenAIApp):
             return lambda: self.reply(exchange, b'{"version":"1.2.0"}')
         found: Callable[[], None] | None = super().control(exchange)
         return found
-
-    def filtered(self) -> Problem | None:
-        return None
 
     def error_value(self, problem: Problem) -> dict[str, Any]:
         message, status = problem.message, problem.status

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from forebay_engine.sim.errors import dump
-from forebay_engine.sim.kinds.base import Call, ColdWay
+from forebay_engine.sim.kinds.base import Call, ColdWay, Filters
 from forebay_engine.sim.kinds.failure import Failure, Problem
 from forebay_engine.sim.kinds.form import Form
 from forebay_engine.sim.kinds.openai_form import OpenAIApp, OpenAIForm, retry_after
@@ -66,6 +66,7 @@ class VLLM(OpenAIApp):
 
     chat_form = VLLMForm
     cold_way: ClassVar[ColdWay] = "refuse"
+    filters: ClassVar[Filters] = "none"
     continuous = True
     continues = True
 
@@ -123,9 +124,6 @@ class VLLM(OpenAIApp):
         if problem.why == "auth":
             return Failure(401, b'{"error":"Unauthorized"}', retry_after(problem))
         return super().failure(problem)
-
-    def filtered(self) -> Problem | None:
-        return None  # it has no filter; the answer is what was asked for
 
 
 class Anyscale(VLLM):
