@@ -74,6 +74,8 @@ def named(value: dict[str, Any]) -> bytes:
 class MessagesForm(Form):
     """Writes a message, or its events."""
 
+    begins = True
+
     def __init__(self, request: Generation, *, caches: bool) -> None:
         self.id = f"msg_{new_id()[:24]}"
         self.request = request

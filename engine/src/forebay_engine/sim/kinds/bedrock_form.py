@@ -26,6 +26,7 @@ SIGNATURE = "c2ltdWxhdGVkLXNpZ25hdHVyZQ=="
 class ConverseForm(Form):
     """Writes an answer, or its frames. Text has no `contentBlockStart`; padding is in `p`."""
 
+    begins = True
     stream_type = b"application/vnd.amazon.eventstream"
 
     def __init__(self) -> None:

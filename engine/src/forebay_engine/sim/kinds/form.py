@@ -29,8 +29,10 @@ class Count:
 class Form:
     """Writes one answer. A stream's parts are whole events, each one byte string.
 
-    stream_type: the content type of a stream.
+    stream_type: the content type of a stream. begins: `begin` is an event of its own.
     """
+
+    begins = False
 
     stream_type = b"text/event-stream; charset=utf-8"
 

@@ -208,6 +208,8 @@ class Events(EventStream):
         if kind == "filter":
             answer.filtered = True
             events = answer.cut_short()
+            if self.count > 0 or answer.form.begins:
+                events.insert(0, payload)
         elif kind == "garbage-json":
             events = [answer.form.broken()] * 2
         else:

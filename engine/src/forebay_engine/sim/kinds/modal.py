@@ -25,6 +25,7 @@ class Deferred:
     """The line of a call's answer: to whoever waits for it, or kept until somebody does."""
 
     def __init__(self) -> None:
+        self.source: Exchange | None = None
         self.target: Exchange | None = None
         self.begun = self.over = False
         self.hops = 0
@@ -99,12 +100,13 @@ class Modal(VLLM):
 
     def infer(self, exchange: Exchange, call: Call) -> None:
         line = Deferred()
-        super().infer(exchange.over(line), call)
+        line.source = exchange.over(line)
+        super().infer(line.source, call)
         self._wait(exchange, line, f"fc-{new_id()[:26]}")
 
     def _wait(self, exchange: Exchange, line: Deferred, name: str) -> None:
         line.attach(exchange)
-        if line.begun:
+        if line.over:
             return
 
         def put_off() -> None:
@@ -120,6 +122,16 @@ class Modal(VLLM):
             where = f"location: http://{host}{exchange.path}?{CALL}={name}\r\n"
             exchange.respond(303, b"", before=where.encode("latin-1"), vary=False)
 
+        def left() -> None:
+            if line.target is not exchange:
+                return
+            line.target = None
+            if line.hops and not line.begun:
+                self._calls[name] = line  # whoever knows its name can come again
+            elif line.source is not None:
+                line.source.disconnected = True
+
+        exchange.on_disconnect = left
         self._loop.call_later(self.options.redirect_after_s, put_off)
 
     def _result(self, exchange: Exchange) -> None:
