@@ -128,8 +128,28 @@ class Core:
         endpoint: 0 chat, 1 completions, 2 embeddings. headers: as ASGI gives them.
         """
 
-    def fetch(self, upstream: str, path: str, limit_s: float) -> Exchange:
-        """Ask an upstream for `path` within `limit_s` seconds; not booked as usage."""
+    def set_credentials(self, upstream: str, credentials: bytes) -> None:
+        """Hand an upstream's credentials over. They replace what it had, while requests run too.
+
+        credentials: JSON, ``{"headers": [[name, value], …]}``, sent with every request; or, of an
+            upstream whose requests are signed, ``{"access_key", "secret_key", "session_token"}``.
+        They stay through `configure` while the upstream's name, kind, address and signing do.
+        Raises: ValueError, that quotes nothing of them.
+        """
+
+    def fetch(
+        self,
+        upstream: str,
+        path: str,
+        limit_s: float,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+    ) -> Exchange:
+        """Ask an upstream for `path` within `limit_s` seconds; not booked as usage.
+
+        body: JSON. Raises: ValueError on a limit or a method that is none.
+        """
 
     def authenticate(self, headers: _Headers) -> _Answer | None:
         """None if the request's key is good, else the refusal."""

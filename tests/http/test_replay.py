@@ -30,7 +30,7 @@ UNCHANGED = names("""
 025-chat-stream-logprobs 026-chat-stream-length-one 027-chat-stream-keepalive-conn
 030-completions 031-completions-stream 032-completions-stream-usage
 033-completions-two-prompts-stream-usage 034-completions-echo-logprobs 128-chat-json-schema
-129-expect-100-continue 135-abort-by-rid-stream 136-abort-by-rid-nonstream
+129-expect-100-continue
 137-abort-by-rid-prefix 138-dup-rid-first 142-chat-while-paused 146-chat-during-flush
 148-chat-during-health 209-good-key 220-tool-call 221-tool-call-stream-usage
 222-two-tool-calls-stream 223-two-tool-calls 224-tool-choice-required-stream 225-reasoning
@@ -46,6 +46,7 @@ USAGE_TAKEN_OUT = names("300-stream-interval-4-default-usage 320-stream-across-s
 
 BROKEN_OFF = {
     "131-disconnect-stream-fin": "upstream_error",
+    "135-abort-by-rid-stream": "upstream_error",
     "132-disconnect-stream-rst": "upstream_error",
     "700-stream-when-scheduler-killed": "upstream_error",
     "910-running-timeout-stream": "service_unavailable",
@@ -81,9 +82,9 @@ REFUSED_BY_ENGINE = {
 """The engine's error with its status, in OpenAI's shape: param and a part of the message."""
 
 NO_ANSWER = names("""
-608-chat-on-embedding 701-nonstream-when-scheduler-killed 914-token-id-out-of-vocab
+136-abort-by-rid-nonstream 608-chat-on-embedding 701-nonstream-when-scheduler-killed 914-token-id-out-of-vocab
 """)
-"""The engine closed the connection without a byte: 502."""
+"""The engine closed the connection without a byte, or says in its answer that it gave up: 502."""
 
 REFUSED_BY_GATEWAY = {
     "016-chat-no-model-field": (400, "missing_required_parameter", "model"),

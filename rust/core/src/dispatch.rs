@@ -21,12 +21,8 @@ pub(crate) async fn next(
     until: Instant,
     alarm: &mut Alarm,
 ) -> Result<(Target, Permit), Error> {
-    let free = left.iter().enumerate().find_map(|(at, target)| {
-        let permit = target.upstream.gate.try_acquire(ask)?;
-        Some((at, permit))
-    });
-    if let Some((at, permit)) = free {
-        return Ok((left.remove(at), permit));
+    if let Some(free) = free(left, ask) {
+        return Ok(free);
     }
     let mut refused = Error::new(Kind::Internal, "There is no target left.");
     while let Some(at) = shortest(left, ask) {
@@ -45,6 +41,15 @@ pub(crate) async fn next(
         }
     }
     Err(refused)
+}
+
+/// Takes the first target that has a permit free out of `left`.
+pub(crate) fn free(left: &mut Vec<Target>, ask: &Ask) -> Option<(Target, Permit)> {
+    let (at, permit) = left.iter().enumerate().find_map(|(at, target)| {
+        let permit = target.upstream.gate.try_acquire(ask)?;
+        Some((at, permit))
+    })?;
+    Some((left.remove(at), permit))
 }
 
 /// The target with the shortest wait; of equals the first.

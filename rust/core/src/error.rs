@@ -10,6 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::snapshot::Reason;
+
 /// What went wrong, in terms that every protocol can render.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -203,6 +205,12 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// False: SDKs that retry 429s by themselves are told not to.
     pub should_retry: Option<bool>,
+    /// What it is about, where another model may do better.
+    pub reason: Option<Reason>,
+    /// Whether another target may do better. Absent: as [`Kind::retry`] says.
+    pub sibling: Option<bool>,
+    /// The HTTP status of the upstream's answer that it was made of.
+    pub upstream_status: Option<u16>,
     /// For the log only.
     pub cause: Option<String>,
 }
@@ -230,6 +238,9 @@ impl Error {
             code: None,
             retry_after: None,
             should_retry: None,
+            reason: None,
+            sibling: None,
+            upstream_status: None,
             cause: None,
         }
     }
@@ -253,6 +264,26 @@ impl Error {
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
+    }
+
+    /// Says what it is about.
+    #[must_use]
+    pub fn reason(mut self, reason: Reason) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+
+    /// Says whether another target may do better.
+    #[must_use]
+    pub fn sibling(mut self, may: bool) -> Self {
+        self.sibling = Some(may);
+        self
+    }
+
+    /// Whether another target of the same model may do better, before the first byte.
+    pub fn elsewhere(&self) -> bool {
+        let by_kind = self.kind.retry() == Retry::Sibling || self.kind == Kind::Unavailable;
+        self.sibling.unwrap_or(by_kind)
     }
 
     /// Keeps the private cause for the log.
@@ -329,6 +360,21 @@ mod tests {
             assert_eq!(Kind::from_name(name).map(Kind::name), Some(name));
         }
         assert_eq!(Kind::from_name("nope"), None);
+    }
+
+    #[test]
+    fn what_another_target_may_do_better() {
+        for (kind, elsewhere) in [
+            (Kind::UpstreamError, true),
+            (Kind::UpstreamTimeout, true),
+            (Kind::Unavailable, true),
+            (Kind::RateLimited, false),
+            (Kind::InvalidRequest, false),
+        ] {
+            let error = Error::new(kind, "x");
+            assert_eq!(error.elsewhere(), elsewhere);
+            assert_eq!(error.sibling(!elsewhere).elsewhere(), !elsewhere);
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use http::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method};
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -20,9 +21,10 @@ use crate::limit::{Nanos, Now, Region};
 use crate::price::{PriceBook, PriceSpec};
 use crate::prompt_log::{Entry, MAX_WAITING, PromptLog, Sink};
 use crate::slot::{Answering, Head, Headers, Slot, error_headers};
-use crate::snapshot::{Snapshot, SnapshotSpec};
+use crate::snapshot::{Model, Snapshot, SnapshotSpec};
 use crate::spool::{Spool, SpoolCounters};
 use crate::subjects::{Ground, SubjectSpec, Subjects};
+use crate::upstream::{Rope, Upstream};
 
 /// Which inference API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,6 +318,11 @@ impl Gateway {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// The model of that name.
+    pub(crate) fn model(&self, name: &str) -> Option<Arc<Model>> {
+        self.snapshot.load().models.get(name).cloned()
+    }
+
     /// The models a key may use, sorted, as `(name, …)` of the models' own names and aliases.
     pub fn models(&self, key: &Key) -> Vec<String> {
         let snapshot = self.snapshot.load();
@@ -374,17 +381,39 @@ impl Gateway {
         Ok(key)
     }
 
-    /// Asks an upstream for `path`: its models, or whether it is ready. Not admitted, not booked.
-    /// An upstream that cannot be reached within `limit` is an error's answer.
-    pub fn fetch(self: &Arc<Self>, upstream: &str, path: String, limit: Duration) -> Arc<Slot> {
-        let Some(upstream) = self.snapshot.load().upstream(upstream) else {
+    /// The upstream of that name.
+    pub fn upstream(&self, name: &str) -> Option<Arc<Upstream>> {
+        self.snapshot.load().upstream(name)
+    }
+
+    /// Hands an upstream's credentials over; see [`Upstream::set_credentials`]. Fails where there is
+    /// no such upstream.
+    pub fn set_credentials(&self, upstream: &str, json: &[u8]) -> Result<(), String> {
+        self.upstream(upstream)
+            .ok_or_else(|| format!("no upstream is named {upstream}"))?
+            .set_credentials(json)
+            .map_err(|e| format!("upstream {upstream}: {e}"))
+    }
+
+    /// Asks an upstream for `path`: its models, whether it is ready, or to wake. Not admitted, not
+    /// booked. An upstream that cannot be reached within `limit` is an error's answer.
+    pub fn fetch(
+        self: &Arc<Self>,
+        upstream: &str,
+        method: Method,
+        path: String,
+        body: Bytes,
+        limit: Duration,
+    ) -> Arc<Slot> {
+        let Some(upstream) = self.upstream(upstream) else {
             let error = Error::new(Kind::NotFound, "There is no such upstream.");
             return Arc::new(self.refusal(&error, Vec::new()));
         };
+        let body = Rope::new(vec![body]);
         let slot = Arc::new(Slot::new());
         let (gateway, answer) = (Arc::clone(self), Answering(Arc::clone(&slot)));
         let task = self.runtime.spawn(async move {
-            let head = match exchange::fetch(&upstream, &path, limit).await {
+            let head = match exchange::fetch(&upstream, method, &path, body, limit).await {
                 Ok((status, body)) => Head {
                     status,
                     headers: Vec::new(),

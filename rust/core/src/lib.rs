@@ -35,6 +35,7 @@ pub mod queue;
 pub mod record;
 mod refusals;
 pub mod relay;
+pub mod retry;
 pub mod scrub;
 pub mod slot;
 pub mod snapshot;

@@ -63,14 +63,14 @@ impl Unread {
     pub(crate) fn came(
         &mut self,
         slot: &Slot,
-        record: &mut Record,
+        record: Option<&mut Record>,
         bytes: usize,
     ) -> Result<(), Error> {
         let Some(cap) = self.cap else { return Ok(()) };
         if !slot.is_cancelled() {
             return Ok(());
         }
-        if let Some(log) = &mut record.log {
+        if let Some(log) = record.and_then(|record| record.log.as_mut()) {
             log.client_gone();
         }
         self.bytes += bytes as u64;

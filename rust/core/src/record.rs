@@ -340,6 +340,25 @@ impl Record {
         attempts
     }
 
+    /// Another model is to answer from now on: a fallback.
+    pub(crate) fn serve(&mut self, model: &Arc<Model>) {
+        self.model = Arc::clone(model);
+        if let Some(event) = &mut self.event {
+            event.model_served = Arc::clone(&model.name);
+        }
+    }
+
+    /// A second attempt was made at `upstream` beside the last one; with `won` it is the one that
+    /// answers.
+    pub(crate) fn hedged(&mut self, upstream: &Arc<Upstream>, won: bool) {
+        if won {
+            self.attempt(&upstream.name);
+            self.contacted();
+        } else if let Some(event) = &mut self.event {
+            event.attempts += 1;
+        }
+    }
+
     /// The last upstream tried, and how many were.
     pub fn attempted(&self) -> Option<(Arc<str>, u32)> {
         let event = self.event.as_ref()?;

@@ -177,6 +177,9 @@ impl StreamRelay {
             .iter()
             .filter_map(|choice| choice.finish_reason.as_deref())
         {
+            if gave_up(reason) {
+                return Err(given_up(reason));
+            }
             finished = true;
             self.finishes += 1;
             self.finish_reason = Some(reason.to_owned());
@@ -243,6 +246,21 @@ impl StreamRelay {
     pub fn finish_reason(&self) -> Option<&str> {
         self.finish_reason.as_deref()
     }
+}
+
+/// Whether a finish reason says that the engine gave up, in an answer that looks whole: vLLM and
+/// SGLang say `abort` of a request that was stopped, OpenRouter `error` of a provider that failed.
+pub fn gave_up(finish_reason: &str) -> bool {
+    matches!(finish_reason, "abort" | "error")
+}
+
+/// What an answer is that ends so.
+pub fn given_up(finish_reason: &str) -> Error {
+    Error::new(
+        Kind::UpstreamError,
+        "The engine gave up before it had finished.",
+    )
+    .cause(format_args!("finish reason {finish_reason}"))
 }
 
 /// Appends `error` as the stream's last event. No end marker follows: an SDK raises on the event.

@@ -9,6 +9,7 @@ use crate::counters::{Counters, OfModel};
 use crate::estimate::Estimator;
 use crate::limit::Region;
 use crate::prompt_log::{Settings, SettingsSpec};
+use crate::retry::RetryBudget;
 use crate::upstream::Upstream;
 
 mod spec;
@@ -34,7 +35,27 @@ pub struct Model {
     pub estimator: Arc<Estimator>,
     /// Its metrics.
     pub metrics: OfModel,
+    /// When failed attempts are made again.
+    pub retry: RetrySpec,
+    /// How many more of them may be.
+    pub retries: Arc<RetryBudget>,
+    /// When a second attempt is made beside a slow one.
+    pub hedge: Option<Hedge>,
+    /// Models that are tried in turn when this one cannot answer.
+    pub fallbacks: Vec<String>,
+    /// The model for what does not fit into this one's context.
+    pub context_fallback: Option<String>,
+    /// The model for what a content filter refuses.
+    pub content_filter_fallback: Option<String>,
     next: AtomicUsize,
+}
+
+/// When a second attempt is made beside a slow one.
+pub struct Hedge {
+    /// After how long without a first token.
+    pub after: Duration,
+    /// How many more may be.
+    pub budget: RetryBudget,
 }
 
 impl Model {
@@ -113,7 +134,13 @@ impl Snapshot {
         for spec in spec.upstreams {
             let upstream = match previous.upstreams.get(&spec.name) {
                 Some((old, upstream)) if *old == spec => Arc::clone(upstream),
-                _ => Arc::new(Upstream::new(&spec, counters, region)?),
+                known => {
+                    let mut next = Upstream::new(&spec, counters, region)?;
+                    if let Some((_, old)) = known {
+                        next.take_over(old);
+                    }
+                    Arc::new(next)
+                }
             };
             upstreams.insert(spec.name.clone(), (spec, upstream));
         }
@@ -154,6 +181,28 @@ impl Snapshot {
                     .map(|model| Arc::clone(&model.estimator))
                     .unwrap_or_default(),
                 metrics: counters.model(&spec.name),
+                retries: known.filter(|model| model.retry == spec.retry).map_or_else(
+                    || {
+                        let RetrySpec {
+                            budget,
+                            min_per_second,
+                            ..
+                        } = spec.retry;
+                        Arc::new(RetryBudget::new(budget, min_per_second))
+                    },
+                    |model| Arc::clone(&model.retries),
+                ),
+                hedge: match spec.hedge {
+                    None => None,
+                    Some(hedge) => Some(Hedge {
+                        after: seconds(hedge.after_s)?,
+                        budget: RetryBudget::new(hedge.max_percent / 100.0, 0.0),
+                    }),
+                },
+                retry: spec.retry,
+                fallbacks: spec.fallbacks,
+                context_fallback: spec.context_fallback,
+                content_filter_fallback: spec.content_filter_fallback,
                 next: AtomicUsize::new(0),
             });
             for alias in spec.aliases {

@@ -1,94 +1,76 @@
-//! The client side: one pooled HTTP client per upstream.
-use std::pin::Pin;
+//! The client side: where an upstream is, what it is sent, and how.
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Request, Response, Uri, Version};
-use http_body::{Body, Frame, SizeHint};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::adaptive::Adaptive;
 use crate::counters::Counters;
+use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
 use crate::gate::{Gate, GateSpec};
+use crate::gateway::Endpoint;
 use crate::limit::{Permits, Region};
 use crate::linger::OnDisconnect;
 use crate::metrics::Counter;
-use crate::snapshot::{MAX_TIMEOUT, UpstreamSpec};
+use crate::scrub::ErrorRules;
+use crate::snapshot::{MAX_TIMEOUT, SignSpec, UpstreamSpec};
 
-/// An idle connection is dropped before SGLang's uvicorn closes it, at 5.0 s.
-const POOL_IDLE: Duration = Duration::from_secs(4);
+mod address;
+mod client;
+mod credentials;
+mod forward;
+mod redirect;
+mod rope;
+pub mod sigv4;
 
-/// A request body of known length in a few slices: the client's own bytes with ours between them.
-#[derive(Debug)]
-pub struct Rope {
-    parts: std::vec::IntoIter<Bytes>,
-    remaining: u64,
-}
+pub use client::chain;
+pub use credentials::AwsCredentials;
+pub use forward::{is_hop_by_hop, passes};
+pub use rope::Rope;
 
-impl Rope {
-    /// A body of `parts`, in order; empty parts are dropped.
-    pub fn new(mut parts: Vec<Bytes>) -> Self {
-        parts.retain(|part| !part.is_empty());
-        let remaining = parts.iter().map(|part| part.len() as u64).sum();
-        Self {
-            parts: parts.into_iter(),
-            remaining,
-        }
-    }
-}
+use address::{Address, Places};
+use client::Pool;
+use credentials::{Credentials, HeaderList, Wallet};
 
-impl Body for Rope {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let part = self.parts.next();
-        if let Some(part) = &part {
-            self.remaining -= part.len() as u64;
-        }
-        Poll::Ready(part.map(|part| Ok(Frame::data(part))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.remaining == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.remaining)
-    }
-}
+/// Output asked for where neither client nor configuration bounds it and the dialect must, tokens.
+const MAX_OUTPUT_TOKENS: u32 = 4096;
 
 /// One engine or provider: its address, its credentials, its pool and its capacity.
 pub struct Upstream {
     /// The configured name, as shown in `x-forebay-upstream` and in usage.
     pub name: Arc<str>,
+    /// Its kind's name.
+    pub kind: Arc<str>,
     /// What its kind can do.
     pub traits: Traits,
+    /// What is spoken there about chat.
+    pub dialect: Dialect,
+    /// What its dialect cannot say is left out; else it is refused.
+    pub drop_params: bool,
+    /// Asked for where its dialect wants a bound on output and the client names none, tokens.
+    pub max_output_tokens: u32,
+    /// What its errors mean.
+    pub rules: ErrorRules,
     /// What becomes of a request whose client leaves.
     pub on_disconnect: OnDisconnect,
     /// The way in: how many requests at once, and who waits.
     pub gate: Arc<Gate>,
     /// Requests sent.
     pub attempts: Arc<Counter>,
-    scheme: Scheme,
-    authority: Authority,
-    prefix: String,
-    authorization: Option<HeaderValue>,
-    client: Client<HttpsConnector<HttpConnector>, Rope>,
-    version: Version,
+    address: Address,
+    places: Places,
+    headers: HeaderList,
+    sign: Option<SignSpec>,
+    redirects: bool,
+    /// Nothing is sent before credentials have come.
+    waits: bool,
+    wallet: Arc<Wallet>,
+    pool: Pool,
 }
 
 /// What an upstream's kind can do on the wire.
@@ -104,161 +86,192 @@ pub struct Traits {
     pub abort_path: Option<String>,
 }
 
+/// What is asked of an upstream.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Which API.
+    pub endpoint: Endpoint,
+    /// The answer is to be a stream.
+    pub stream: bool,
+    /// The model's name there.
+    pub model: &'a str,
+}
+
 impl Upstream {
-    /// The client for one configured upstream. Fails on an address that is none.
+    /// The client for one configured upstream. Fails on what is no address, path, header or rule.
     pub fn new(
         spec: &UpstreamSpec,
         counters: &Counters,
         region: &Arc<Region>,
     ) -> Result<Self, String> {
-        let uri: Uri = spec
-            .url
-            .parse()
-            .map_err(|e| format!("upstream {}: {e}", spec.name))?;
-        let parts = uri.into_parts();
-        let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
-            return Err(format!(
-                "upstream {}: the address needs a scheme and a host",
-                spec.name
-            ));
-        };
-        let prefix = parts
-            .path_and_query
-            .map_or_else(String::new, |path| path.path().to_owned());
-        let authorization = match &spec.api_key {
-            Some(key) => {
-                let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| {
-                    format!(
-                        "upstream {}: the key has characters no header can carry",
-                        spec.name
-                    )
-                })?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-            None => None,
-        };
-        let mut http = HttpConnector::new();
-        http.set_nodelay(true);
-        http.enforce_http(false);
+        let named = |e: String| format!("upstream {}: {e}", spec.name);
+        let address = Address::parse(&spec.url).map_err(named)?;
         let connect = Duration::try_from_secs_f64(spec.connect_s)
-            .map_err(|e| format!("upstream {}: connect timeout: {e}", spec.name))?;
-        http.set_connect_timeout(Some(connect));
-        http.set_keepalive(Some(Duration::from_secs(30)));
-        let tls = tls_config(&scheme)?;
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http();
-        let connector = if spec.http2 {
-            connector.enable_all_versions().wrap_connector(http)
-        } else {
-            connector.enable_http1().wrap_connector(http)
-        };
-        // Prior knowledge over plain TCP; ALPN decides over TLS.
-        let h2c = spec.http2 && scheme == Scheme::HTTP;
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(1024)
-            .http2_only(h2c)
-            .http2_adaptive_window(true)
-            .build(connector);
+            .map_err(|e| named(format!("connect timeout: {e}")))?;
         Ok(Self {
             name: Arc::from(spec.name.as_str()),
+            kind: Arc::from(spec.kind.as_str()),
             traits: spec.traits(),
-            on_disconnect: spec
-                .on_disconnect()
-                .map_err(|e| format!("upstream {}: {e}", spec.name))?,
+            dialect: spec.dialect,
+            drop_params: spec.drop_params,
+            max_output_tokens: spec.max_output_tokens.unwrap_or(MAX_OUTPUT_TOKENS),
+            rules: ErrorRules::compile(&spec.errors).map_err(named)?,
+            on_disconnect: spec.on_disconnect().map_err(named)?,
             gate: gate(spec, counters, region)?,
             attempts: counters.upstream(&spec.name),
-            scheme,
-            authority,
-            prefix: prefix.trim_end_matches('/').to_owned(),
-            authorization,
-            client,
-            version: if h2c {
-                Version::HTTP_2
-            } else {
-                Version::HTTP_11
-            },
+            places: Places::new(&address, &spec.paths).map_err(named)?,
+            headers: fixed_headers(spec).map_err(named)?,
+            sign: spec.sign.clone(),
+            redirects: spec.redirects,
+            waits: spec.credentials || spec.sign.is_some(),
+            wallet: Arc::default(),
+            pool: Pool::new(address.scheme(), spec.http2, connect).map_err(named)?,
+            address,
         })
     }
 
-    /// Posts `body` to `path` and waits for the answer's head.
+    /// Goes on with the credentials that `previous` has, where they are for the same place.
+    pub fn take_over(&mut self, previous: &Self) {
+        if self.kind == previous.kind
+            && self.sign == previous.sign
+            && self.waits == previous.waits
+            && self.address.same_origin(&previous.address)
+        {
+            self.wallet = Arc::clone(&previous.wallet);
+        }
+    }
+
+    /// From now on requests carry these credentials, or are signed with them.
     ///
-    /// Errors: [`Kind::Unavailable`] when no connection came about, [`Kind::UpstreamError`] when it
-    /// broke. Neither the message nor the client-visible part holds the address.
+    /// json: `{"headers": [[name, value]…]}`, or `{"access_key", "secret_key", "session_token"}`
+    /// where requests are signed. Fails on anything else, quoting nothing of it.
+    pub fn set_credentials(&self, json: &[u8]) -> Result<(), String> {
+        let credentials = Credentials::parse(json)?;
+        match (&credentials, &self.sign) {
+            (Credentials::Aws(_), None) => Err("its requests are not signed".to_owned()),
+            (Credentials::Headers(_), Some(_)) => {
+                Err("its requests are signed: they need an access_key".to_owned())
+            }
+            _ => {
+                self.wallet.put(credentials);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether it has this API.
+    pub fn offers(&self, endpoint: Endpoint) -> bool {
+        self.places.offers(endpoint)
+    }
+
+    /// Posts `body` and waits for the answer's head, wherever that is to be fetched.
+    ///
+    /// Errors: [`Kind::Unavailable`] when nothing was sent, as no connection came about or
+    /// credentials are missing; [`Kind::UpstreamError`] when the connection broke, or a redirect
+    /// leads elsewhere. Neither the message nor the client-visible part holds the address.
     pub async fn post(
         &self,
-        path: &str,
+        call: &Call<'_>,
         headers: &HeaderMap,
         body: Rope,
     ) -> Result<Response<Incoming>, Error> {
+        let uri = self
+            .places
+            .uri(&self.address, call.endpoint, call.stream, call.model)
+            .ok_or_else(|| {
+                let text = "This model does not serve this API.";
+                Error::new(Kind::InvalidRequest, text).sibling(true)
+            })?
+            .map_err(|e| not_forwarded(&e))?;
+        let request = self.request(Method::POST, uri.clone(), headers, body)?;
         self.attempts.inc();
-        self.send(self.request(Method::POST, path, headers, body)?)
-            .await
+        let response = self.pool.send(request).await?;
+        if self.redirects && response.status() == StatusCode::SEE_OTHER {
+            // Rare, and large: apart, so that other requests do not carry its room.
+            return Box::pin(self.follow(uri, headers, response)).await;
+        }
+        Ok(response)
     }
 
-    /// Asks for `path`; errors as [`Upstream::post`].
-    pub async fn get(&self, path: &str) -> Result<Response<Incoming>, Error> {
-        self.send(self.request(Method::GET, path, &HeaderMap::new(), Rope::new(Vec::new()))?)
-            .await
-    }
-
-    async fn send(&self, request: Request<Rope>) -> Result<Response<Incoming>, Error> {
-        self.client.request(request).await.map_err(|cause| {
-            let detail = chain(&cause);
-            if cause.is_connect() {
-                Error::new(
-                    Kind::Unavailable,
-                    "The engine cannot be reached. Please try again later.",
-                )
-                .cause(detail)
-            } else {
-                Error::new(
-                    Kind::UpstreamError,
-                    "The engine closed the connection without an answer.",
-                )
-                .cause(detail)
+    /// Fetches the answer that a 303 put off.
+    async fn follow(
+        &self,
+        mut uri: Uri,
+        headers: &HeaderMap,
+        mut response: Response<Incoming>,
+    ) -> Result<Response<Incoming>, Error> {
+        let lost = |cause: &str| {
+            let text = "The engine's answer is to be fetched where it cannot be.";
+            Error::new(Kind::UpstreamError, text).cause(cause)
+        };
+        for _ in 0..redirect::MAX_HOPS {
+            uri = redirect::next(&uri, response.headers())
+                .ok_or_else(|| lost("a redirect to another origin, or to none"))?;
+            let request = self.request(Method::GET, uri.clone(), headers, Rope::empty())?;
+            response = self.pool.send(request).await.map_err(|mut error| {
+                // The engine has the request, whatever becomes of its answer.
+                error.kind = Kind::UpstreamError;
+                error
+            })?;
+            if response.status() != StatusCode::SEE_OTHER {
+                return Ok(response);
             }
-        })
+        }
+        Err(lost("a redirect without an end"))
+    }
+
+    /// Asks for `path` below the address; errors as [`Upstream::post`], and redirects are answers.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Rope,
+    ) -> Result<Response<Incoming>, Error> {
+        let uri = self.address.uri(path).map_err(|e| not_forwarded(&e))?;
+        let request = self.request(method, uri, &HeaderMap::new(), body)?;
+        self.pool.send(request).await
     }
 
     fn request(
         &self,
         method: Method,
-        path: &str,
+        uri: Uri,
         headers: &HeaderMap,
         body: Rope,
     ) -> Result<Request<Rope>, Error> {
-        let path = if self.prefix.is_empty() {
-            PathAndQuery::try_from(path)
-        } else {
-            PathAndQuery::try_from(format!("{}{path}", self.prefix))
-        };
-        let internal = |cause: &dyn std::fmt::Display| {
-            Error::new(Kind::Internal, "The request could not be forwarded.").cause(cause)
-        };
-        let uri = Uri::builder()
-            .scheme(self.scheme.clone())
-            .authority(self.authority.clone())
-            .path_and_query(path.map_err(|e| internal(&e))?)
-            .build()
-            .map_err(|e| internal(&e))?;
+        let credentials = self.wallet.get();
+        if self.waits && credentials.is_none() {
+            return Err(Error::new(
+                Kind::Unavailable,
+                "The engine cannot take the request yet. Please try again later.",
+            )
+            .cause("no credentials have come"));
+        }
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = uri;
-        *request.version_mut() = self.version;
         let out = request.headers_mut();
-        out.reserve(headers.len() + 4);
+        out.reserve(headers.len() + self.headers.len() + 5);
         for (name, value) in headers {
             out.insert(name.clone(), value.clone());
         }
         out.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         out.insert(ACCEPT, HeaderValue::from_static("*/*"));
-        if let Some(authorization) = &self.authorization {
-            out.insert(AUTHORIZATION, authorization.clone());
+        for (name, value) in &self.headers {
+            out.insert(name.clone(), value.clone());
+        }
+        match credentials.as_deref() {
+            Some(Credentials::Headers(list)) => {
+                for (name, value) in list {
+                    out.insert(name.clone(), value.clone());
+                }
+            }
+            Some(Credentials::Aws(keys)) => {
+                if let Some(scope) = &self.sign {
+                    sign(&mut request, keys, scope).map_err(|e| not_forwarded(&e))?;
+                }
+            }
+            None => {}
         }
         Ok(request)
     }
@@ -269,13 +282,11 @@ impl Upstream {
             return;
         };
         let text = Bytes::from(format!("{{\"rid\":\"{rid}\"}}"));
-        let headers = HeaderMap::new();
         let call = async {
             // Twice, as a kept connection may be found closed: to stop a request again is harmless.
             for _ in 0..2 {
                 let body = Rope::new(vec![text.clone()]);
-                let request = self.request(Method::POST, &path, &headers, body)?;
-                let Ok(answer) = self.send(request).await else {
+                let Ok(answer) = self.ask(Method::POST, &path, body).await else {
                     continue;
                 };
                 // Read to its end, so that the connection can be used again.
@@ -283,11 +294,73 @@ impl Upstream {
                 drop(rest);
                 break;
             }
-            Ok::<(), Error>(())
         };
         // An engine that does not answer has already lost the request's connection.
         let _ = tokio::time::timeout(Duration::from_secs(2), call).await;
     }
+}
+
+fn not_forwarded(cause: &dyn std::fmt::Display) -> Error {
+    Error::new(Kind::Internal, "The request could not be forwarded.").cause(cause)
+}
+
+/// What every request carries: the key as a bearer token, and the kind's own headers.
+fn fixed_headers(spec: &UpstreamSpec) -> Result<HeaderList, String> {
+    let mut out = HeaderList::new();
+    if let Some(key) = &spec.api_key {
+        let mut value = HeaderValue::try_from(format!("Bearer {key}"))
+            .map_err(|_| "the key has characters no header can carry".to_owned())?;
+        value.set_sensitive(true);
+        out.push((AUTHORIZATION, value));
+    }
+    out.extend(credentials::headers(&spec.headers)?);
+    Ok(out)
+}
+
+/// Signs a request that is complete otherwise.
+fn sign(
+    request: &mut Request<Rope>,
+    keys: &AwsCredentials,
+    scope: &SignSpec,
+) -> Result<(), http::header::InvalidHeaderValue> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let uri = request.uri();
+    // As the client writes it: with the port where that is not the scheme's own.
+    let host = uri.host().unwrap_or_default();
+    let host = match (uri.port_u16(), uri.scheme_str()) {
+        (None, _) | (Some(443), Some("https")) | (Some(80), Some("http")) => host.to_owned(),
+        (Some(port), _) => format!("{host}:{port}"),
+    };
+    let content_type = request.headers().get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let body = sigv4::hash(request.body().parts().iter().map(Bytes::as_ref));
+    let signable = sigv4::Signable {
+        method: request.method().as_str(),
+        host: &host,
+        path: uri.path(),
+        query: uri.query().unwrap_or_default(),
+        headers: &[("content-type", content_type.unwrap_or_default())],
+        body: &body,
+    };
+    let place = sigv4::Scope {
+        region: &scope.region,
+        service: &scope.service,
+    };
+    let signature = sigv4::sign(&signable, keys, place, now);
+    let out = request.headers_mut();
+    let mut secret = HeaderValue::try_from(signature.authorization)?;
+    secret.set_sensitive(true);
+    out.insert(AUTHORIZATION, secret);
+    let date = HeaderValue::try_from(signature.date)?;
+    out.insert(HeaderName::from_static("x-amz-date"), date);
+    if let Some(token) = &keys.session_token {
+        let mut token = HeaderValue::try_from(token.as_str())?;
+        token.set_sensitive(true);
+        out.insert(HeaderName::from_static("x-amz-security-token"), token);
+    }
+    Ok(())
 }
 
 fn gate(
@@ -312,88 +385,4 @@ fn gate(
         timeout,
     };
     Ok(Gate::new(gate, most.map(|_| counters.gate(&spec.name))))
-}
-
-fn tls_config(scheme: &Scheme) -> Result<rustls::ClientConfig, String> {
-    let mut roots = rustls::RootCertStore::empty();
-    if *scheme == Scheme::HTTPS {
-        let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            return Err("no root certificates were found on this system".to_owned());
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map(|builder| builder.with_root_certificates(roots).with_no_client_auth())
-        .map_err(|e| format!("TLS cannot be set up: {e}"))
-}
-
-/// An error with its sources, for the log.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-/// Headers of one hop (RFC 9110 §7.6.1), which a proxy never passes on.
-const HOP_BY_HOP: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-/// Headers that are the gateway's own to set, or that would tell what stands behind it.
-const OWN: [&str; 14] = [
-    "content-length",
-    "date",
-    "server",
-    "via",
-    "x-powered-by",
-    "set-cookie",
-    "alt-svc",
-    "strict-transport-security",
-    "www-authenticate",
-    "location",
-    "retry-after",
-    "retry-after-ms",
-    "x-should-retry",
-    "x-request-id",
-];
-
-/// Whether an upstream's response header reaches the client.
-pub fn passes(name: &HeaderName, headers: &HeaderMap) -> bool {
-    let text = name.as_str();
-    let own = OWN.contains(&text)
-        || text.starts_with("x-ratelimit-")
-        || text.starts_with("x-forebay-")
-        || text.starts_with("access-control-");
-    !own && !is_hop_by_hop(name, headers)
-}
-
-/// Whether a header belongs to one hop, by its name or because `Connection` lists it.
-pub fn is_hop_by_hop(name: &HeaderName, headers: &HeaderMap) -> bool {
-    let text = name.as_str();
-    HOP_BY_HOP.contains(&text)
-        || headers
-            .get_all(http::header::CONNECTION)
-            .iter()
-            .any(|listed| {
-                listed.to_str().is_ok_and(|list| {
-                    list.split(',')
-                        .any(|token| token.trim().eq_ignore_ascii_case(text))
-                })
-            })
 }

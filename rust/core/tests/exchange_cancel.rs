@@ -247,8 +247,12 @@ fn a_fetch_without_a_runtime_is_answered() {
     let gone = current();
     let rig = gone.block_on(async { Rig::new(Setup::default(), &[&Engine::down().await]) });
     drop(gone);
-    let slot = rig
-        .gateway
-        .fetch("a", "/health".to_owned(), Duration::from_secs(1));
+    let slot = rig.gateway.fetch(
+        "a",
+        http::Method::GET,
+        "/health".to_owned(),
+        bytes::Bytes::new(),
+        Duration::from_secs(1),
+    );
     assert_eq!(current().block_on(Answer::of(&slot)).status, 503);
 }

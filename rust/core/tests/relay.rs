@@ -117,7 +117,6 @@ fn whole_streams_pass_byte_for_byte() {
         "031-completions-stream",
         "032-completions-stream-usage",
         "033-completions-two-prompts-stream-usage",
-        "135-abort-by-rid-stream",
         "221-tool-call-stream-usage",
         "222-two-tool-calls-stream",
         "224-tool-choice-required-stream",
@@ -136,6 +135,18 @@ fn whole_streams_pass_byte_for_byte() {
             );
         });
     }
+}
+
+#[test]
+fn an_engine_that_gave_up_has_not_finished() {
+    let trace = trace("135-abort-by-rid-stream");
+    every_chunking(shape(&trace), &trace.answer, |relay, out, result| {
+        assert!(result.is_err() && relay.is_started() && !relay.is_done());
+        let text = String::from_utf8_lossy(out);
+        for end in ["\"finish_reason\":\"abort\"", "[DONE]"] {
+            assert!(!text.contains(end), "{text}");
+        }
+    });
 }
 
 #[test]

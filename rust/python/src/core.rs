@@ -14,6 +14,7 @@ use forebay_core::gateway::{Endpoint, Gateway};
 use forebay_core::headers::fresh_request_id;
 use forebay_core::listener::{Bounds, Listener};
 use forebay_core::prompt_log::without_secrets;
+use http::Method;
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -340,17 +341,30 @@ impl Core {
         Ok(Exchange::new(slot, slf.clone().unbind(), id))
     }
 
+    /// Hands an upstream's credentials over, as JSON. They replace what it had.
+    fn set_credentials(&self, upstream: &str, credentials: &[u8]) -> PyResult<()> {
+        self.gateway
+            .set_credentials(upstream, credentials)
+            .map_err(PyValueError::new_err)
+    }
+
     /// Asks an upstream for `path`: an exchange that is not booked. `limit_s` in seconds.
+    #[pyo3(signature = (upstream, path, limit_s, *, method="GET", body=None))]
     fn fetch(
         slf: &Bound<'_, Self>,
         upstream: &str,
         path: String,
         limit_s: f64,
+        method: &str,
+        body: Option<&[u8]>,
     ) -> PyResult<Exchange> {
         let this = slf.get();
         let limit = Duration::try_from_secs_f64(limit_s)
             .map_err(|e| PyValueError::new_err(e.to_string()))?;
-        let slot = this.gateway.fetch(upstream, path, limit);
+        let method = Method::from_bytes(method.as_bytes())
+            .map_err(|_| PyValueError::new_err(format!("{method:?} is no method")))?;
+        let body = Bytes::copy_from_slice(body.unwrap_or_default());
+        let slot = this.gateway.fetch(upstream, method, path, body, limit);
         let id = this.next_id.fetch_add(1, Ordering::Relaxed);
         Ok(Exchange::new(slot, slf.clone().unbind(), id))
     }

@@ -1,5 +1,22 @@
 //! What is spoken with an upstream, and what it is turned from and into.
+//!
+//! Every dialect reads its requests, answers and streams into [`chat`] and writes them from there, so
+//! that all pairs work. Pure: bytes in, bytes out. What a dialect cannot say is refused by the field's
+//! name, or left out and listed; `docs/dialects.md` has the tables.
+mod anthropic;
+mod base64;
+mod carry;
+mod chat;
+mod frames;
+mod json;
+mod openai;
+
+use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
+
+use crate::error::{Error, Kind};
+use carry::{Carry, invalid};
+use chat::Event;
 
 /// A protocol of chat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
@@ -14,4 +31,211 @@ pub enum Dialect {
     Gemini,
     /// Bedrock's Converse, its streams in binary frames.
     Converse,
+}
+
+/// What is known of a request beside its body.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// The model's name at the upstream.
+    pub model: &'a str,
+    /// The answer is to be streamed.
+    pub stream: bool,
+    /// Leave out what the upstream's dialect cannot say, instead of refusing.
+    pub drop_params: bool,
+    /// Asked for where the dialect wants a bound on output and the client names none, tokens.
+    pub max_output_tokens: u32,
+}
+
+/// A request in another dialect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Translated {
+    /// The JSON body.
+    pub body: Vec<u8>,
+    /// Fields of the client's that are not in it.
+    pub dropped: Vec<String>,
+}
+
+/// What an answer says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// The answer's id.
+    pub id: String,
+    /// The model's name as the client knows it.
+    pub model: String,
+    /// Unix time, seconds.
+    pub created: u64,
+}
+
+/// Turns a request from one dialect into another.
+///
+/// Errors: `InvalidRequest` whose `param` is the path of the field at fault
+/// (`messages[2].content[0].image_url.url`): malformed, or not to be said in the other dialect.
+pub fn request(
+    from: Dialect,
+    to: Dialect,
+    body: &[u8],
+    options: &Options<'_>,
+) -> Result<Translated, Error> {
+    let body = simdutf8::basic::from_utf8(body)
+        .map_err(|_| Error::new(Kind::InvalidRequest, "The body is not UTF-8."))?;
+    let request = match from {
+        Dialect::OpenAi => openai::parse_request(body)?,
+        Dialect::Anthropic => anthropic::parse_request(body)?,
+        Dialect::Gemini | Dialect::Converse => return Err(unspoken(from)),
+    };
+    if request.messages.is_empty() {
+        let field = match from {
+            Dialect::OpenAi | Dialect::Anthropic | Dialect::Converse => "messages",
+            Dialect::Gemini => "contents",
+        };
+        return Err(invalid(
+            field,
+            format!("`{field}` has to hold at least one message of a user."),
+        ));
+    }
+    let mut carry = Carry::new(from, options.drop_params);
+    let mut out = BytesMut::with_capacity(body.len() + body.len() / 8 + 256);
+    match to {
+        Dialect::OpenAi => openai::render_request(&request, options, &mut carry, &mut out)?,
+        Dialect::Anthropic => anthropic::render_request(&request, options, &mut carry, &mut out)?,
+        Dialect::Gemini | Dialect::Converse => return Err(unspoken(to)),
+    }
+    Ok(Translated {
+        body: out.into(),
+        dropped: carry.into_dropped(),
+    })
+}
+
+/// Turns a whole answer from one dialect into another.
+///
+/// Errors: `UpstreamError`, or what an error in the answer's place says.
+pub fn answer(
+    from: Dialect,
+    to: Dialect,
+    body: &[u8],
+    context: &Context,
+) -> Result<Vec<u8>, Error> {
+    let body = simdutf8::basic::from_utf8(body).map_err(carry::broken)?;
+    let answer = match from {
+        Dialect::OpenAi => openai::parse_answer(body)?,
+        Dialect::Anthropic => anthropic::parse_answer(body)?,
+        Dialect::Gemini | Dialect::Converse => return Err(unspoken(from)),
+    };
+    let mut out = BytesMut::with_capacity(body.len() + 512);
+    match to {
+        Dialect::OpenAi => openai::render_answer(&answer, context, &mut out),
+        Dialect::Anthropic => anthropic::render_answer(&answer, context, &mut out)?,
+        Dialect::Gemini | Dialect::Converse => return Err(unspoken(to)),
+    }
+    Ok(out.into())
+}
+
+fn unspoken(dialect: Dialect) -> Error {
+    Error::new(Kind::Internal, "This dialect is not spoken here.").cause(format!("{dialect:?}"))
+}
+
+/// Takes what a stream says, event by event.
+pub(crate) trait Sink {
+    /// One event. Errors end the stream.
+    fn event(&mut self, event: Event<'_>) -> Result<(), Error>;
+}
+
+/// A stream that is turned from one dialect into another: wire bytes in, wire bytes out.
+pub struct Transcoder {
+    reader: Reader,
+    writer: Writer,
+    failed: Option<Error>,
+}
+
+/// Reads a stream's bytes. `feed` and `end` give events to a [`Sink`]; an error that the stream itself
+/// tells is an `Err` of the right kind, and so is an end without the dialect's terminal event.
+enum Reader {
+    OpenAi(openai::Reader),
+    Anthropic(anthropic::Reader),
+    Unspoken(Dialect),
+}
+
+/// Writes a stream's bytes from events.
+enum Writer {
+    OpenAi(openai::Writer),
+    Anthropic(anthropic::Writer),
+    Unspoken(Dialect),
+}
+
+/// A [`Sink`] that writes.
+struct Pipe<'t> {
+    writer: &'t mut Writer,
+    out: &'t mut BytesMut,
+}
+
+impl Sink for Pipe<'_> {
+    fn event(&mut self, event: Event<'_>) -> Result<(), Error> {
+        match self.writer {
+            Writer::OpenAi(writer) => {
+                writer.event(&event, self.out);
+                Ok(())
+            }
+            Writer::Anthropic(writer) => writer.event(&event, self.out),
+            Writer::Unspoken(dialect) => Err(unspoken(*dialect)),
+        }
+    }
+}
+
+impl Transcoder {
+    /// A stream at its start.
+    ///
+    /// max_event_bytes: the longest event of `from` that is taken.
+    pub fn new(from: Dialect, to: Dialect, context: Context, max_event_bytes: usize) -> Self {
+        let reader = match from {
+            Dialect::OpenAi => Reader::OpenAi(openai::Reader::new(max_event_bytes)),
+            Dialect::Anthropic => Reader::Anthropic(anthropic::Reader::new(max_event_bytes)),
+            Dialect::Gemini | Dialect::Converse => Reader::Unspoken(from),
+        };
+        let writer = match to {
+            Dialect::OpenAi => Writer::OpenAi(openai::Writer::new(&context)),
+            Dialect::Anthropic => Writer::Anthropic(anthropic::Writer::new(context)),
+            Dialect::Gemini | Dialect::Converse => Writer::Unspoken(to),
+        };
+        Self {
+            reader,
+            writer,
+            failed: None,
+        }
+    }
+
+    /// Takes what the upstream sent and appends what the client gets.
+    ///
+    /// Errors: the upstream told of a failure (of its kind), or sent what is no stream. `out` then
+    /// holds all that came before, and every later call fails the same way.
+    pub fn feed(&mut self, chunk: Bytes, out: &mut BytesMut) -> Result<(), Error> {
+        self.guarded(out, |reader, pipe| match reader {
+            Reader::OpenAi(reader) => reader.feed(chunk, pipe),
+            Reader::Anthropic(reader) => reader.feed(chunk, pipe),
+            Reader::Unspoken(dialect) => Err(unspoken(*dialect)),
+        })
+    }
+
+    /// The upstream closed its side. Errors: it had not finished.
+    pub fn end(&mut self, out: &mut BytesMut) -> Result<(), Error> {
+        self.guarded(out, |reader, pipe| match reader {
+            Reader::OpenAi(reader) => reader.end(pipe),
+            Reader::Anthropic(reader) => reader.end(pipe),
+            Reader::Unspoken(dialect) => Err(unspoken(*dialect)),
+        })
+    }
+
+    fn guarded(
+        &mut self,
+        out: &mut BytesMut,
+        run: impl FnOnce(&mut Reader, &mut Pipe<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let mut pipe = Pipe {
+            writer: &mut self.writer,
+            out,
+        };
+        run(&mut self.reader, &mut pipe).inspect_err(|error| self.failed = Some(error.clone()))
+    }
 }

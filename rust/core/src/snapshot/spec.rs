@@ -87,6 +87,10 @@ pub struct UpstreamSpec {
     /// Sent with every request: credentials that do not change, versions.
     #[serde(default)]
     pub headers: Vec<(String, String)>,
+    /// Nothing is sent before credentials were handed over, which may be replaced at any time.
+    /// Those that sign are needed in any case.
+    #[serde(default)]
+    pub credentials: bool,
     /// Requests are signed (AWS Signature Version 4) with credentials that are handed over apart.
     #[serde(default)]
     pub sign: Option<SignSpec>,

@@ -1,0 +1,56 @@
+//! The client's body as one attempt sends it.
+use bytes::Bytes;
+
+use super::Job;
+use crate::dialect::{self, Dialect, Options};
+use crate::edits::Wanted;
+use crate::error::Error;
+use crate::gateway::Endpoint;
+use crate::snapshot::Target;
+use crate::upstream::Rope;
+
+/// The client's body as this target needs it.
+///
+/// Errors: the target's dialect has no words for it, and another one may; or it is malformed.
+pub(super) fn body_for(job: &Job, target: &Target, rid: Option<&str>) -> Result<Rope, Error> {
+    let upstream = &target.upstream;
+    if speaks(job, target) != Dialect::OpenAi {
+        let options = Options {
+            model: &target.model,
+            stream: job.stream,
+            drop_params: upstream.drop_params,
+            max_output_tokens: upstream.max_output_tokens,
+        };
+        let translated = dialect::request(Dialect::OpenAi, upstream.dialect, &job.body, &options)?;
+        return Ok(Rope::new(vec![Bytes::from(translated.body)]));
+    }
+    let traits = &upstream.traits;
+    let usage = [
+        job.stream && traits.include_usage && !job.shape.include_usage,
+        job.stream && traits.continuous_usage && job.single && !job.shape.continuous_usage,
+    ];
+    let wanted = Wanted {
+        model: (*target.model != *job.model_asked).then_some(&*target.model),
+        rid,
+        hides_rid: traits.rid,
+        usage,
+    };
+    Ok(Rope::new(job.edits.apply(&job.body, &wanted)))
+}
+
+/// What is spoken with a target about this request: other dialects are of chat alone.
+pub(super) fn speaks(job: &Job, target: &Target) -> Dialect {
+    match job.endpoint {
+        Endpoint::Chat => target.upstream.dialect,
+        Endpoint::Completions | Endpoint::Embeddings => Dialect::OpenAi,
+    }
+}
+
+/// Each attempt has a name of its own: an engine refuses a second running request of one name.
+pub(super) fn attempt_rid(rid: &str, attempt: u32) -> String {
+    if attempt <= 1 {
+        rid.to_owned()
+    } else {
+        format!("{rid}-{attempt}")
+    }
+}

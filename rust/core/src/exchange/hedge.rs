@@ -1,0 +1,75 @@
+//! A second attempt beside one whose first token is late: the first of the two to come answers, the
+//! other one is stopped.
+use std::pin::pin;
+
+use tokio::time::Instant;
+
+use super::Job;
+use super::course::{Course, Failed};
+use super::open::{Opened, Try, open};
+use crate::alarm::Alarm;
+use crate::dispatch;
+use crate::record::Record;
+use crate::snapshot::Target;
+
+/// Makes an attempt, with a second one beside it where the model's hedging says so and another
+/// target has a place free.
+pub(super) async fn open_hedged(
+    course: &mut Course,
+    job: &Job,
+    attempt: Try,
+    record: &mut Record,
+) -> Result<Opened, Failed> {
+    let Some(hedge) = &course.model.hedge else {
+        return open(job, attempt, course.total, &mut course.alarm, Some(record)).await;
+    };
+    hedge.budget.earn();
+    let (after, total) = (hedge.after, course.total);
+    let timeouts = attempt.timeouts;
+    let number = attempt.number + 1;
+    let first = open(job, attempt, total, &mut course.alarm, Some(record));
+    // On the heap, so that it can be dropped before its scope ends.
+    let mut first = Box::pin(first);
+    tokio::select! {
+        biased;
+        opened = &mut first => return opened,
+        () = tokio::time::sleep(after) => {}
+    }
+    if !hedge.budget.spend(job.gateway.now().mono) {
+        return first.await;
+    }
+    let Some((target, permit)) = dispatch::free(&mut course.left, &job.ask) else {
+        return first.await;
+    };
+    let beside: Target = target.clone();
+    let mut alarm = Alarm::new((Instant::now() + timeouts.first_byte).min(total));
+    let second = Try {
+        target,
+        permit,
+        number,
+        timeouts,
+    };
+    let mut second = pin!(open(job, second, total, &mut alarm, None));
+    let (opened, hedged) = tokio::select! {
+        biased;
+        opened = &mut first => match opened {
+            Ok(opened) => (Ok(opened), false),
+            // The other one is all that is left.
+            Err(failed) => match second.await {
+                Ok(opened) => (Ok(opened), true),
+                Err(_) => (Err(failed), false),
+            },
+        },
+        opened = &mut second => match opened {
+            Ok(opened) => (Ok(opened), true),
+            Err(_) => (first.as_mut().await, false),
+        },
+    };
+    drop(first);
+    record.hedged(&beside.upstream, hedged);
+    if hedged && !job.slot.lingers(record.linger(&beside.upstream)) {
+        // Its client has left meanwhile, and this upstream is not read on for that.
+        return Err(Failed::left());
+    }
+    opened
+}

@@ -1,0 +1,164 @@
+//! One request's life: attempts, the commit point, the relay, the end.
+//!
+//! States, in order: *attempting* (no byte has reached the client: a failure moves on to the next
+//! target), *committed* (the head is out: a failure becomes an in-stream error), *ended*. The
+//! driver runs as one task; dropping it at any point closes the engine's connection and books what
+//! was delivered.
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method};
+use tokio::time::Instant;
+
+use crate::alarm::{Alarm, Elapsed};
+use crate::dialect::Context;
+use crate::edits::Edits;
+use crate::error::{Error, Kind};
+use crate::gateway::{Endpoint, Gateway};
+use crate::linger::{OnDisconnect, outstayed};
+use crate::queue::Ask;
+use crate::record::Record;
+use crate::relay::Shape;
+use crate::scrub::Asked;
+use crate::slot::{Headers, Slot};
+use crate::snapshot::{Model, Target};
+use crate::upstream::{Rope, Upstream};
+
+mod body;
+mod course;
+mod feed;
+mod hedge;
+mod open;
+mod read;
+mod refuse;
+mod stream;
+mod unary;
+
+/// Most bytes of an answer to [`fetch`]: a list of thousands of models.
+const MAX_FETCH: usize = 8 << 20;
+
+/// Everything that the driver needs, decided at admission.
+pub struct Job {
+    /// The gateway.
+    pub gateway: Arc<Gateway>,
+    /// Where the answer goes.
+    pub slot: Arc<Slot>,
+    /// The model asked for.
+    pub model: Arc<Model>,
+    /// The model's name as the client wrote it.
+    pub model_asked: String,
+    /// Which API.
+    pub endpoint: Endpoint,
+    /// Streamed.
+    pub stream: bool,
+    /// What the relay has to know.
+    pub shape: Shape,
+    /// The client's body.
+    pub body: Bytes,
+    /// Where it is edited.
+    pub edits: Edits,
+    /// Headers for the upstream.
+    pub headers: HeaderMap,
+    /// Headers of every answer: request id and limits.
+    pub answer_headers: Headers,
+    /// One choice only: the engine may know the request by our id.
+    pub single: bool,
+    /// The engine's name for the request.
+    pub rid: String,
+    /// Largest unary answer, bytes.
+    pub max_answer_bytes: usize,
+    /// What it asks of an upstream, and for whom.
+    pub ask: Ask,
+}
+
+impl Job {
+    /// What an answer that is turned into OpenAI's dialect says of itself.
+    fn context(&self) -> Context {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Context {
+            id: format!("chatcmpl-{}", self.rid),
+            model: self.model_asked.clone(),
+            created: now.map_or(0, |since| since.as_secs()),
+        }
+    }
+
+    /// A number from 0 to 1 for this request's `n`th throw: its id was made by chance.
+    fn chance(&self, n: u32) -> f64 {
+        let random = self
+            .rid
+            .get(16..)
+            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+            .unwrap_or_default();
+        // Fibonacci hashing spreads the throws (Knuth, The Art of Computer Programming, 6.4).
+        let thrown = (random ^ u64::from(n)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        (thrown >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// One question to an upstream: `(status, body)`, all of it within `limit`.
+pub async fn fetch(
+    upstream: &Upstream,
+    method: Method,
+    path: &str,
+    body: Rope,
+    limit: Duration,
+) -> Result<(u16, Bytes), Error> {
+    let until = Instant::now() + limit;
+    let mut alarm = Alarm::new(until);
+    let late = || {
+        Error::new(
+            Kind::UpstreamTimeout,
+            "The upstream did not answer in time.",
+        )
+    };
+    let response = alarm
+        .within(until, upstream.ask(method, path, body))
+        .await
+        .map_err(|Elapsed| late())??;
+    let status = response.status().as_u16();
+    let mut body = response.into_body();
+    let mut out = BytesMut::new();
+    while let Some(chunk) = alarm
+        .within(until, read::frame(&mut body))
+        .await
+        .map_err(|Elapsed| late())?
+    {
+        let cut = |cause| {
+            Error::new(Kind::UpstreamError, "The upstream broke off its answer.").cause(cause)
+        };
+        out.extend_from_slice(&chunk.map_err(cut)?);
+        if out.len() > MAX_FETCH {
+            return Err(Error::new(
+                Kind::UpstreamError,
+                "The upstream's answer is too large.",
+            ));
+        }
+    }
+    Ok((status, out.freeze()))
+}
+
+/// Runs the exchange to its end, or to the gateway's. Everything of it is released when this future
+/// ends or is dropped; the record then says what had come of it.
+pub async fn drive(job: Job, mut record: Record) {
+    let gateway = Arc::clone(&job.gateway);
+    let may_linger = |target: &Target| target.upstream.on_disconnect != OnDisconnect::Abort;
+    let lingers = job.model.targets.iter().any(may_linger);
+    let mut gone = false;
+    tokio::select! {
+        biased;
+        () = course::run(&job, &mut record) => {}
+        () = gateway.halting() => {}
+        () = outstayed(&job.slot, &mut gone), if lingers => {}
+    }
+    if gone {
+        record.client_gone();
+    }
+}
+
+/// How errors name the request's parameters.
+pub const fn asked(max_completion_tokens: bool) -> Asked {
+    Asked {
+        max_completion_tokens,
+    }
+}

@@ -1,0 +1,337 @@
+//! One attempt, from its first byte to its commit point: a stream's first token, or a whole answer.
+//!
+//! Until then nothing of it has reached the client, so that a failure is the attempt's alone.
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use http::HeaderMap;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::Job;
+use super::body::{attempt_rid, body_for, speaks};
+use super::course::Failed;
+use super::feed::Feed;
+use super::read::{joined_frame, read_error};
+use super::refuse::logged;
+use super::unary::{self, Whole, read_whole};
+use crate::alarm::{Alarm, Elapsed};
+use crate::dialect::{self, Dialect};
+use crate::error::{Error, Kind};
+use crate::gate::Permit;
+use crate::linger::Unread;
+use crate::record::{Progress, Record};
+
+use crate::scrub;
+use crate::snapshot::{Target, Timeouts};
+use crate::upstream::{Call, Upstream};
+
+/// An attempt that is to be made.
+pub(super) struct Try {
+    /// Where.
+    pub(super) target: Target,
+    /// The place it has there.
+    pub(super) permit: Permit,
+    /// Which one of the request's it is, from 1.
+    pub(super) number: u32,
+    /// How long its parts may take.
+    pub(super) timeouts: Timeouts,
+}
+
+/// An attempt that has come to its commit point.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a request, moved twice: cheaper than a box"
+)]
+pub(super) enum Opened {
+    /// The whole answer, and the headers that came with it.
+    Whole(Target, HeaderMap, Whole),
+    /// A stream whose first token is there.
+    Stream(Box<Open>),
+}
+
+/// Stops the engine's work on a request that is dropped before its answer was whole.
+struct Stopper {
+    upstream: Arc<Upstream>,
+    rid: Option<String>,
+}
+
+impl Drop for Stopper {
+    fn drop(&mut self) {
+        let Some(rid) = self.rid.take() else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(Arc::clone(&self.upstream).abort(rid));
+        }
+    }
+}
+
+/// Makes one attempt until its commit point. Only what has a `record` is noted there.
+pub(super) async fn open(
+    job: &Job,
+    attempt: Try,
+    total: Instant,
+    alarm: &mut Alarm,
+    mut record: Option<&mut Record>,
+) -> Result<Opened, Failed> {
+    let Try {
+        target,
+        mut permit,
+        number,
+        timeouts,
+    } = attempt;
+    let upstream = Arc::clone(&target.upstream);
+    let rid = (upstream.traits.rid && job.single).then(|| attempt_rid(&job.rid, number));
+    let body =
+        body_for(job, &target, rid.as_deref()).map_err(|error| Failed { error, sent: false })?;
+    let first_byte = (Instant::now() + timeouts.first_byte).min(total);
+    let mut stopper = Stopper {
+        upstream: Arc::clone(&upstream),
+        rid,
+    };
+    // From its first byte on the request counts: an engine may compute what nobody waits for.
+    let first_contact = record.as_mut().is_some_and(|record| record.contacted());
+    let call = Call {
+        endpoint: job.endpoint,
+        stream: job.stream,
+        model: &target.model,
+    };
+    let sent = alarm
+        .within(first_byte, upstream.post(&call, &job.headers, body))
+        .await;
+    let response = match sent {
+        Err(Elapsed) => {
+            permit.overloaded();
+            let error = "The engine did not answer in time.";
+            return Err(Error::new(Kind::UpstreamTimeout, error).into());
+        }
+        Ok(Err(error)) => {
+            stopper.rid = None;
+            permit.used(0);
+            let sent = error.kind != Kind::Unavailable;
+            if let Some(record) = record
+                && first_contact
+                && !sent
+            {
+                record.not_contacted();
+            }
+            return Err(Failed { error, sent });
+        }
+        Ok(Ok(response)) => response,
+    };
+    let (parts, mut incoming) = response.into_parts();
+    let status = parts.status.as_u16();
+    if status != 200 {
+        stopper.rid = None;
+        permit.used(0);
+        if matches!(status, 429 | 503 | 529) {
+            permit.overloaded();
+        }
+        let body = read_error(&mut incoming, first_byte, alarm).await;
+        let (headers, asked) = (&parts.headers, job.shape.asked);
+        let error = scrub::upstream_error(status, headers, &body, &upstream.rules, asked);
+        return Err(error.into());
+    }
+    let mut unread = Unread::new(upstream.on_disconnect);
+    if job.stream {
+        let relay = Feed::new(job, &target);
+        let mut open = Open {
+            target,
+            timeouts,
+            headers: parts.headers,
+            early: BytesMut::new(),
+            last: None,
+            relay,
+            incoming,
+            unread,
+            permit,
+            stopper,
+        };
+        open.until_started(job, first_byte, alarm, record).await?;
+        return Ok(Opened::Stream(Box::new(open)));
+    }
+    let body = read_whole(
+        &mut incoming,
+        job,
+        (timeouts.idle, total),
+        alarm,
+        &mut unread,
+        record.as_deref_mut(),
+    )
+    .await?;
+    stopper.rid = None;
+    let dialect = speaks(job, &target);
+    let body = if dialect == Dialect::OpenAi {
+        body
+    } else {
+        dialect::answer(dialect, Dialect::OpenAi, &body, &job.context())?.into()
+    };
+    match unary::inspect(job, body) {
+        Ok(whole) => {
+            if let Some((usage, _)) = whole.progress.reported {
+                permit.used(usage.total());
+            }
+            Ok(Opened::Whole(target, parts.headers, whole))
+        }
+        Err(unfit) => {
+            let (error, made) = *unfit;
+            if let Some(record) = record {
+                record.progress = made;
+            }
+            Err(error.into())
+        }
+    }
+}
+
+/// Where a stream is read into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Into {
+    /// [`Open::early`].
+    Early,
+    /// What the client gets, at once.
+    Client,
+}
+
+/// A stream in flight.
+pub(super) struct Open {
+    /// Where it comes from.
+    pub(super) target: Target,
+    /// How long its parts may take.
+    pub(super) timeouts: Timeouts,
+    /// The headers of its answer.
+    pub(super) headers: HeaderMap,
+    /// What the client is to get and has not.
+    pub(super) early: BytesMut,
+    /// How it ended, where it did before its client had anything.
+    last: Option<Result<(), Error>>,
+    pub(super) relay: Feed,
+    pub(super) incoming: Incoming,
+    unread: Unread,
+    permit: Permit,
+    stopper: Stopper,
+}
+
+impl Open {
+    /// Reads up to the first token. An error is the attempt's.
+    async fn until_started(
+        &mut self,
+        job: &Job,
+        first_byte: Instant,
+        alarm: &mut Alarm,
+        mut record: Option<&mut Record>,
+    ) -> Result<(), Error> {
+        loop {
+            let read = self.read(job, first_byte, alarm, record.as_deref_mut(), Into::Early);
+            let (result, ended) = read.await;
+            if self.relay.is_started() {
+                self.permit.first_token();
+                self.last = (ended || result.is_err()).then_some(result);
+                return Ok(());
+            }
+            if let Some(record) = &mut record {
+                record.advance(self.progress());
+            }
+            if let Err(error) = result {
+                if error.kind == Kind::UpstreamTimeout {
+                    self.permit.overloaded();
+                }
+                return Err(error);
+            }
+            if self.early.len() > job.shape.max_event_bytes {
+                return Err(Error::new(
+                    Kind::UpstreamError,
+                    "The engine sent too much before its first event.",
+                ));
+            }
+            if ended {
+                self.whole();
+                return Err(Error::new(
+                    Kind::UpstreamError,
+                    "The engine sent an empty stream.",
+                ));
+            }
+        }
+    }
+
+    /// The next of what the client is to get: how the reading went, and whether it was the last.
+    pub(super) async fn next(
+        &mut self,
+        job: &Job,
+        until: Instant,
+        alarm: &mut Alarm,
+        record: &mut Record,
+        into: Into,
+    ) -> (Result<(), Error>, bool) {
+        match self.last.take() {
+            Some(last) => (last, true),
+            None => self.read(job, until, alarm, Some(record), into).await,
+        }
+    }
+
+    async fn read(
+        &mut self,
+        job: &Job,
+        until: Instant,
+        alarm: &mut Alarm,
+        mut record: Option<&mut Record>,
+        into: Into,
+    ) -> (Result<(), Error>, bool) {
+        let committed = self.relay.is_started();
+        let read = joined_frame(&mut self.incoming, &job.slot, committed);
+        let cut = match alarm.within(until, read).await {
+            Err(Elapsed) => {
+                let error = "The engine stopped sending before it had finished.";
+                return (Err(Error::new(Kind::UpstreamTimeout, error)), true);
+            }
+            Ok(Some(Ok(chunk))) => {
+                let came = self
+                    .unread
+                    .came(&job.slot, record.as_deref_mut(), chunk.len());
+                if came.is_err() {
+                    return (came, true);
+                }
+                let relay = &mut self.relay;
+                let fed = match (into, record) {
+                    (Into::Client, Some(record)) => job
+                        .slot
+                        .write(|out| logged(record, out, |out| relay.feed(chunk, out))),
+                    _ => relay.feed(chunk, &mut self.early),
+                };
+                return (fed, self.relay.is_done());
+            }
+            Ok(Some(Err(cause))) => Some(cause),
+            Ok(None) => None,
+        };
+        let ended = self.relay.end(&mut self.early);
+        let ended = ended.map_err(|error| match cut {
+            Some(cause) => error.cause(cause),
+            None => error,
+        });
+        (ended, true)
+    }
+
+    /// Whether it ended before its client had anything.
+    pub(super) const fn is_over(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// What the engine has made so far.
+    pub(super) fn progress(&self) -> Progress {
+        Progress {
+            reported: self.relay.usage(),
+            content_events: self.relay.content_events(),
+            answered: self.relay.content_events() > 0,
+        }
+    }
+
+    /// Tells the queue what the stream has cost so far.
+    pub(super) fn charge(&mut self) {
+        if let Some((usage, _)) = self.relay.usage() {
+            self.permit.used(usage.total());
+        }
+    }
+
+    /// The engine has said all that it had to: there is nothing to stop.
+    pub(super) fn whole(&mut self) {
+        self.stopper.rid = None;
+    }
+}

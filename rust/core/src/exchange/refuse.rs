@@ -1,0 +1,83 @@
+//! Answers that are errors, and what every answer's head carries.
+use bytes::BytesMut;
+use http::{HeaderName, HeaderValue};
+
+use super::Job;
+use crate::error::Error;
+use crate::record::{Outcome, Record};
+use crate::relay;
+use crate::slot::{Head, error_headers, header_text};
+
+/// Answers with an error before anything else was answered.
+pub(super) async fn refuse(job: &Job, error: &Error, record: &mut Record) {
+    job.gateway.note(error, &job.answer_headers);
+    let mut headers = job.answer_headers.clone();
+    headers.extend(error_headers(error));
+    if let Some((upstream, attempts)) = record.attempted() {
+        headers.extend(attempt_headers(&upstream, attempts));
+    }
+    let body = error.openai_body();
+    if let Some(log) = &mut record.log {
+        log.answered(&body);
+    }
+    record.close(Outcome::Error, error.kind.status(), Some(error.kind), None);
+    record.book_durably().await;
+    job.slot.start(Head {
+        status: error.kind.status(),
+        headers,
+        body,
+        more: false,
+    });
+}
+
+/// Ends a stream that has begun. The status is out; the error is the stream's last event, after
+/// what was held back.
+pub(super) async fn cut(
+    job: &Job,
+    finish: Option<&str>,
+    record: &mut Record,
+    error: &Error,
+    held: BytesMut,
+) {
+    job.gateway.note(error, &job.answer_headers);
+    record.close(Outcome::UpstreamCut, 200, Some(error.kind), finish);
+    let mut last = held;
+    logged_all(record, &last);
+    logged(record, &mut last, |out| relay::error_event(error, out));
+    record.book_durably().await;
+    job.slot.write(|out| out.extend_from_slice(&last));
+    job.slot.finish();
+}
+
+/// Lets `fill` write to the client, and the prompt log see what it wrote.
+pub(super) fn logged<T>(
+    record: &mut Record,
+    out: &mut BytesMut,
+    fill: impl FnOnce(&mut BytesMut) -> T,
+) -> T {
+    let from = out.len();
+    let filled = fill(out);
+    logged_all(record, out.get(from..).unwrap_or_default());
+    filled
+}
+
+/// The client gets `bytes` of a stream: the prompt log sees them.
+pub(super) fn logged_all(record: &mut Record, bytes: &[u8]) {
+    if let Some(log) = &mut record.log {
+        log.streamed(bytes);
+    }
+}
+
+/// Which upstream answered, or failed last, and how many were tried.
+pub(super) fn attempt_headers(upstream: &str, attempts: u32) -> [(HeaderName, HeaderValue); 2] {
+    [
+        (
+            HeaderName::from_static("x-forebay-upstream"),
+            header_text(upstream),
+        ),
+        (
+            HeaderName::from_static("x-forebay-attempts"),
+            HeaderValue::from(attempts),
+        ),
+    ]
+}
