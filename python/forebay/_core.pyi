@@ -77,6 +77,35 @@ class Core:
         Raises: ValueError; then nothing has changed.
         """
 
+    def report_upstream(
+        self, name: str, state: Literal["warm", "loading", "cold", "down"], load: bytes | None
+    ) -> bool:
+        """Tell what a probe found of an upstream. Returns whether there is one of that name.
+
+        load: what the engine said of itself, JSON with ``running`` and ``waiting`` (requests) and
+            ``tokens`` (in its cache); None if it said nothing.
+        Raises: ValueError.
+        """
+
+    def drain_upstream(self, name: str, draining: bool) -> bool:
+        """Let an upstream take no new requests, or take them again; what runs goes on.
+
+        Returns whether there is one of that name.
+        """
+
+    def upstreams(self) -> bytes:
+        """All upstreams as they stand in this process: a JSON list, by name.
+
+        Each has ``name``, ``kind``, ``state`` (what probes found), ``availability``, ``share`` (0 to
+        1), ``draining``, ``in_flight``, ``waiting``, ``limit`` (None: any number), ``load`` (with
+        ``age_s``; None: unknown), ``first_token_ms`` (None: unknown), ``successes``, ``failures``,
+        ``backs_off_s`` (None: it does not), ``ejections`` (how many) and ``ejection`` (``reason``,
+        ``ends_in_s``, ``streak``; None: it is in none).
+        """
+
+    def take_wanted(self) -> list[str]:
+        """The upstreams that requests have wanted awake since the last call."""
+
     def load_keys(self, records: bytes, replace: bool) -> int:
         """Take key records in; with `replace`, keys that are not among them go.
 
@@ -148,6 +177,7 @@ class Core:
     ) -> Exchange:
         """Ask an upstream for `path` within `limit_s` seconds; not booked as usage.
 
+        Where no answer came, the error's answer has the header ``x-forebay-error``: its kind.
         body: JSON. Raises: ValueError on a limit or a method that is none.
         """
 

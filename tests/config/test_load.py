@@ -163,7 +163,7 @@ MISTAKES = [
     ("connect: 1.5", "connect: .inf", 16, "models.llama-3-8b.timeouts.connect", ""),
     ("body_bytes: 2048", "body_bytes: 1", 17, "limits.body_bytes", ">= 1024"),
     ("drain_s: 5", "drain_s: [5]", 18, "drain_s", "expected `float`, got `array`"),
-    ("kind: sglang", "kind: vllm", 4, "upstreams.gpu-a.kind", "sglang, openai_compatible"),
+    ("kind: sglang", "kind: sg", 4, "upstreams.gpu-a.kind", "choose from sglang, vllm"),
     ("round_robin", "fastest", 12, "models.llama-3-8b.policy", "choose from round_robin"),
     ("level: debug", "level: loud", 19, "log.level", "debug, info, warning, error"),
     ("${TOGETHER_API_KEY}", "${MISSING}", 8, "upstreams.together.api_key", "MISSING is not set"),
@@ -271,7 +271,7 @@ def test_the_json_schema_describes_the_file() -> None:
     schema = json_schema()
     definitions = schema["$defs"]
     assert set(definitions["Config"]["properties"]) == set(Config.__struct_fields__)
-    assert definitions["Upstream"]["required"] == ["kind", "url"]
+    assert definitions["Upstream"]["required"] == ["kind"]
     assert definitions["Upstream"]["additionalProperties"] is False
     msgspec.json.encode(schema)
 

@@ -122,7 +122,7 @@ async def _ledger(url: str) -> Finding:
 
 async def _upstream(name: str, upstream: "Upstream") -> Finding:
     path = "/health" if upstream.kind == "sglang" else "/v1/models"
-    return await _http(f"upstream {name}", upstream.url + path, upstream.api_key)
+    return await _http(f"upstream {name}", (upstream.url or "") + path, upstream.api_key)
 
 
 async def _http(check: str, url: str, api_key: str | None) -> Finding:

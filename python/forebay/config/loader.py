@@ -8,22 +8,25 @@ from typing import Any, TypeVar, get_args
 
 import msgspec
 
+from forebay.config.check_model import check_references, checked_model
+from forebay.config.check_upstream import checked_upstream
 from forebay.config.document import Document
 from forebay.config.document import Path as FieldPath
 from forebay.config.errors import ConfigError
+from forebay.config.kinds import UpstreamKind
 from forebay.config.schema import (
+    Api,
     Config,
     LogFormat,
     LogLevel,
     Model,
+    OnDisconnect,
     Policy,
     PromptLogs,
-    Queue,
     Server,
+    StickyBy,
     Upstream,
-    UpstreamKind,
     check_database_url,
-    check_price,
     check_redis_url,
     decode_log_key,
     normal_url,
@@ -43,6 +46,9 @@ _CHOICES: dict[str | int, Any] = {
     "server": Server,
     "kind": UpstreamKind,
     "policy": Policy,
+    "api": Api,
+    "on_disconnect": OnDisconnect,
+    "by": StickyBy,
     "level": LogLevel,
     "format": LogFormat,
 }
@@ -77,16 +83,18 @@ def load(path: Path | None, env: Mapping[str, str], *, bad_pattern: Judge | None
     """
     if path is None and env.get("FOREBAY_CONFIG"):
         path = Path(env["FOREBAY_CONFIG"])
-    document = Document(_read(path), source=str(path or "environment"), env=env, exact=_is_price)
+    document = Document(_read(path), source=str(path or "environment"), env=env, exact=_is_money)
     config = _from_environment(_to_config(document), document, env)
-    _check_references(config, document)
+    check_references(config, document)
     if bad_pattern is not None and config.prompt_logs.patterns:
         _check_patterns(document, config.prompt_logs, bad_pattern)
     return config
 
 
-def _is_price(path: FieldPath) -> bool:
-    return len(path) == 4 and path[0] == "models" and path[2] == "price"
+def _is_money(path: FieldPath) -> bool:
+    if not path or path[0] != "models":
+        return False
+    return (len(path) == 4 and path[2] == "price") or (len(path) == 5 and path[4] == "max_cost")
 
 
 def _read(path: Path | None) -> str:
@@ -111,11 +119,11 @@ def _to_config(document: Document) -> Config:
     rest = {k: v for k, v in document.data.items() if k not in ("upstreams", "models")}
     config = _convert(document, rest, Config, ())
     upstreams = {
-        name: _checked_upstream(document, name, _convert(document, value, Upstream, path))
+        name: checked_upstream(document, name, _convert(document, value, Upstream, path))
         for name, value, path in _entries(document, "upstreams")
     }
     models = {
-        name: _checked_model(document, path, _convert(document, value, Model, path))
+        name: checked_model(document, path, _convert(document, value, Model, path))
         for name, value, path in _entries(document, "models")
     }
     _check_prompt_logs(document, config.prompt_logs)
@@ -148,31 +156,6 @@ def _entries(document: Document, section: str) -> list[tuple[str, Any, FieldPath
     return [(name, item, (section, name)) for name, item in value.items()]
 
 
-def _checked_upstream(document: Document, name: str, upstream: Upstream) -> Upstream:
-    try:
-        url = normal_url(upstream.url)
-    except ValueError as error:
-        raise document.error(("upstreams", name, "url"), str(error)) from None
-    api_key = upstream.api_key or None
-    if api_key is not None and not all("!" <= c <= "~" for c in api_key):
-        raise document.error(
-            ("upstreams", name, "api_key"), "must be printable ASCII without spaces"
-        )
-    _check_concurrency(document, name, upstream)
-    return msgspec.structs.replace(upstream, url=url, api_key=api_key)
-
-
-def _checked_model(document: Document, path: FieldPath, model: Model) -> Model:
-    for field in model.price.__struct_fields__ if model.price is not None else ():
-        price = getattr(model.price, field)
-        try:
-            if price is not None:
-                check_price(price)
-        except ValueError as error:
-            raise document.error((*path, "price", field), str(error)) from None
-    return model
-
-
 def _check_prompt_logs(document: Document, settings: PromptLogs) -> None:
     for name, key in settings.keys.items():
         if not 1 <= len(name) <= 200 or any(c.isspace() for c in name):
@@ -196,23 +179,6 @@ def _check_patterns(document: Document, settings: PromptLogs, bad_pattern: Judge
         at, reason = found
         path: FieldPath = ("prompt_logs", "patterns")
         raise document.error(path if at is None else (*path, at), reason)
-
-
-def _check_concurrency(document: Document, name: str, upstream: Upstream) -> None:
-    adaptive = upstream.adaptive
-    if adaptive is not None and upstream.max_concurrency is not None:
-        raise document.error(
-            ("upstreams", name, "adaptive"), "not beside max_concurrency: its max is the bound"
-        )
-    if adaptive is not None and adaptive.min > adaptive.max:
-        raise document.error(
-            ("upstreams", name, "adaptive", "min"), f"must be at most max, {adaptive.max}"
-        )
-    if upstream.queue != Queue() and adaptive is None and upstream.max_concurrency is None:
-        raise document.error(
-            ("upstreams", name, "queue"),
-            "nothing waits without a bound: set max_concurrency or adaptive",
-        )
 
 
 def _convert(document: Document, value: Any, kind: type[_T], path: FieldPath) -> _T:
@@ -297,28 +263,3 @@ def _checked(variable: str, check: Any, value: str) -> Any:
         return check(value)
     except ValueError as error:
         raise _environment_error(variable, str(error)) from None
-
-
-def _check_references(config: Config, document: Document) -> None:
-    owners: dict[str, str] = dict.fromkeys(config.models, "the model itself")
-    for name, model in config.models.items():
-        for index, target in enumerate(model.targets):
-            if target.upstream not in config.upstreams:
-                known = ", ".join(config.upstreams) or "none is defined"
-                raise document.error(
-                    ("models", name, "targets", index, "upstream"),
-                    f"no upstream named {target.upstream!r} (known: {known})",
-                )
-        for index, alias in enumerate(model.aliases):
-            if alias in owners:
-                taken = "a model" if alias in config.models else f"an alias of {owners[alias]}"
-                raise document.error(
-                    ("models", name, "aliases", index), f"{alias!r} is already {taken}"
-                )
-            owners[alias] = name
-    if not config.upstreams:
-        raise document.error((), "no upstream: set INFERENCE_URL, or upstreams in a file")
-    if not config.models and not any(u.discover for u in config.upstreams.values()):
-        raise document.error(
-            ("models",), "no model: list models, or set discover: true on an upstream"
-        )

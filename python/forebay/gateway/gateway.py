@@ -145,11 +145,14 @@ class Gateway:
         """Follow one upstream: whether it is ready, and which models it lists."""
         upstream = self.config.upstreams[name]
         kind = KINDS[upstream.kind]
+        probe = kind.probe_for(upstream)
         while True:
-            answer = await self._fetch(name, kind.ready_path)
-            ready = answer is not None and answer[0] == 200
-            if ready and upstream.discover:
-                ready = await self._discover(name, kind.models_path)
+            ready = probe is None
+            if probe is not None:
+                answer = await self._fetch(name, probe.ready)
+                ready = answer is not None and probe.judge(answer[0], answer[2]) == "warm"
+                if ready and upstream.discover and probe.models is not None:
+                    ready = await self._discover(name, probe.models)
             if ready != self._upstreams.get(name):
                 self._upstreams[name] = ready
                 log.info("upstream is ready" if ready else "upstream is not ready", upstream=name)

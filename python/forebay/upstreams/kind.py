@@ -1,6 +1,109 @@
-"""What the gateway has to know of a kind of upstream."""
+"""What the gateway has to know of a kind of upstream, as types.
 
-from dataclasses import dataclass
+A kind's file makes one `Kind`, or one object of a subclass where an address, a path or a
+credential depends on the upstream's settings. Methods take the settings of one upstream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from forebay.config.schema import Upstream
+    from forebay.upstreams.credentials import CredentialSource
+
+Dialect = Literal["open_ai", "anthropic", "gemini", "converse"]
+"""A protocol of chat, as the core names it."""
+Reason = Literal["context_overflow", "content_filter", "loading", "quota"]
+"""What a refusal is about, where another model or target may do better."""
+State = Literal["warm", "loading", "cold", "down"]
+"""What a look at an upstream comes to."""
+ErrorKind = Literal[
+    "invalid_request",
+    "model_not_found",
+    "payload_too_large",
+    "rate_limited",
+    "upstream_error",
+    "unavailable",
+    "upstream_timeout",
+]
+"""The kinds of error that an upstream's answer can be; the names are those of the core."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRule:
+    """What one answer means; all conditions that are given have to hold, the first rule counts.
+
+    status: the HTTP status.
+    kind: the error that it is to the client.
+    code: the error's own ``code``, ``type`` or ``status``.
+    contains: text in the body, in lower case; compared without case.
+    retry: whether another target may do better; None as the kind of error says.
+    reason: what it is about, where another model may do better.
+    """
+
+    status: int
+    kind: ErrorKind
+    code: str | None = None
+    contains: str | None = None
+    retry: bool | None = None
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Paths below the address; ``{model}`` is the model's name there. None: not there."""
+
+    chat: str | None = "/v1/chat/completions"
+    chat_stream: str | None = None
+    completions: str | None = "/v1/completions"
+    embeddings: str | None = "/v1/embeddings"
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """What a signature (AWS Signature Version 4) is for."""
+
+    service: str
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How an upstream is asked how it is. Paths lie below its address and are read with GET.
+
+    ready: 200 when requests can be taken, without touching the model where that is possible.
+    loading: statuses that mean "is being started".
+    models: lists the models it serves. loads: how much it has to do. info: what it runs.
+    auth: refuses a wrong key, where neither `ready` nor `models` asks for one.
+    wakes: asking starts it, or keeps it from being stopped: ask only while requests want it.
+    interval_s, timeout_s: between two looks, and the longest wait for an answer.
+    """
+
+    ready: str
+    loading: frozenset[int] = frozenset()
+    models: str | None = None
+    loads: str | None = None
+    info: str | None = None
+    auth: str | None = None
+    wakes: bool = False
+    interval_s: float = 2.0
+    timeout_s: float = 2.0
+
+    def judge(self, status: int, body: bytes) -> State:
+        """What an answer to `ready` says. No answer at all is for the caller to judge."""
+        if status == 200:
+            return "warm"
+        return "loading" if status in self.loading else "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """The request that starts an engine that was stopped; its answer need not be waited for."""
+
+    method: Literal["GET", "POST"]
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -8,21 +111,97 @@ class Kind:
     """One kind of engine or provider.
 
     name: as in the configuration's ``kind``.
+    dialect: what is spoken there unless the settings choose another (`dialect_for`).
+    default_url: its address where there is one for all; None: the settings must have it.
+    bearer: ``api_key`` is sent as a bearer token; else `headers` carries it.
     include_usage, continuous_usage: knows ``stream_options.include_usage`` and
         ``stream_options.continuous_usage_stats``.
     rid: takes our request id in the body field ``rid``.
     abort_path: where ``{"rid": …}`` is posted to stop a request; None if closing the connection
         is the only way.
-    models_path: lists the models it serves.
-    ready_path: answers 200 when requests can be taken, without touching the model.
     drains: bills a whole answer even if its client leaves, so that it is read to its end.
+    redirects: a 303 says where the answer is to be fetched.
+    continues: goes on from a last message of the assistant's (``continue_final_message``).
+    cold: may have to be started first: requests are held meanwhile.
+    idle_s: without requests for so long it is taken to have been stopped, seconds; 0 never.
+    errors: what its statuses mean where that is not what they usually do.
+    probe: how it is asked how it is; None: only requests tell. wake: how it is started.
     """
 
     name: str
-    include_usage: bool
-    continuous_usage: bool
-    rid: bool
-    abort_path: str | None
-    models_path: str
-    ready_path: str
+    dialect: Dialect = "open_ai"
+    default_url: str | None = None
+    bearer: bool = True
+    include_usage: bool = True
+    continuous_usage: bool = False
+    rid: bool = False
+    abort_path: str | None = None
     drains: bool = False
+    redirects: bool = False
+    continues: bool = False
+    cold: bool = False
+    idle_s: float = 0.0
+    errors: tuple[ErrorRule, ...] = ()
+    default_paths: Paths = Paths()
+    probe: Probe | None = None
+    wake: Wake | None = None
+
+    def address(self, upstream: Upstream) -> str:
+        """Scheme, host, port and an optional prefix that all paths lie below."""
+        url = upstream.url or self.default_url
+        if url is None:
+            raise ValueError(f"{self.name} has no address of its own: url is needed")
+        return url
+
+    def dialect_for(self, upstream: Upstream) -> Dialect:
+        """What is spoken at this upstream."""
+        return self.dialect
+
+    def paths(self, upstream: Upstream) -> Paths:
+        """Where each API is."""
+        return self.default_paths
+
+    def bearer_token(self, upstream: Upstream) -> str | None:
+        """The key that is sent as a bearer token."""
+        return upstream.api_key if self.bearer else None
+
+    def headers(self, upstream: Upstream) -> list[tuple[str, str]]:
+        """What every request carries besides a bearer token: other credentials, versions."""
+        return []
+
+    def sign(self, upstream: Upstream) -> Sign | None:
+        """What requests are signed for, if they are."""
+        return None
+
+    def credentials(self, upstream: Upstream) -> CredentialSource | None:
+        """Where credentials that change come from; None: there are none that do."""
+        return None
+
+    def errors_for(self, upstream: Upstream) -> tuple[ErrorRule, ...]:
+        """The table of errors of this upstream."""
+        return self.errors
+
+    def probe_for(self, upstream: Upstream) -> Probe | None:
+        """How this upstream is asked how it is, with what its settings say of it."""
+        return self._as_set(self.probe, upstream)
+
+    def wake_for(self, upstream: Upstream) -> Wake | None:
+        """How this upstream is started."""
+        return self.wake
+
+    @staticmethod
+    def _as_set(probe: Probe | None, upstream: Upstream) -> Probe | None:
+        """The kind's probe with the settings' path, interval and timeout."""
+        settings = upstream.probe
+        if probe is None:
+            if settings.path is None:
+                return None
+            probe = Probe(ready=settings.path)
+        if settings.path is not None:
+            # Whoever names a path of their own knows what it costs.
+            probe = replace(probe, ready=settings.path, wakes=False)
+        if settings.interval is not None:
+            probe = replace(probe, interval_s=settings.interval)
+        if settings.timeout is not None:
+            probe = replace(probe, timeout_s=settings.timeout)
+        return probe

@@ -1,13 +1,8 @@
 """Anything that speaks OpenAI's chat, completions and embeddings and lists its models."""
 
-from forebay.upstreams.kind import Kind
+from forebay.upstreams.kind import Kind, Probe
 
 KIND = Kind(
     name="openai_compatible",
-    include_usage=True,
-    continuous_usage=False,
-    rid=False,
-    abort_path=None,
-    models_path="/v1/models",
-    ready_path="/v1/models",
+    probe=Probe(ready="/v1/models", models="/v1/models"),
 )

@@ -5,14 +5,20 @@ those are stopped by ``/abort_request``. ``/health`` costs a second and a token;
 reads a flag. Errors are flat objects that quote the client's input and the server's file paths.
 """
 
-from forebay.upstreams.kind import Kind
+from forebay.upstreams.kind import Kind, Probe
 
 KIND = Kind(
     name="sglang",
-    include_usage=True,
     continuous_usage=True,
     rid=True,
     abort_path="/abort_request",
-    models_path="/v1/models",
-    ready_path="/ready",
+    continues=True,
+    cold=True,
+    probe=Probe(
+        ready="/ready",
+        loading=frozenset({503}),
+        models="/v1/models",
+        loads="/v1/loads?include=core",
+        info="/model_info",
+    ),
 )

@@ -13,8 +13,6 @@ use crate::headers::{rate_headers, request_id_header, upstream_headers};
 use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
 use crate::peek::{Peek, peek};
-use crate::prompt_log::Choice;
-use crate::queue::{self, Priority};
 use crate::record::{Opening, Record};
 use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
 use crate::relay::Shape;
@@ -22,6 +20,10 @@ use crate::slot::{Answering, Headers, Slot};
 use crate::snapshot::Model;
 use crate::tags;
 use crate::usage::Usage;
+
+mod routing;
+
+use routing::Seen;
 
 /// How often a request asks the store that machines share while it waits.
 const MAX_ASKS: u32 = 4;
@@ -179,7 +181,14 @@ impl Gateway {
             },
         };
         let mut record = Record::open(self, slot, model, reservation, opening)?;
-        let (ask, choice) = self.place(&key, cost.reserve);
+        let seen = Seen {
+            request,
+            bytes,
+            body: &body,
+            endpoint,
+            arrival,
+        };
+        let (ask, choice) = self.place(&key, model, &seen, &cost);
         if let Some(log) = self.prompt_log() {
             let settings = snapshot.prompt_logs.as_ref();
             record.log = log.capture(choice, *arrival.id.as_bytes(), settings, bytes);
@@ -213,27 +222,8 @@ impl Gateway {
             max_answer_bytes: snapshot.max_answer_bytes,
             ask,
         };
+        self.copy_to_shadow(&job);
         Ok((Box::new(job), record))
-    }
-
-    /// How a request of `tokens` stands in a queue, and what of it is logged.
-    fn place(&self, key: &Key, tokens: u64) -> (queue::Ask, Choice) {
-        let subjects = self.subjects.load();
-        let account = subjects.accounts.get(&*key.account);
-        let choice = key
-            .log
-            .or(account.map(|account| account.log).unwrap_or_default());
-        let ask = queue::Ask {
-            account: Arc::clone(&key.account),
-            weight: account.map_or(1.0, |account| account.weight),
-            priority: if key.batch {
-                Priority::Batch
-            } else {
-                Priority::Interactive
-            },
-            tokens,
-        };
-        (ask, choice)
     }
 
     /// Takes what the request may cost from every limit that applies, or says which one refuses.
@@ -335,7 +325,7 @@ impl From<Error> for No {
 }
 
 /// A request that outlives its front end's call.
-struct Kept([Option<Vec<u8>>; 6]);
+struct Kept([Option<Vec<u8>>; 7]);
 
 impl Kept {
     fn of(request: &Request<'_>) -> Self {
@@ -346,6 +336,7 @@ impl Kept {
             request.traceparent,
             request.tracestate,
             request.tags,
+            request.session,
         ];
         Self(fields.map(|field| field.map(<[u8]>::to_vec)))
     }
@@ -358,6 +349,7 @@ impl Kept {
             traceparent,
             tracestate,
             tags,
+            session,
         ] = self.0.each_ref().map(Option::as_deref);
         Request {
             authorization,
@@ -366,6 +358,7 @@ impl Kept {
             traceparent,
             tracestate,
             tags,
+            session,
         }
     }
 }

@@ -6,23 +6,23 @@ use std::task::Poll;
 use tokio::time::{Instant, Sleep};
 
 /// One timer for a whole exchange. Deadlines that only move later cost no timer operation.
-pub(crate) struct Alarm {
+pub struct Alarm {
     sleep: Pin<Box<Sleep>>,
 }
 
 /// The deadline came first.
-pub(crate) struct Elapsed;
+pub struct Elapsed;
 
 impl Alarm {
     /// A timer that first looks at `at`.
-    pub(crate) fn new(at: Instant) -> Self {
+    pub fn new(at: Instant) -> Self {
         Self {
             sleep: Box::pin(tokio::time::sleep_until(at)),
         }
     }
 
     /// What `future` gives, unless `until` comes first.
-    pub(crate) async fn within<F: Future>(
+    pub async fn within<F: Future>(
         &mut self,
         until: Instant,
         future: F,

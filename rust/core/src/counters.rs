@@ -9,6 +9,10 @@ use crate::metrics::{Bounds, Counter, Family, Gauge, Histogram, Registry};
 use crate::queue::Reason;
 use crate::record::{Outcome, UsageEvent};
 
+mod health;
+
+pub use health::OfHealth;
+
 const OUTCOMES: [Outcome; 5] = [
     Outcome::Ok,
     Outcome::ClientClosed,
@@ -89,8 +93,10 @@ pub struct Counters {
     limits: Arc<Family<Gauge, 1>>,
     shed: Arc<Family<Counter, 2>>,
     hang_ups: Arc<Family<Counter, 2>>,
+    copies: Arc<Family<Counter, 2>>,
     errors: Arc<Family<Counter, 1>>,
     refusals: Arc<Family<Counter, 2>>,
+    health: health::HealthFamilies,
 }
 
 fn of_endpoints(registry: &Registry) -> Vec<OfEndpoint> {
@@ -207,6 +213,11 @@ impl Counters {
                 "Requests whose client left, by upstream and what became of them: stopped, read to their end, or stopped while they were.",
                 ["upstream", "then"],
             ),
+            copies: registry.counters(
+                "forebay_shadow_requests_total",
+                "Copies of requests that were sent to a shadow, by upstream and what came of them: ok, failed.",
+                ["upstream", "outcome"],
+            ),
             errors: registry.counters(
                 "forebay_errors_total",
                 "Errors, by kind; refusals included.",
@@ -225,6 +236,7 @@ impl Counters {
                 "forebay_limit_rows_private",
                 "Subjects that the table had no place for: their limits count per worker.",
             ),
+            health: health::HealthFamilies::registered(&registry),
             endpoints,
             registry,
         }
@@ -254,6 +266,11 @@ impl Counters {
         }
     }
 
+    /// The handles of an upstream's health.
+    pub fn health(&self, name: &str) -> OfHealth {
+        self.health.of(name)
+    }
+
     /// An error was answered, or made the gateway try elsewhere.
     pub fn failed(&self, kind: Kind) {
         self.errors.get_or_create(&[kind.name()]).inc();
@@ -267,6 +284,12 @@ impl Counters {
             (true, None) => "cut",
         };
         self.hang_ups.get_or_create(&[upstream, then]).inc();
+    }
+
+    /// A copy of a request has ended.
+    pub fn copied(&self, upstream: &str, ok: bool) {
+        let outcome = if ok { "ok" } else { "failed" };
+        self.copies.get_or_create(&[upstream, outcome]).inc();
     }
 
     /// A limit refused a request.

@@ -88,6 +88,19 @@ impl Gate {
         self.permits.in_use()
     }
 
+    /// Whether a permit seems to be free; a glance without a lock, which may be wrong where the limit
+    /// adapts or requests wait.
+    pub fn seems_free(&self) -> bool {
+        self.permits
+            .max()
+            .is_none_or(|max| self.permits.in_use() < u64::from(max))
+    }
+
+    /// Whether requests can wait here.
+    pub fn has_queue(&self) -> bool {
+        self.managed.is_some() && self.max_waiting > 0
+    }
+
     /// Requests that wait.
     pub fn waiting(&self) -> usize {
         self.managed

@@ -82,6 +82,8 @@ pub struct Request<'a> {
     pub tracestate: Option<&'a [u8]>,
     /// `x-forebay-tags`; see [`crate::tags`].
     pub tags: Option<&'a [u8]>,
+    /// `x-session-id`: requests of one session stay together where their model says so.
+    pub session: Option<&'a [u8]>,
 }
 
 /// Prompt logs go to the spool.
@@ -93,6 +95,12 @@ impl Sink for LogSink {
         entry.copy(&mut row);
         self.0.log(&row)
     }
+}
+
+/// The instant on the monotonic clock that all processes of this machine share.
+pub fn monotonic() -> Nanos {
+    let mono = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    mono.tv_sec as Nanos * 1_000_000_000 + mono.tv_nsec as Nanos
 }
 
 /// What the log is told of a failure.
@@ -153,10 +161,9 @@ impl Gateway {
     /// The instant, on a monotonic clock that all processes of this machine share and on the
     /// calendar's.
     pub fn now(&self) -> Now {
-        let mono = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let unix = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         Now {
-            mono: mono.tv_sec as Nanos * 1_000_000_000 + mono.tv_nsec as Nanos,
+            mono: monotonic(),
             unix_s: unix.tv_sec,
         }
     }
@@ -424,7 +431,11 @@ impl Gateway {
                     gateway.note(&error, &[]);
                     Head {
                         status: error.kind.status(),
-                        headers: Vec::new(),
+                        // Tells it from an error that the upstream answered.
+                        headers: vec![(
+                            HeaderName::from_static("x-forebay-error"),
+                            HeaderValue::from_static(error.kind.name()),
+                        )],
                         body: error.openai_body(),
                         more: false,
                     }

@@ -2,18 +2,18 @@
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
 //! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`], [`mod@copy`], [`tags`], [`price`],
-//! [`queue`], [`adaptive`]. Effects: [`upstream`] alone opens sockets, [`spool`] alone writes
+//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`]. Effects: [`upstream`] alone opens sockets, [`spool`] alone writes
 //! files, [`gate`] lets requests in to it;
 //! [`exchange`] alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end
 //! comes in, [`slot`] where an answer goes out.
 pub mod adaptive;
 mod admission;
-mod alarm;
+pub mod alarm;
 mod arrival;
 pub mod copy;
 pub mod counters;
 pub mod dialect;
-mod dispatch;
+pub mod dispatch;
 pub mod edits;
 pub mod error;
 pub mod estimate;
@@ -22,6 +22,7 @@ pub mod exchange;
 pub mod gate;
 pub mod gateway;
 pub mod headers;
+pub mod health;
 pub mod keys;
 pub mod limit;
 pub mod linger;
@@ -35,8 +36,11 @@ pub mod queue;
 pub mod record;
 mod refusals;
 pub mod relay;
+pub mod resume;
 pub mod retry;
+pub mod route;
 pub mod scrub;
+mod shadow;
 pub mod slot;
 pub mod snapshot;
 pub mod spool;
@@ -45,3 +49,4 @@ pub mod subjects;
 pub mod tags;
 pub mod upstream;
 pub mod usage;
+pub mod watch;

@@ -129,6 +129,8 @@ pub struct Peek<'a> {
     /// Bytes of all string values within `messages`, `prompt` and `input`, as they stand between
     /// their quotes; keys not counted.
     pub prompt_bytes: usize,
+    /// The value of `messages`, else of `prompt`, else of `input`.
+    pub prompt_span: Option<Range<usize>>,
     /// Integers within `prompt` and `input`: prompts given as token ids.
     pub prompt_token_ids: u64,
     /// Prompts asked about: the length of a `prompt` (or else `input`) array of strings or of

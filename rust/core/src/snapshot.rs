@@ -1,18 +1,22 @@
 //! The configuration as the core sees it: one frozen snapshot, swapped whole.
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use crate::counters::{Counters, OfModel};
-use crate::estimate::Estimator;
+use crate::counters::Counters;
+use crate::health::{self, Health, Settings as HealthSettings};
 use crate::limit::Region;
 use crate::prompt_log::{Settings, SettingsSpec};
-use crate::retry::RetryBudget;
+use crate::route::cold::Cold;
 use crate::upstream::Upstream;
 
+mod model;
 mod spec;
+
+use model::Ground;
+pub use model::{Model, Target, Timeouts};
 
 pub use spec::{
     AdaptiveSpec, ColdSpec, DrainSpec, ErrorRule, HedgeSpec, ModelSpec, OutlierSpec, PathsSpec,
@@ -22,73 +26,6 @@ pub use spec::{
 
 /// Longest timeout: a year, far below where adding it to the clock would overflow.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
-
-/// A model with its live targets.
-pub struct Model {
-    /// The name that usage is booked under.
-    pub name: Arc<str>,
-    /// Where it is served.
-    pub targets: Vec<Target>,
-    /// Its timeouts.
-    pub timeouts: Timeouts,
-    /// What its requests cost, as learned so far.
-    pub estimator: Arc<Estimator>,
-    /// Its metrics.
-    pub metrics: OfModel,
-    /// When failed attempts are made again.
-    pub retry: RetrySpec,
-    /// How many more of them may be.
-    pub retries: Arc<RetryBudget>,
-    /// When a second attempt is made beside a slow one.
-    pub hedge: Option<Hedge>,
-    /// Models that are tried in turn when this one cannot answer.
-    pub fallbacks: Vec<String>,
-    /// The model for what does not fit into this one's context.
-    pub context_fallback: Option<String>,
-    /// The model for what a content filter refuses.
-    pub content_filter_fallback: Option<String>,
-    next: AtomicUsize,
-}
-
-/// When a second attempt is made beside a slow one.
-pub struct Hedge {
-    /// After how long without a first token.
-    pub after: Duration,
-    /// How many more may be.
-    pub budget: RetryBudget,
-}
-
-impl Model {
-    /// The targets in the order in which this request tries them: round robin, then the siblings.
-    pub fn candidates(&self) -> impl Iterator<Item = &Target> {
-        let start = self.next.fetch_add(1, Ordering::Relaxed) % self.targets.len().max(1);
-        self.targets
-            .iter()
-            .cycle()
-            .skip(start)
-            .take(self.targets.len())
-    }
-}
-
-/// One upstream, and the model's name there.
-#[derive(Clone)]
-pub struct Target {
-    /// The upstream.
-    pub upstream: Arc<Upstream>,
-    /// The model's name there.
-    pub model: Arc<str>,
-}
-
-/// How long each part of a request may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// Until the answer's first byte.
-    pub first_byte: Duration,
-    /// Between two reads of the answer.
-    pub idle: Duration,
-    /// The whole request.
-    pub total: Duration,
-}
 
 /// Everything a request is decided by, frozen.
 #[derive(Default)]
@@ -115,6 +52,13 @@ impl Snapshot {
             .map(|(_, upstream)| Arc::clone(upstream))
     }
 
+    /// All upstreams, in no order, with what they were configured by.
+    pub fn upstreams(&self) -> impl Iterator<Item = (&UpstreamSpec, &Arc<Upstream>)> {
+        self.upstreams
+            .values()
+            .map(|(spec, upstream)| (spec, upstream))
+    }
+
     /// Builds the next snapshot. Upstreams that did not change keep their pool and their permits.
     ///
     /// Fails on a bad address or a dangling name; `previous` then stays as it is.
@@ -135,7 +79,8 @@ impl Snapshot {
             let upstream = match previous.upstreams.get(&spec.name) {
                 Some((old, upstream)) if *old == spec => Arc::clone(upstream),
                 known => {
-                    let mut next = Upstream::new(&spec, counters, region)?;
+                    let health = health_of(&spec, known, previous, counters);
+                    let mut next = Upstream::new(&spec, counters, region, health)?;
                     if let Some((_, old)) = known {
                         next.take_over(old);
                     }
@@ -144,71 +89,27 @@ impl Snapshot {
             };
             upstreams.insert(spec.name.clone(), (spec, upstream));
         }
+        let cold = cold_engines(&upstreams)?;
         let mut models = FxHashMap::default();
-        for spec in spec.models {
-            let mut targets = Vec::with_capacity(spec.targets.len());
-            for target in &spec.targets {
-                let (_, upstream) = upstreams.get(&target.upstream).ok_or_else(|| {
-                    format!(
-                        "model {}: no upstream is named {}",
-                        spec.name, target.upstream
-                    )
-                })?;
-                targets.push(Target {
-                    upstream: Arc::clone(upstream),
-                    model: Arc::from(target.model.as_str()),
-                });
-            }
-            if targets.is_empty() {
-                return Err(format!("model {}: no targets", spec.name));
-            }
-            let seconds = |s: f64| {
-                Duration::try_from_secs_f64(s)
-                    // Far below where adding it to the clock would overflow.
-                    .map(|timeout| timeout.min(MAX_TIMEOUT))
-                    .map_err(|e| format!("model {}: {e}", spec.name))
+        let mut tiers = Vec::new();
+        for mut spec in spec.models {
+            tiers.extend(tiers_of(&spec, &upstreams));
+            let ground = Ground {
+                upstreams: &upstreams,
+                cold: &cold,
+                known: previous.models.get(spec.name.as_str()),
+                counters,
             };
-            let known = previous.models.get(spec.name.as_str());
-            let model = Arc::new(Model {
-                name: Arc::from(spec.name.as_str()),
-                targets,
-                timeouts: Timeouts {
-                    first_byte: seconds(spec.first_byte_s)?,
-                    idle: seconds(spec.idle_s)?,
-                    total: seconds(spec.total_s)?,
-                },
-                estimator: known
-                    .map(|model| Arc::clone(&model.estimator))
-                    .unwrap_or_default(),
-                metrics: counters.model(&spec.name),
-                retries: known.filter(|model| model.retry == spec.retry).map_or_else(
-                    || {
-                        let RetrySpec {
-                            budget,
-                            min_per_second,
-                            ..
-                        } = spec.retry;
-                        Arc::new(RetryBudget::new(budget, min_per_second))
-                    },
-                    |model| Arc::clone(&model.retries),
-                ),
-                hedge: match spec.hedge {
-                    None => None,
-                    Some(hedge) => Some(Hedge {
-                        after: seconds(hedge.after_s)?,
-                        budget: RetryBudget::new(hedge.max_percent / 100.0, 0.0),
-                    }),
-                },
-                retry: spec.retry,
-                fallbacks: spec.fallbacks,
-                context_fallback: spec.context_fallback,
-                content_filter_fallback: spec.content_filter_fallback,
-                next: AtomicUsize::new(0),
-            });
+            let model = Arc::new(Model::new(&mut spec, &ground)?);
             for alias in spec.aliases {
                 models.insert(alias.into_boxed_str(), Arc::clone(&model));
             }
             models.insert(spec.name.into_boxed_str(), model);
+        }
+        // Only now, when nothing can fail any more: health is shared with the previous snapshot.
+        for (name, (spec, upstream)) in &upstreams {
+            upstream.health.configure(HealthSettings::from(spec));
+            upstream.health.set_groups(groups(name, &tiers));
         }
         Ok(Self {
             models,
@@ -220,4 +121,77 @@ impl Snapshot {
             upstreams,
         })
     }
+}
+
+/// An upstream's health: as known while its address is the same, else a new one.
+fn health_of(
+    spec: &UpstreamSpec,
+    known: Option<&(UpstreamSpec, Arc<Upstream>)>,
+    previous: &Snapshot,
+    counters: &Counters,
+) -> Arc<Health> {
+    if let Some((old, upstream)) = known
+        && old.url == spec.url
+    {
+        return Arc::clone(&upstream.health);
+    }
+    // What is there from the beginning shares the beginning; what joins later begins slowly.
+    let joins = !previous.upstreams.is_empty();
+    let settings = HealthSettings::from(spec);
+    let health = Health::new(settings, counters.health(&spec.name), joins);
+    // Who drained it meant the name.
+    health.drain(known.is_some_and(|(_, upstream)| upstream.health.is_drained()));
+    Arc::new(health)
+}
+
+/// What requests do at each upstream that is not warm; several models may share one.
+fn cold_engines(
+    upstreams: &FxHashMap<String, (UpstreamSpec, Arc<Upstream>)>,
+) -> Result<FxHashMap<String, Arc<Cold>>, String> {
+    let specs = upstreams
+        .iter()
+        .filter_map(|(name, (spec, _))| Some((name, spec.cold.as_ref()?)));
+    specs
+        .map(|(name, spec)| match Cold::new(spec) {
+            Ok(cold) => Ok((name.clone(), Arc::new(cold))),
+            Err(error) => Err(format!("upstream {name}: {error}")),
+        })
+        .collect()
+}
+
+/// A tier of a model: the names of its upstreams, and their health.
+struct Tier {
+    names: Vec<String>,
+    group: health::Group,
+}
+
+fn tiers_of(
+    spec: &ModelSpec,
+    upstreams: &FxHashMap<String, (UpstreamSpec, Arc<Upstream>)>,
+) -> Vec<Tier> {
+    let mut names: BTreeMap<u8, BTreeSet<&str>> = BTreeMap::new();
+    for target in &spec.targets {
+        names
+            .entry(target.tier)
+            .or_default()
+            .insert(&target.upstream);
+    }
+    let tier = |names: BTreeSet<&str>| Tier {
+        group: names
+            .iter()
+            .filter_map(|name| upstreams.get(*name))
+            .map(|(_, upstream)| Arc::downgrade(&upstream.health))
+            .collect(),
+        names: names.into_iter().map(str::to_owned).collect(),
+    };
+    names.into_values().map(tier).collect()
+}
+
+/// The tiers that an upstream serves in.
+fn groups(upstream: &str, tiers: &[Tier]) -> Vec<health::Group> {
+    tiers
+        .iter()
+        .filter(|tier| tier.names.iter().any(|name| name == upstream))
+        .map(|tier| Arc::clone(&tier.group))
+        .collect()
 }

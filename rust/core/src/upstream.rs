@@ -14,6 +14,7 @@ use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
 use crate::gate::{Gate, GateSpec};
 use crate::gateway::Endpoint;
+use crate::health::Health;
 use crate::limit::{Permits, Region};
 use crate::linger::OnDisconnect;
 use crate::metrics::Counter;
@@ -60,6 +61,8 @@ pub struct Upstream {
     pub on_disconnect: OnDisconnect,
     /// The way in: how many requests at once, and who waits.
     pub gate: Arc<Gate>,
+    /// Whether it takes requests, and how well.
+    pub health: Arc<Health>,
     /// Requests sent.
     pub attempts: Arc<Counter>,
     address: Address,
@@ -84,6 +87,8 @@ pub struct Traits {
     pub rid: bool,
     /// Where `{"rid": …}` is posted to stop a request.
     pub abort_path: Option<String>,
+    /// Goes on from a last message of the assistant's.
+    pub continues: bool,
 }
 
 /// What is asked of an upstream.
@@ -98,11 +103,13 @@ pub struct Call<'a> {
 }
 
 impl Upstream {
-    /// The client for one configured upstream. Fails on what is no address, path, header or rule.
+    /// The client for one configured upstream, of which `health` is known. Fails on what is no address,
+    /// path, header or rule.
     pub fn new(
         spec: &UpstreamSpec,
         counters: &Counters,
         region: &Arc<Region>,
+        health: Arc<Health>,
     ) -> Result<Self, String> {
         let named = |e: String| format!("upstream {}: {e}", spec.name);
         let address = Address::parse(&spec.url).map_err(named)?;
@@ -118,6 +125,7 @@ impl Upstream {
             rules: ErrorRules::compile(&spec.errors).map_err(named)?,
             on_disconnect: spec.on_disconnect().map_err(named)?,
             gate: gate(spec, counters, region)?,
+            health,
             attempts: counters.upstream(&spec.name),
             places: Places::new(&address, &spec.paths).map_err(named)?,
             headers: fixed_headers(spec).map_err(named)?,

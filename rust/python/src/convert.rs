@@ -15,6 +15,7 @@ pub(crate) struct Headers<'py> {
     traceparent: Option<Bound<'py, PyBytes>>,
     tracestate: Option<Bound<'py, PyBytes>>,
     tags: Option<Bound<'py, PyBytes>>,
+    session: Option<Bound<'py, PyBytes>>,
 }
 
 impl<'py> Headers<'py> {
@@ -31,6 +32,7 @@ impl<'py> Headers<'py> {
                 b"traceparent" => &mut headers.traceparent,
                 b"tracestate" => &mut headers.tracestate,
                 b"x-forebay-tags" => &mut headers.tags,
+                b"x-session-id" => &mut headers.session,
                 _ => continue,
             };
             if place.is_none() {
@@ -51,6 +53,7 @@ impl<'py> Headers<'py> {
             traceparent: bytes(self.traceparent.as_ref()),
             tracestate: bytes(self.tracestate.as_ref()),
             tags: bytes(self.tags.as_ref()),
+            session: bytes(self.session.as_ref()),
         }
     }
 }

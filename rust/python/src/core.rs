@@ -12,6 +12,7 @@ use crossbeam_queue::ArrayQueue;
 use forebay_core::error::{Error, Kind};
 use forebay_core::gateway::{Endpoint, Gateway};
 use forebay_core::headers::fresh_request_id;
+use forebay_core::health::Engine;
 use forebay_core::listener::{Bounds, Listener};
 use forebay_core::prompt_log::without_secrets;
 use http::Method;
@@ -260,6 +261,36 @@ impl Core {
         self.gateway.configure(spec).map_err(PyValueError::new_err)
     }
 
+    /// What a probe found of an upstream, and what the engine said of its load, as JSON. Whether there
+    /// is such an upstream.
+    fn report_upstream(&self, name: &str, state: &str, load: Option<&[u8]>) -> PyResult<bool> {
+        let engine = Engine::reported(state)
+            .ok_or_else(|| PyValueError::new_err(format!("no state is named {state:?}")))?;
+        let load = load
+            .map(serde_json::from_slice)
+            .transpose()
+            .map_err(|e| PyValueError::new_err(e.to_string()))?;
+        Ok(self.gateway.report_upstream(name, engine, load))
+    }
+
+    /// From now on an upstream takes no new requests, or does again. Whether there is such an
+    /// upstream.
+    fn drain_upstream(&self, name: &str, draining: bool) -> bool {
+        self.gateway.drain_upstream(name, draining)
+    }
+
+    /// All upstreams as they stand, as JSON.
+    fn upstreams<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let json = serde_json::to_vec(&self.gateway.upstreams())
+            .map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
+        Ok(PyBytes::new(py, &json))
+    }
+
+    /// The upstreams that requests have wanted awake since the last call.
+    fn take_wanted(&self) -> Vec<String> {
+        self.gateway.take_wanted()
+    }
+
     /// Takes key records in; with `replace`, keys that are not among them go.
     fn load_keys(&self, records: &[u8], replace: bool) -> PyResult<usize> {
         let specs =
@@ -505,6 +536,7 @@ impl Core {
         if let Some(spool) = self.gateway.spool() {
             spool.show();
         }
+        self.gateway.show_upstreams();
         metrics.limit_rows.set(count(region.used()));
         metrics.limit_rows_private.set(count(region.overflowed()));
         self.gateway.metrics.registry.render()

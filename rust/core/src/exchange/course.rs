@@ -3,30 +3,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::Job;
-use super::body::speaks;
+use super::feed::Path;
 use super::hedge::open_hedged;
 use super::open::{Open, Opened, Try};
-use super::refuse::{attempt_headers, cut, refuse};
+use super::out::{Out, head};
+use super::refuse::cut;
+use super::resume::{Resumed, resume};
 use super::stream;
 use super::unary::Whole;
 use crate::alarm::Alarm;
-use crate::dialect::Dialect;
-use crate::dispatch;
+use crate::dispatch::{self, Trail};
 use crate::error::{Error, Kind};
+use crate::gateway::monotonic;
 use crate::record::{Outcome, Record};
 use crate::retry::{Tries, backoff};
-use crate::slot::Head;
 use crate::snapshot::{Model, Reason, Target};
-use crate::upstream;
-
-/// A stream is neither kept nor held back by what stands between us and the client.
-const STREAM_HEADERS: [(&str, &str); 2] =
-    [("cache-control", "no-cache"), ("x-accel-buffering", "no")];
 
 /// Why an attempt came to nothing.
 pub(super) struct Failed {
@@ -66,8 +61,8 @@ pub(super) struct Course {
     /// When the whole request is over.
     pub(super) total: Instant,
     pub(super) alarm: Alarm,
-    /// Targets that were not tried yet.
-    pub(super) left: Vec<Target>,
+    /// Which targets were tried.
+    pub(super) trail: Trail,
     tries: Tries,
     /// Fallbacks that were tried, by their number in the list of the model asked for.
     fallen: usize,
@@ -84,40 +79,45 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
     let mut course = Course {
         total,
         alarm: Alarm::new((now + job.model.timeouts.first_byte).min(total)),
-        left: job.model.candidates().cloned().collect(),
+        trail: Trail::new(),
         model: Arc::clone(&job.model),
         tries: Tries::default(),
         fallen: 0,
         fitted: false,
         said: None,
     };
+    let mut out = Out::new(job);
     job.model.retries.earn();
     loop {
-        let next = dispatch::next(&mut course.left, &job.ask, total, &mut course.alarm).await;
-        let failed = match next {
-            Ok((target, permit)) => {
+        let placed = dispatch::next(
+            &mut course.trail,
+            &course.model,
+            &job.ask,
+            total,
+            &mut course.alarm,
+            &mut out,
+        );
+        let goes_on = match placed.await {
+            Ok(placed) => {
                 if job.gateway.is_halted() {
                     // The place came free as another request was stopped.
                     return;
                 }
-                let number = record.attempt(&target.upstream.name);
-                if !job.slot.lingers(record.linger(&target.upstream)) {
+                let (upstream, at) = (Arc::clone(&placed.target.upstream), placed.at);
+                let number = record.attempt(&upstream.name);
+                if !job.slot.lingers(record.linger(&upstream)) {
                     return;
                 }
-                let attempt = Try {
-                    timeouts: course.model.timeouts,
-                    target,
-                    permit,
-                    number,
-                };
-                match course.attempt(job, attempt, record).await {
+                let path = Path::Fresh(course.model.resume && job.stream && job.single);
+                let attempt = Try::of(placed, &course.model, number, path);
+                match course.attempt(job, attempt, &mut out, record).await {
                     Ok(()) => return,
-                    Err(failed) => failed,
+                    Err(failed) => course.goes_on(job, failed, at, &mut out, record).await,
                 }
             }
-            Err(error) => Failed { error, sent: false },
+            Err(error) => course.goes_elsewhere(job, error, &mut out, record).await,
         };
-        if !course.goes_on(job, failed, record).await {
+        if !goes_on {
             return;
         }
     }
@@ -129,38 +129,61 @@ impl Course {
         &mut self,
         job: &Job,
         attempt: Try,
+        out: &mut Out<'_>,
         record: &mut Record,
     ) -> Result<(), Failed> {
         match open_hedged(self, job, attempt, record).await? {
             Opened::Whole(target, headers, whole) => {
                 answer(job, &target, &headers, whole, record).await;
             }
-            Opened::Stream(open) => self.stream(job, *open, record).await,
+            Opened::Stream(open) => self.stream(job, *open, out, record).await,
         }
         Ok(())
     }
 
     /// Relays a stream whose first token is there.
-    async fn stream(&mut self, job: &Job, mut open: Open, record: &mut Record) {
+    async fn stream(&mut self, job: &Job, mut open: Open, out: &mut Out<'_>, record: &mut Record) {
         record.advance(open.progress());
         record.committed(200);
-        job.slot.start(head(
-            job,
-            &open.target,
-            &open.headers,
-            Bytes::new(),
-            true,
-            record,
-        ));
-        let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
-        if let Err(error) = relayed {
-            let held = std::mem::take(&mut open.early);
-            cut(job, open.relay.finish_reason(), record, &error, held).await;
+        out.start(|| head(job, &open.target, &open.headers, Bytes::new(), true, record));
+        let mut joins = 0;
+        loop {
+            let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
+            let Err(error) = relayed else {
+                return;
+            };
+            if error.kind == Kind::ClientClosed {
+                // Nobody is there to be told.
+                return;
+            }
+            open.target.upstream.health.failed(&error, monotonic());
+            match resume(self, job, open, error, joins, record).await {
+                Resumed::Open(next) => open = *next,
+                Resumed::Over(end) => {
+                    let finish = end.relay.finish_reason();
+                    stream::close(job, finish, end.early, record).await;
+                    return;
+                }
+                Resumed::Not(error, end) => {
+                    let finish = end.relay.finish_reason();
+                    cut(job, finish, record, &error, end.early).await;
+                    return;
+                }
+            }
+            joins += 1;
         }
     }
 
-    /// Whether the request is tried once more after a failure; else its client has been told.
-    async fn goes_on(&mut self, job: &Job, failed: Failed, record: &mut Record) -> bool {
+    /// Whether the request is tried once more after an attempt at target `at` has failed; else its
+    /// client has been told.
+    async fn goes_on(
+        &mut self,
+        job: &Job,
+        failed: Failed,
+        at: usize,
+        out: &mut Out<'_>,
+        record: &mut Record,
+    ) -> bool {
         let error = &failed.error;
         if !job.slot.lingers(None) {
             // Nobody waits for another one's answer.
@@ -169,32 +192,58 @@ impl Course {
             }
             return false;
         }
+        if failed.sent {
+            self.tries.made += 1;
+        } else {
+            self.trail.lost(at);
+        }
         let Some(step) = self.step(job, &failed) else {
             // That the last target has no words for the request is not why it came to nothing.
             let unsaid = !failed.sent && error.kind == Kind::InvalidRequest;
             let told = self.said.as_ref().filter(|_| unsaid).unwrap_or(error);
-            refuse(job, told, record).await;
+            out.fail(told, record).await;
             return false;
         };
         if failed.sent {
             self.said = Some(error.clone());
         }
+        self.take(job, error, step, record).await;
+        true
+    }
+
+    /// Whether another model is tried, as none of this one's targets could take the request; else the
+    /// client has been told.
+    async fn goes_elsewhere(
+        &mut self,
+        job: &Job,
+        error: Error,
+        out: &mut Out<'_>,
+        record: &mut Record,
+    ) -> bool {
+        let waits = Instant::now() < self.total && job.slot.lingers(None);
+        if let Some(model) = waits.then(|| self.fallback(job)).flatten() {
+            self.take(job, &error, Step::Model(model), record).await;
+            return true;
+        }
+        // What an engine said tells more than that there is no other one.
+        out.fail(self.said.as_ref().unwrap_or(&error), record).await;
+        false
+    }
+
+    /// Takes a step after a failure.
+    async fn take(&mut self, job: &Job, error: &Error, step: Step, record: &mut Record) {
         job.gateway.note(error, &job.answer_headers);
         record.failed();
         match step {
             Step::Sibling => {}
-            Step::Again(wait) => {
-                tokio::time::sleep(wait).await;
-                self.left = self.model.candidates().cloned().collect();
-            }
+            Step::Again(wait) => tokio::time::sleep(wait).await,
             Step::Model(model) => {
                 record.serve(&model);
-                self.left = model.candidates().cloned().collect();
+                self.trail = Trail::new();
                 self.model = model;
                 self.tries = Tries::default();
             }
         }
-        true
     }
 
     /// What to do about a failure; nothing where it is the request's own, or all has been tried.
@@ -204,30 +253,25 @@ impl Course {
         if now >= self.total {
             return None;
         }
-        if failed.sent {
-            self.tries.made += 1;
-        }
         if let Some(model) = self.fitting(job, error) {
             return Some(Step::Model(model));
         }
         let retry = &self.model.retry;
-        if !error.elsewhere() {
+        let status = error.upstream_status.filter(|_| failed.sent);
+        if !error.elsewhere() && status.is_none_or(|status| !retry.on.contains(&status)) {
             return None;
         }
-        let budget = || {
-            self.tries
-                .allow(retry, &self.model.retries, job.gateway.now().mono)
-        };
-        if !self.left.is_empty() && (!failed.sent || budget()) {
+        let budget = || self.tries.allow(retry, &self.model.retries, monotonic());
+        if self.trail.has_more() && (!failed.sent || budget()) {
             return Some(Step::Sibling);
         }
         // What is broken stays so; what has too much to do may have less soon.
         let busy = matches!(error.kind, Kind::Unavailable | Kind::RateLimited);
-        if self.left.is_empty() && failed.sent && busy && budget() {
+        if !self.trail.has_more() && failed.sent && busy && budget() {
             let wait = backoff(retry, self.tries.made, job.chance(self.tries.made));
             let wait = error.retry_after.map_or(wait, |asked| asked.max(wait));
             let bearable = wait.as_secs_f64() <= retry.max_backoff_s;
-            if bearable && now + wait < self.total {
+            if bearable && now + wait < self.total && self.trail.again() {
                 return Some(Step::Again(wait));
             }
         }
@@ -274,49 +318,4 @@ async fn answer(
     let head = head(job, target, headers, whole.body, false, record);
     record.book_durably().await;
     job.slot.start(head);
-}
-
-/// An answer's head: what of the upstream's headers reaches the client, and ours.
-fn head(
-    job: &Job,
-    target: &Target,
-    theirs: &HeaderMap,
-    body: Bytes,
-    more: bool,
-    record: &Record,
-) -> Head {
-    let mut headers = Vec::with_capacity(job.answer_headers.len() + theirs.len() + 4);
-    if speaks(job, target) == Dialect::OpenAi {
-        for (name, value) in theirs {
-            if upstream::passes(name, theirs) {
-                headers.push((name.clone(), value.clone()));
-            }
-        }
-    } else {
-        // What they say is of an answer that the client does not get.
-        let media = if more {
-            "text/event-stream"
-        } else {
-            "application/json"
-        };
-        headers.push((CONTENT_TYPE, HeaderValue::from_static(media)));
-    }
-    headers.extend(job.answer_headers.iter().cloned());
-    let attempts = record.attempted().map_or(0, |(_, attempts)| attempts);
-    headers.extend(attempt_headers(&target.upstream.name, attempts));
-    if more {
-        let own = |(name, value)| {
-            (
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            )
-        };
-        headers.extend(STREAM_HEADERS.map(own));
-    }
-    Head {
-        status: 200,
-        headers,
-        body,
-        more,
-    }
 }

@@ -6,11 +6,11 @@ use tokio::time::Instant;
 
 use super::Job;
 use super::course::{Course, Failed};
+use super::feed::Path;
 use super::open::{Opened, Try, open};
 use crate::alarm::Alarm;
 use crate::dispatch;
 use crate::record::Record;
-use crate::snapshot::Target;
 
 /// Makes an attempt, with a second one beside it where the model's hedging says so and another
 /// target has a place free.
@@ -25,8 +25,8 @@ pub(super) async fn open_hedged(
     };
     hedge.budget.earn();
     let (after, total) = (hedge.after, course.total);
-    let timeouts = attempt.timeouts;
     let number = attempt.number + 1;
+    let follows = matches!(attempt.path, Path::Fresh(true));
     let first = open(job, attempt, total, &mut course.alarm, Some(record));
     // On the heap, so that it can be dropped before its scope ends.
     let mut first = Box::pin(first);
@@ -38,17 +38,13 @@ pub(super) async fn open_hedged(
     if !hedge.budget.spend(job.gateway.now().mono) {
         return first.await;
     }
-    let Some((target, permit)) = dispatch::free(&mut course.left, &job.ask) else {
+    let placed = dispatch::beside(&mut course.trail, &course.model, &job.ask);
+    let Some(placed) = placed else {
         return first.await;
     };
-    let beside: Target = target.clone();
-    let mut alarm = Alarm::new((Instant::now() + timeouts.first_byte).min(total));
-    let second = Try {
-        target,
-        permit,
-        number,
-        timeouts,
-    };
+    let beside = placed.target.clone();
+    let second = Try::of(placed, &course.model, number, Path::Fresh(follows));
+    let mut alarm = Alarm::new((Instant::now() + second.timeouts.first_byte).min(total));
     let mut second = pin!(open(job, second, total, &mut alarm, None));
     let (opened, hedged) = tokio::select! {
         biased;

@@ -17,9 +17,9 @@ use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
 use crate::linger::{OnDisconnect, outstayed};
-use crate::queue::Ask;
 use crate::record::Record;
 use crate::relay::Shape;
+use crate::route::Ask;
 use crate::scrub::Asked;
 use crate::slot::{Headers, Slot};
 use crate::snapshot::{Model, Target};
@@ -30,8 +30,10 @@ mod course;
 mod feed;
 mod hedge;
 mod open;
+mod out;
 mod read;
 mod refuse;
+mod resume;
 mod stream;
 mod unary;
 
@@ -68,7 +70,7 @@ pub struct Job {
     pub rid: String,
     /// Largest unary answer, bytes.
     pub max_answer_bytes: usize,
-    /// What it asks of an upstream, and for whom.
+    /// What routing has to know of it.
     pub ask: Ask,
 }
 

@@ -3,7 +3,7 @@
 //! Until then nothing of it has reached the client, so that a failure is the attempt's alone.
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -11,19 +11,23 @@ use tokio::time::Instant;
 use super::Job;
 use super::body::{attempt_rid, body_for, speaks};
 use super::course::Failed;
-use super::feed::Feed;
+use super::feed::{Feed, Path};
 use super::read::{joined_frame, read_error};
 use super::refuse::logged;
+use super::resume::End;
 use super::unary::{self, Whole, read_whole};
 use crate::alarm::{Alarm, Elapsed};
 use crate::dialect::{self, Dialect};
+use crate::dispatch::Placed;
+use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gate::Permit;
+use crate::gateway::monotonic;
+use crate::health::Trial;
 use crate::linger::Unread;
 use crate::record::{Progress, Record};
-
 use crate::scrub;
-use crate::snapshot::{Target, Timeouts};
+use crate::snapshot::{Model, Target, Timeouts};
 use crate::upstream::{Call, Upstream};
 
 /// An attempt that is to be made.
@@ -36,6 +40,31 @@ pub(super) struct Try {
     pub(super) number: u32,
     /// How long its parts may take.
     pub(super) timeouts: Timeouts,
+    /// Where it finds out whether the target is back.
+    trial: Option<Trial>,
+    /// In place of the client's body.
+    pub(super) body: Option<Box<(Bytes, Edits)>>,
+    /// What a stream goes through.
+    pub(super) path: Path,
+}
+
+impl Try {
+    /// The `number`th attempt of a request, at a target of this model's.
+    pub(super) fn of(placed: Placed, model: &Model, number: u32, path: Path) -> Self {
+        let first_byte = placed.target.first_byte;
+        Self {
+            timeouts: Timeouts {
+                first_byte: first_byte.unwrap_or(model.timeouts.first_byte),
+                ..model.timeouts
+            },
+            target: placed.target,
+            permit: placed.permit,
+            trial: placed.trial,
+            number,
+            body: None,
+            path,
+        }
+    }
 }
 
 /// An attempt that has come to its commit point.
@@ -65,8 +94,29 @@ impl Drop for Stopper {
     }
 }
 
-/// Makes one attempt until its commit point. Only what has a `record` is noted there.
+/// Makes one attempt until its commit point. Only what has a `record` is noted there. What came of it
+/// is told to the health of its upstream.
 pub(super) async fn open(
+    job: &Job,
+    mut attempt: Try,
+    total: Instant,
+    alarm: &mut Alarm,
+    record: Option<&mut Record>,
+) -> Result<Opened, Failed> {
+    let began = Instant::now();
+    let health = Arc::clone(&attempt.target.upstream.health);
+    let trial = attempt.trial.take();
+    let opened = try_open(job, attempt, total, alarm, record).await;
+    match &opened {
+        Ok(Opened::Stream(_)) => health.succeeded(Some(began.elapsed()), monotonic()),
+        Ok(Opened::Whole(..)) => health.succeeded(None, monotonic()),
+        Err(failed) => health.failed(&failed.error, monotonic()),
+    }
+    drop(trial);
+    opened
+}
+
+async fn try_open(
     job: &Job,
     attempt: Try,
     total: Instant,
@@ -78,11 +128,18 @@ pub(super) async fn open(
         mut permit,
         number,
         timeouts,
+        trial: _,
+        body,
+        path,
     } = attempt;
     let upstream = Arc::clone(&target.upstream);
     let rid = (upstream.traits.rid && job.single).then(|| attempt_rid(&job.rid, number));
-    let body =
-        body_for(job, &target, rid.as_deref()).map_err(|error| Failed { error, sent: false })?;
+    let given = match body.as_deref() {
+        Some((body, edits)) => (body, edits),
+        None => (&job.body, &job.edits),
+    };
+    let body = body_for(job, given, &target, rid.as_deref())
+        .map_err(|error| Failed { error, sent: false })?;
     let first_byte = (Instant::now() + timeouts.first_byte).min(total);
     let mut stopper = Stopper {
         upstream: Arc::clone(&upstream),
@@ -133,7 +190,7 @@ pub(super) async fn open(
     }
     let mut unread = Unread::new(upstream.on_disconnect);
     if job.stream {
-        let relay = Feed::new(job, &target);
+        let relay = Feed::new(job, &target, path);
         let mut open = Open {
             target,
             timeouts,
@@ -309,6 +366,15 @@ impl Open {
         (ended, true)
     }
 
+    /// What is left once the engine is given up, which is stopped.
+    pub(super) fn into_end(self) -> (Target, End) {
+        let end = End {
+            relay: self.relay.into_relay(),
+            early: self.early,
+        };
+        (self.target, end)
+    }
+
     /// Whether it ended before its client had anything.
     pub(super) const fn is_over(&self) -> bool {
         self.last.is_some()
@@ -332,6 +398,9 @@ impl Open {
 
     /// The engine has said all that it had to: there is nothing to stop.
     pub(super) fn whole(&mut self) {
-        self.stopper.rid = None;
+        // One that was ended at a join does not know of it.
+        if !self.relay.ended_at_join() {
+            self.stopper.rid = None;
+        }
     }
 }

@@ -119,6 +119,7 @@ fn view(headers: &HeaderMap) -> gateway::Request<'_> {
         traceparent: get(HeaderName::from_static("traceparent")),
         tracestate: get(HeaderName::from_static("tracestate")),
         tags: get(HeaderName::from_static(tags::HEADER)),
+        session: get(HeaderName::from_static("x-session-id")),
     }
 }
 

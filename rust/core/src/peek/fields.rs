@@ -73,6 +73,7 @@ fn range((start, end): Span) -> Range<usize> {
 struct Content {
     tally: Tally,
     is_empty_array: bool,
+    span: Span,
 }
 
 /// A boolean and where it stands; `None` is a null.
@@ -188,6 +189,10 @@ impl Found {
             rid_span: self.rid.map(range),
             stream_options_span: self.stream_options_span.map(range),
             prompt_bytes: bytes(messages) + bytes(prompt) + bytes(input),
+            prompt_span: messages
+                .or(prompt)
+                .or(input)
+                .map(|content| range(content.span)),
             prompt_token_ids: integers(prompt) + integers(input),
             prompt_items: prompt
                 .or(input)
@@ -282,14 +287,17 @@ fn content(
     let start = reader.pos();
     let mut tally = Tally::default();
     let kind = reader.value(1, &mut tally)?;
+    let span = (start, reader.pos());
     *slot = match kind {
         Kind::Array => Slot::Good(Content {
             tally,
             is_empty_array: tally.is_empty,
+            span,
         }),
         Kind::String if or_string => Slot::Good(Content {
             tally,
             is_empty_array: false,
+            span,
         }),
         Kind::Null => Slot::Absent,
         _ => Slot::WrongType(start),

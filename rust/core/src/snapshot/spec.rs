@@ -285,6 +285,7 @@ impl UpstreamSpec {
             continuous_usage: self.continuous_usage,
             rid: self.rid,
             abort_path: self.abort_path.clone(),
+            continues: self.continues,
         }
     }
 }
@@ -336,7 +337,7 @@ pub struct ModelSpec {
 }
 
 /// One place that serves a model.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct TargetSpec {
     /// The upstream's name.

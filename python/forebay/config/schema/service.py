@@ -1,0 +1,109 @@
+"""The process itself: where it listens, its bounds, what it keeps."""
+
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from forebay.config.schema.base import MIB, Name, Section
+
+Server = Literal["core", "granian"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "console"]
+
+
+class Address(NamedTuple):
+    """A TCP address to listen on; port 0 asks the system for a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Listen(Section, frozen=True, kw_only=True):
+    """Where the gateway listens, as HOST:PORT (an IPv6 host in brackets).
+
+    grpc: None serves no gRPC.
+    server: who accepts HTTP connections. ``core``: the Rust listener, which answers inference
+        itself and passes all else to the application. ``granian``: Granian, with everything in
+        the application.
+    """
+
+    http: str = "0.0.0.0:8080"
+    server: Server = "core"
+    grpc: str | None = None
+
+
+class Limits(Section, frozen=True, kw_only=True):
+    """Bounds on what a client or an upstream may send, in bytes.
+
+    body_bytes: a request's body. event_bytes: one server-sent event of an answer.
+    header_bytes: a request's header block.
+    """
+
+    body_bytes: Annotated[int, Meta(ge=1024, le=1024 * MIB)] = 10 * MIB
+    event_bytes: Annotated[int, Meta(ge=1024, le=64 * MIB)] = MIB
+    header_bytes: Annotated[int, Meta(ge=4096, le=MIB)] = 64 * 1024
+
+
+class PromptLogs(Section, frozen=True, kw_only=True):
+    """How logged prompts and answers are kept. Who is logged is a setting of accounts and keys.
+
+    keys: for encryption, by name: base64 of 32 bytes each. Old ones stay as long as logs need them.
+    active: the name of the key for what is written from now on; None logs no contents.
+    max_bytes: of a request and of an answer, each; what is over is cut off.
+    patterns: regular expressions, in the syntax of Rust's regex; what fits one is blotted out, as
+        keys, e-mail addresses and card numbers are without them.
+    retention_days: days (UTC) after which logs are deleted.
+    """
+
+    keys: dict[Name, str] = msgspec.field(default_factory=dict)
+    active: Name | None = None
+    max_bytes: Annotated[int, Meta(ge=1, le=MIB)] = 64 * 1024
+    patterns: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=1000)], ...], Meta(max_length=100)
+    ] = ()
+    retention_days: Annotated[int, Meta(ge=1, le=36_500)] = 30
+
+
+class Log(Section, frozen=True, kw_only=True):
+    """What is logged, and whether as JSON lines or for people."""
+
+    level: LogLevel = "info"
+    format: LogFormat = "json"
+
+
+class Spool(Section, frozen=True, kw_only=True):
+    """Where usage is recorded until the database has it.
+
+    dir: a folder on a disk of this machine; None takes ``forebay/spool`` under ``$XDG_STATE_HOME``
+        or ``~/.local/state``.
+    max_bytes: of each process; prompt logs may take a quarter as much more.
+    durability: ``process`` survives the end of the process, and loses the last 0.1 s or so with
+        the machine. ``machine`` ends no answer before its record is on the disk.
+    on_full: ``refuse`` answers 503 to what could not be recorded. ``serve_unmetered`` serves it,
+        and counts how often.
+    """
+
+    dir: Annotated[str, Meta(min_length=1)] | None = None
+    max_bytes: Annotated[int, Meta(ge=2 * MIB, le=1024 * 1024 * MIB)] = 1024 * MIB
+    durability: Literal["process", "machine"] = "process"
+    on_full: Literal["refuse", "serve_unmetered"] = "refuse"
+
+
+Days = Annotated[int, Meta(ge=1, le=36_500)]
+
+
+class Retention(Section, frozen=True, kw_only=True):
+    """How many days tables are kept; None keeps for good.
+
+    usage_days: events, dropped by whole months (UTC) once all of the month is older; their sums
+        stay. hourly_days: sums by hour; those by day stay. rejected_days: rows that were set
+        aside.
+    """
+
+    usage_days: Days | None = None
+    hourly_days: Days | None = None
+    rejected_days: Days | None = None

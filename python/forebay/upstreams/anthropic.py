@@ -1,0 +1,5 @@
+"""anthropic."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="anthropic")

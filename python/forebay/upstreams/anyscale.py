@@ -1,0 +1,5 @@
+"""anyscale."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="anyscale")

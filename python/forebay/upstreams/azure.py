@@ -1,0 +1,5 @@
+"""azure."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="azure")

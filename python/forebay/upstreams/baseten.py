@@ -1,0 +1,5 @@
+"""baseten."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="baseten")

@@ -1,0 +1,5 @@
+"""bedrock."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="bedrock")

@@ -1,0 +1,5 @@
+"""fireworks."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="fireworks")

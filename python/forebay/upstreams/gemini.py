@@ -1,0 +1,5 @@
+"""gemini."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="gemini")

@@ -1,0 +1,5 @@
+"""litellm."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="litellm")

@@ -1,0 +1,5 @@
+"""modal."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="modal")

@@ -1,0 +1,5 @@
+"""openai."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="openai")

@@ -1,0 +1,5 @@
+"""openrouter."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="openrouter")

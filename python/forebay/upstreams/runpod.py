@@ -1,0 +1,5 @@
+"""runpod."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="runpod")

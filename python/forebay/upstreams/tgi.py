@@ -1,0 +1,5 @@
+"""tgi."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="tgi")

@@ -1,0 +1,5 @@
+"""together."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="together")

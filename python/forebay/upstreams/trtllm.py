@@ -1,0 +1,5 @@
+"""trtllm."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="trtllm")

@@ -1,0 +1,5 @@
+"""vertex."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="vertex")

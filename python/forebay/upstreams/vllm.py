@@ -1,0 +1,5 @@
+"""vllm."""
+
+from forebay.upstreams.kind import Kind
+
+KIND = Kind(name="vllm")
