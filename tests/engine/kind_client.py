@@ -113,7 +113,7 @@ def _chat(answer: Answer, *, stream: bool) -> Seen:
         seen.error = value.get("error", seen.error)
         if usage := value.get("usage"):
             details = usage.get("prompt_tokens_details") or {}
-            cached = details.get("cached_tokens") or usage.get("cached_tokens") or 0
+            cached = details.get("cached_tokens") or 0
             seen.usage = (usage["prompt_tokens"], usage["completion_tokens"], cached)
         for choice in value.get("choices", []):
             part = choice.get("delta", choice.get("message")) or {}

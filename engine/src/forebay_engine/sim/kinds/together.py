@@ -18,11 +18,6 @@ class TogetherForm(PlainForm):
     id_prefix = ""
     reasoning = "reasoning"
 
-    def numbers(self, answer: Any) -> dict[str, Any]:
-        usage = super().numbers(answer)
-        cached = answer.count().cached
-        return {**usage, "cached_tokens": cached} if cached else usage
-
 
 class Together(OpenAIApp):
     """api.together.ai."""
