@@ -97,11 +97,11 @@ class Core:
     def upstreams(self) -> bytes:
         """All upstreams as they stand in this process: a JSON list, by name.
 
-        Each has ``name``, ``kind``, ``state`` (what probes found), ``availability``, ``share`` (0 to
-        1), ``draining``, ``in_flight``, ``waiting``, ``limit`` (None: any number), ``load`` (with
-        ``age_s``; None: unknown), ``first_token_ms`` (None: unknown), ``successes``, ``failures``,
-        ``backs_off_s`` (None: it does not), ``ejections`` (how many) and ``ejection`` (``reason``,
-        ``ends_in_s``, ``streak``; None: it is in none).
+        Each has ``name``, ``kind``, ``state`` (what probes found), ``availability``, ``share`` (0
+        to 1), ``draining``, ``in_flight``, ``waiting``, ``limit`` (None: any number), ``load``
+        (with ``age_s``), ``first_token_ms``, ``successes``, ``failures``, ``backs_off_s``,
+        ``ejections`` (how many) and ``ejection`` (``reason``, ``ends_in_s``, ``streak``). None in
+        ``load``, ``first_token_ms``, ``backs_off_s`` and ``ejection``: there is none.
         """
 
     def take_wanted(self) -> list[str]:

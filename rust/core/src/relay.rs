@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
 
 use crate::error::{Error, Kind};
+use crate::resume::Delivered;
 use crate::scrub::{self, Asked};
 use crate::sse::{Decoder, Frame};
 use crate::usage::{Choice, Inspected, Usage};
@@ -43,6 +44,7 @@ pub struct Shape {
 }
 
 /// One stream in flight.
+#[derive(Clone)]
 pub struct StreamRelay {
     shape: Shape,
     decoder: Decoder,
@@ -53,6 +55,9 @@ pub struct StreamRelay {
     finish_reason: Option<String>,
     started: bool,
     done: bool,
+    delivered: Option<Delivered>,
+    /// Usage that came with a finish reason, as the event of its own that the client asked for.
+    owed: Option<Bytes>,
 }
 
 impl StreamRelay {
@@ -68,6 +73,29 @@ impl StreamRelay {
             finish_reason: None,
             started: false,
             done: false,
+            delivered: None,
+            owed: None,
+        }
+    }
+
+    /// Remembers what it passes on, so that another engine can carry it on.
+    #[must_use]
+    pub fn followed(mut self) -> Self {
+        self.delivered = Some(Delivered::default());
+        self
+    }
+
+    /// What was passed on, if that is remembered.
+    pub const fn delivered(&self) -> Option<&Delivered> {
+        self.delivered.as_ref()
+    }
+
+    /// Another engine's bytes follow: half an event of the one before is dropped.
+    pub fn rejoin(&mut self) {
+        self.decoder = Decoder::new(self.shape.max_event_bytes);
+        if self.finishes == 0 {
+            // That of an engine that gave up.
+            self.finish_reason = None;
         }
     }
 
@@ -119,6 +147,7 @@ impl StreamRelay {
             return Ok(());
         }
         if self.finishes > 0 && self.finishes >= self.shape.choices {
+            self.pay(out);
             out.extend_from_slice(DONE);
             self.done = true;
             return Ok(());
@@ -149,6 +178,7 @@ impl StreamRelay {
                 ));
             }
             self.done = true;
+            self.pay(out);
             out.extend_from_slice(&frame.raw);
             return Ok(());
         }
@@ -161,8 +191,15 @@ impl StreamRelay {
         if self.started || EMPTY_CONTENT.find(&data).is_none() {
             self.content_events += 1;
         }
+        self.follow(&data);
         self.pass(frame, &data, out);
         Ok(())
+    }
+
+    fn follow(&mut self, data: &Bytes) {
+        if let Some(delivered) = &mut self.delivered {
+            delivered.event(data);
+        }
     }
 
     /// A frame whose JSON says something: usage, an end, or a failure.
@@ -172,14 +209,20 @@ impl StreamRelay {
             return Err(scrub::stream_error(data, self.shape.asked));
         }
         let choices = seen.choices.as_deref().unwrap_or_default();
+        if let Some(reason) = choices
+            .iter()
+            .filter_map(|choice| choice.finish_reason.as_deref())
+            .find(|reason| gave_up(reason))
+        {
+            self.finish_reason = Some(reason.to_owned());
+            return Err(given_up(reason));
+        }
+        self.follow(data);
         let mut finished = false;
         for reason in choices
             .iter()
             .filter_map(|choice| choice.finish_reason.as_deref())
         {
-            if gave_up(reason) {
-                return Err(given_up(reason));
-            }
             finished = true;
             self.finishes += 1;
             self.finish_reason = Some(reason.to_owned());
@@ -200,6 +243,12 @@ impl StreamRelay {
         } else {
             self.shape.continuous_usage
         };
+        if choices.is_empty() {
+            self.owed = None;
+        } else if finished && self.shape.include_usage && !self.shape.continuous_usage {
+            // Some say it here alone.
+            self.owed = usage_event(data);
+        }
         if wanted {
             self.pass(frame, data, out);
         } else if !choices.is_empty() {
@@ -208,6 +257,13 @@ impl StreamRelay {
             self.started = true;
         }
         Ok(())
+    }
+
+    /// Tells the usage that the client asked for, where the engine had no event for it.
+    fn pay(&mut self, out: &mut BytesMut) {
+        if let Some(event) = self.owed.take() {
+            out.extend_from_slice(&event);
+        }
     }
 
     fn pass(&mut self, frame: &Frame, data: &[u8], out: &mut BytesMut) {
@@ -291,6 +347,17 @@ fn says(key: &Finder<'_>, data: &[u8]) -> bool {
         rest.strip_prefix(b":")
             .is_some_and(|value| !value.trim_ascii_start().starts_with(b"null"))
     })
+}
+
+/// The usage in an event's data as an event of its own, without choices.
+fn usage_event(data: &[u8]) -> Option<Bytes> {
+    let mut chunk: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(data).ok()?;
+    chunk.insert("choices".into(), serde_json::Value::Array(Vec::new()));
+    let mut event = b"data: ".to_vec();
+    serde_json::to_writer(&mut event, &chunk).ok()?;
+    event.extend_from_slice(b"\n\n");
+    Some(event.into())
 }
 
 /// Appends `frame` with its usage member taken out, or set to null.

@@ -78,6 +78,7 @@ pub struct Upstream {
 
 /// What an upstream's kind can do on the wire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct Traits {
     /// Knows `stream_options.include_usage`.
     pub include_usage: bool,
@@ -87,6 +88,8 @@ pub struct Traits {
     pub rid: bool,
     /// Where `{"rid": …}` is posted to stop a request.
     pub abort_path: Option<String>,
+    /// Goes on from a last message of the assistant's.
+    pub continues: bool,
 }
 
 /// What is asked of an upstream.

@@ -11,6 +11,7 @@ use super::hedge::open_hedged;
 use super::open::{Open, Opened, Try};
 use super::out::{Out, head};
 use super::refuse::cut;
+use super::resume::{Resumed, resume};
 use super::stream;
 use super::unary::Whole;
 use crate::alarm::Alarm;
@@ -143,11 +144,33 @@ impl Course {
         record.advance(open.progress());
         record.committed(200);
         out.start(|| head(job, &open.target, &open.headers, Bytes::new(), true, record));
-        let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
-        if let Err(error) = relayed {
-            open.target.upstream.health.failed(&error, monotonic());
-            let held = std::mem::take(&mut open.early);
-            cut(job, open.relay.finish_reason(), record, &error, held).await;
+        let mut joins = 0;
+        loop {
+            let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
+            let Err(error) = relayed else {
+                return;
+            };
+            if error.kind == Kind::ClientClosed {
+                // Nobody is there to be told.
+                return;
+            }
+            // Rare, and large: apart, so that other requests do not carry its room.
+            match Box::pin(resume(self, job, open, error, joins, out, record)).await {
+                Resumed::Open(next) => open = *next,
+                Resumed::Over(end) => {
+                    let finish = end.relay.finish_reason();
+                    stream::close(job, finish, end.early, record).await;
+                    return;
+                }
+                // Its client has left, and nobody reads on for it.
+                Resumed::Not(error, _) if error.kind == Kind::ClientClosed => return,
+                Resumed::Not(error, end) => {
+                    let finish = end.relay.finish_reason();
+                    cut(job, finish, record, &error, end.early).await;
+                    return;
+                }
+            }
+            joins += 1;
         }
     }
 

@@ -19,6 +19,19 @@ pub(super) async fn open_hedged(
     attempt: Try,
     record: &mut Record,
 ) -> Result<Opened, Failed> {
+    if course.model.hedge.is_some() {
+        // Rare, and large: apart, so that other requests do not carry its room.
+        return Box::pin(race(course, job, attempt, record)).await;
+    }
+    open(job, attempt, course.total, &mut course.alarm, Some(record)).await
+}
+
+async fn race(
+    course: &mut Course,
+    job: &Job,
+    attempt: Try,
+    record: &mut Record,
+) -> Result<Opened, Failed> {
     let Some(hedge) = &course.model.hedge else {
         return open(job, attempt, course.total, &mut course.alarm, Some(record)).await;
     };
