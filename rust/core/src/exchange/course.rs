@@ -144,10 +144,14 @@ impl Course {
         record.committed(200);
         out.start(|| head(job, &open.target, &open.headers, Bytes::new(), true, record));
         let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
-        if let Err(error) = relayed {
-            open.target.upstream.health.failed(&error, monotonic());
-            let held = std::mem::take(&mut open.early);
-            cut(job, open.relay.finish_reason(), record, &error, held).await;
+        let health = &open.target.upstream.health;
+        match relayed {
+            Ok(()) => health.succeeded(None, monotonic()),
+            Err(error) => {
+                health.failed(&error, monotonic());
+                let held = std::mem::take(&mut open.early);
+                cut(job, open.relay.finish_reason(), record, &error, held).await;
+            }
         }
     }
 
