@@ -19,6 +19,7 @@ __all__ = [
     "__version__",
     "bad_pattern",
     "peek",
+    "sign_v4",
 ]
 
 __version__: str
@@ -422,6 +423,27 @@ def bad_pattern(patterns: list[str]) -> tuple[int | None, str] | None:
     """What is wrong with patterns for the prompt log: which one, from 0, and why.
 
     Which one: None where all together are too large. None: nothing is wrong.
+    """
+
+def sign_v4(
+    method: str,
+    host: str,
+    path: str,
+    query: str,
+    headers: list[tuple[str, str]],
+    body: list[bytes],
+    *,
+    access_key: str,
+    secret_key: str,
+    session_token: str | None,
+    region: str,
+    service: str,
+    unix_s: int,
+) -> list[tuple[str, str]]:
+    """The headers that AWS Signature Version 4 adds to a request, as the core signs its own.
+
+    path, query: as they are sent. headers: more to sign, names in lower case.
+    body: its pieces, in order. unix_s: when it is signed, seconds since 1970.
     """
 
 @final

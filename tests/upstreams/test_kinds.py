@@ -62,6 +62,13 @@ def test_its_form_agrees_with_its_address(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NAMES)
+def test_its_form_agrees_with_its_probe(tmp_path: Path, kind: str) -> None:
+    probe = KINDS[kind].probe_for(settings(tmp_path, kind))
+    lists = probe is not None and probe.models is not None
+    assert FORMS[kind].lists == lists  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", NAMES)
 def test_the_core_takes_what_is_made_of_it(tmp_path: Path, kind: str) -> None:
     from forebay._core import Core
 
@@ -385,7 +392,7 @@ def test_a_managed_provider_that_can_be_cold(tmp_path: Path) -> None:
     }
 
 
-def test_specs_have_every_member_of_the_cores() -> None:
+def test_specs_have_every_member_of_the_cores(tmp_path: Path) -> None:
     source = (ROOT / "rust" / "core" / "src" / "snapshot" / "spec.rs").read_text()
 
     def members(struct: str) -> set[str]:
@@ -413,7 +420,8 @@ def test_specs_have_every_member_of_the_cores() -> None:
     assert set(upstream["outlier"]) == members("OutlierSpec")
     assert set(upstream["cold"]) == members("ColdSpec")
     assert set(upstream["paths"]) == members("PathsSpec")
-    assert set(upstream["errors"][0]) == members("ErrorRule")
+    rules = spec(tmp_path, "fireworks")["errors"]
+    assert set(rules[0]) == members("ErrorRule")
     assert set(model) == members("ModelSpec")
     assert set(model["targets"][0]) == members("TargetSpec")
     for part, struct in (

@@ -205,5 +205,5 @@ def _retry(retry: Retry) -> dict[str, Any]:
         "min_per_second": retry.min_per_second,
         "backoff_s": retry.backoff,
         "max_backoff_s": retry.max_backoff,
-        "on": retry.on,
+        "on": retry.statuses,
     }

@@ -21,7 +21,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from forebay.upstreams.kind import ErrorRule, Kind, Paths, Probe
-from forebay.upstreams.rules import BAD_KEY, NO_MODEL, NO_MONEY, refusals
 
 if TYPE_CHECKING:
     from forebay.config.schema import Upstream
@@ -48,23 +47,7 @@ KIND = Anthropic(
     default_url="https://api.anthropic.com",
     bearer=False,
     default_paths=Paths(chat="/v1/messages", completions=None, embeddings=None),
-    errors=(
-        *refusals(
-            400,
-            "context_overflow",
-            texts=("prompt is too long", "exceed context limit"),
-        ),
-        *refusals(400, "content_filter", texts=("blocked by content filtering policy",)),
-        ErrorRule(
-            400, "upstream_error", contains="credit balance is too low", retry=True, reason="quota"
-        ),
-        ErrorRule(409, "upstream_error", retry=True),
-        ErrorRule(429, "rate_limited", retry=True),
-        ErrorRule(529, "unavailable", retry=True),
-        NO_MODEL,
-        NO_MONEY,
-        *BAD_KEY,
-    ),
+    errors=(ErrorRule(409, "upstream_error", retry=True),),
     probe=Probe(
         ready="/v1/models", models="/v1/models?limit=1000", interval_s=30.0, timeout_s=10.0
     ),

@@ -10,11 +10,9 @@ list of the old service.
 Sources: docs.anyscale.com services; docs.ray.io "Serving LLMs"; openrouter.ai/docs.
 """
 
-from forebay.upstreams.kind import ErrorRule, Kind, Probe
-from forebay.upstreams.rules import BAD_KEY, ENGINES, NO_MODEL
+from forebay.upstreams.kind import Kind, Probe
 
 KIND = Kind(
     name="anyscale",
-    errors=(*ENGINES, ErrorRule(429, "rate_limited", retry=True), NO_MODEL, *BAD_KEY),
     probe=Probe(ready="/v1/models", models="/v1/models", interval_s=10.0, timeout_s=5.0),
 )

@@ -24,9 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from forebay.upstreams.credentials.azure import AzureSource
-from forebay.upstreams.kind import ErrorRule, Kind, Paths, Probe
-from forebay.upstreams.openai import QUOTA
-from forebay.upstreams.rules import BAD_KEY, NO_MODEL, NO_MONEY, OPENAI_OVERFLOW, refusals
+from forebay.upstreams.kind import Kind, Paths, Probe
 
 if TYPE_CHECKING:
     from forebay.config.schema import Upstream
@@ -90,14 +88,5 @@ class Azure(Kind):
 KIND = Azure(
     name="azure",
     bearer=False,
-    errors=(
-        *OPENAI_OVERFLOW,
-        *refusals(400, "content_filter", codes=("content_filter", "content_policy_violation")),
-        *QUOTA,
-        ErrorRule(429, "rate_limited", retry=True),
-        NO_MODEL,
-        NO_MONEY,
-        *BAD_KEY,
-    ),
     probe=Probe(ready="/openai/v1/models", interval_s=30.0, timeout_s=10.0),
 )

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from forebay.upstreams.kind import ErrorRule, Kind, Paths, Probe, Wake
-from forebay.upstreams.rules import BAD_KEY, ENGINES, NO_MODEL, NO_MONEY, OPENAI_OVERFLOW
 
 if TYPE_CHECKING:
     from forebay.config.schema import Upstream
@@ -98,6 +97,5 @@ KIND = Baseten(
     any_model=True,
     cold=True,
     idle_s=900.0,
-    errors=(OPENAI_OVERFLOW[0], *ENGINES, NO_MODEL, NO_MONEY, *BAD_KEY),
     probe=Probe(ready="/v1/models", models="/v1/models", interval_s=30.0, timeout_s=10.0),
 )

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING
 from forebay.upstreams.credentials.aws import AwsSource
 from forebay.upstreams.credentials.source import Credentials, StaticSource
 from forebay.upstreams.kind import Dialect, ErrorRule, Kind, Paths, Sign
-from forebay.upstreams.rules import BAD_KEY, NO_MODEL, refusals
 
 if TYPE_CHECKING:
     from forebay.config.schema import Upstream
@@ -90,24 +89,10 @@ KIND = Bedrock(
     drains=True,
     default_paths=_NATIVE,
     errors=(
-        *refusals(
-            400,
-            "context_overflow",
-            texts=("input is too long", "prompt is too long", "maximum context length"),
-        ),
-        *refusals(400, "content_filter", texts=("blocked by content filtering policy",)),
         *(
-            ErrorRule(400, "rate_limited", code=code, retry=True, reason="quota")
+            ErrorRule(400, "rate_limited", code=code, retry=True)
             for code in ("ServiceQuotaExceededException", "serviceQuotaExceededException")
         ),
         ErrorRule(424, "upstream_error", retry=True),
-        *(
-            ErrorRule(429, "unavailable", code=code, retry=True, reason="loading")
-            for code in ("ModelNotReadyException", "modelNotReadyException")
-        ),
-        ErrorRule(429, "unavailable", contains="not ready", retry=True, reason="loading"),
-        ErrorRule(429, "rate_limited", retry=True),
-        NO_MODEL,
-        *BAD_KEY,
     ),
 )

@@ -12,21 +12,14 @@ openrouter.ai/docs "Stream cancellation".
 """
 
 from forebay.upstreams.kind import ErrorRule, Kind, Probe
-from forebay.upstreams.rules import BAD_KEY, NO_MODEL, NO_MONEY, OPENAI_OVERFLOW, refusals
 
 KIND = Kind(
     name="fireworks",
     default_url="https://api.fireworks.ai/inference",
     errors=(
-        *OPENAI_OVERFLOW,
-        *refusals(400, "context_overflow", texts=("prompt is too long",)),
+        ErrorRule(405, "upstream_error", retry=True),
         ErrorRule(412, "upstream_error", contains="suspended", retry=True, reason="quota"),
         ErrorRule(412, "upstream_error", retry=True),
-        ErrorRule(405, "upstream_error", retry=True),
-        ErrorRule(429, "rate_limited", retry=True),
-        NO_MODEL,
-        NO_MONEY,
-        *BAD_KEY,
     ),
     probe=Probe(ready="/v1/models", models="/v1/models", interval_s=30.0, timeout_s=10.0),
 )

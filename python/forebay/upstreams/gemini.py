@@ -23,21 +23,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from forebay.upstreams.kind import Dialect, ErrorRule, Kind, Paths, Probe
-from forebay.upstreams.rules import BAD_KEY, NO_MODEL, refusals
 
 if TYPE_CHECKING:
     from forebay.config.schema import Upstream
 
 GOOGLE_ERRORS = (
-    *refusals(400, "context_overflow", texts=("input token count",)),
     ErrorRule(400, "upstream_error", contains="api key not valid", retry=True),
-    ErrorRule(400, "upstream_error", contains="api_key_invalid", retry=True),
     ErrorRule(400, "upstream_error", code="FAILED_PRECONDITION", retry=True),
-    ErrorRule(429, "upstream_error", contains="perday", retry=True, reason="quota"),
-    ErrorRule(429, "rate_limited", retry=True),
     ErrorRule(499, "upstream_error", retry=True),
-    NO_MODEL,
-    *BAD_KEY,
 )
 """What Google's statuses mean; Vertex AI answers with the same."""
 

@@ -75,7 +75,8 @@ class Probe:
 
     ready: 200 when requests can be taken, without touching the model where that is possible.
     loading: statuses that mean "is being started".
-    models: lists the models it serves. loads: how much it has to do. info: what it runs.
+    models: lists the models it serves. loads: how much it has to do. info: whether it makes text or
+        embeddings, where a chat would harm an engine of embeddings.
     auth: refuses a wrong key, where neither `ready` nor `models` asks for one.
     wakes: asking starts it, or keeps it from being stopped: ask only while requests want it.
     interval_s, timeout_s: between two looks, and the longest wait for an answer.
@@ -125,7 +126,10 @@ class Kind:
     any_model: serves what it has, whatever name a request has for it.
     cold: may have to be started first: requests are held meanwhile.
     idle_s: without requests for so long it is taken to have been stopped, seconds; 0 never.
-    errors: what its statuses mean where that is not what they usually do.
+    errors: what its answers mean where that is not what the core reads in them anyway. That is: 401
+        to 403 and 5xx are the upstream's own fault, 404 a model it lacks, 408 and 504 time, 429 a
+        rate, 503 and 529 too much to do, every other 4xx the request's fault; and by code and words
+        (rust/core/src/scrub/reason.rs) an overflow of the context, a filter, a start, a quota.
     probe: how it is asked how it is; None: only requests tell. wake: how it is started.
     """
 

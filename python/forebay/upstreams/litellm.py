@@ -12,23 +12,9 @@ Sources: docs.litellm.ai: proxy/health, exception_mapping, error_reference; Berr
 requests 30223, 30245 and 31499.
 """
 
-from forebay.upstreams.kind import ErrorRule, Kind, Probe
-from forebay.upstreams.rules import BAD_KEY, NO_MODEL, NO_MONEY, OPENAI_OVERFLOW, refusals
+from forebay.upstreams.kind import Kind, Probe
 
 KIND = Kind(
     name="litellm",
-    errors=(
-        *OPENAI_OVERFLOW,
-        *refusals(400, "context_overflow", texts=("contextwindowexceedederror",)),
-        *refusals(400, "content_filter", texts=("contentpolicyviolationerror",)),
-        *(
-            ErrorRule(status, "upstream_error", code="budget_exceeded", retry=True, reason="quota")
-            for status in (400, 429)
-        ),
-        ErrorRule(429, "rate_limited", retry=True),
-        NO_MODEL,
-        NO_MONEY,
-        *BAD_KEY,
-    ),
     probe=Probe(ready="/health/readiness", models="/v1/models", interval_s=5.0, timeout_s=5.0),
 )

@@ -22,8 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from forebay.upstreams.kind import ErrorRule, Kind, Probe, Wake
-from forebay.upstreams.rules import BAD_KEY, ENGINES, NO_MODEL
+from forebay.upstreams.kind import Kind, Probe, Wake
 
 if TYPE_CHECKING:
     from forebay.config.schema import Upstream
@@ -48,7 +47,6 @@ KIND = Modal(
     drains=True,
     cold=True,
     idle_s=300.0,
-    errors=(*ENGINES, ErrorRule(424, "upstream_error", retry=True), NO_MODEL, *BAD_KEY),
     probe=Probe(ready="/v1/models", models="/v1/models", wakes=True, timeout_s=150.0),
     wake=Wake("GET", "/v1/models"),
 )

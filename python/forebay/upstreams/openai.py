@@ -15,25 +15,10 @@ Sources: developers.openai.com: api/reference/overview, guides/error-codes, guid
 openai/openai-python.
 """
 
-from forebay.upstreams.kind import ErrorRule, Kind, Probe
-from forebay.upstreams.rules import BAD_KEY, NO_MODEL, NO_MONEY, OPENAI_OVERFLOW, refusals
-
-QUOTA = tuple(
-    ErrorRule(429, "upstream_error", code=code, retry=True, reason="quota")
-    for code in ("insufficient_quota", "credit_balance_exhausted")
-)
+from forebay.upstreams.kind import Kind, Probe
 
 KIND = Kind(
     name="openai",
     default_url="https://api.openai.com",
-    errors=(
-        *OPENAI_OVERFLOW,
-        *refusals(400, "content_filter", codes=("content_policy_violation", "content_filter")),
-        *QUOTA,
-        ErrorRule(429, "rate_limited", retry=True),
-        NO_MODEL,
-        NO_MONEY,
-        *BAD_KEY,
-    ),
     probe=Probe(ready="/v1/models", models="/v1/models", interval_s=30.0, timeout_s=10.0),
 )

@@ -9,16 +9,8 @@ Source: openai/openai-python, types/chat.
 """
 
 from forebay.upstreams.kind import Kind, Probe
-from forebay.upstreams.rules import BAD_KEY, NO_MODEL, NO_MONEY, OPENAI_OVERFLOW, refusals
 
 KIND = Kind(
     name="openai_compatible",
-    errors=(
-        *OPENAI_OVERFLOW,
-        *refusals(400, "content_filter", codes=("content_filter", "content_policy_violation")),
-        NO_MODEL,
-        NO_MONEY,
-        *BAD_KEY,
-    ),
     probe=Probe(ready="/v1/models", models="/v1/models"),
 )

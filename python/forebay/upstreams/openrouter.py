@@ -14,18 +14,13 @@ Sources: openrouter.ai/docs: API reference, streaming, usage accounting, errors.
 """
 
 from forebay.upstreams.kind import ErrorRule, Kind, Probe
-from forebay.upstreams.rules import BAD_KEY, NO_MODEL, NO_MONEY, OPENAI_OVERFLOW, refusals
 
 KIND = Kind(
     name="openrouter",
     default_url="https://openrouter.ai/api",
-    errors=(
-        *OPENAI_OVERFLOW,
-        *refusals(403, "content_filter", texts=("moderation", "flagged")),
-        ErrorRule(429, "rate_limited", retry=True),
-        NO_MODEL,
-        NO_MONEY,
-        *BAD_KEY,
+    errors=tuple(
+        ErrorRule(403, "invalid_request", contains=text, retry=False, reason="content_filter")
+        for text in ("moderation", "flagged")
     ),
     probe=Probe(
         ready="/v1/models", models="/v1/models", auth="/v1/key", interval_s=30.0, timeout_s=10.0

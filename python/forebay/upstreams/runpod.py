@@ -25,7 +25,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from forebay.upstreams.kind import ErrorRule, Kind, Paths, Probe, State, Wake
-from forebay.upstreams.rules import BAD_KEY, ENGINES, NO_MODEL, NO_MONEY
 
 if TYPE_CHECKING:
     from forebay.config.schema import Upstream
@@ -108,10 +107,6 @@ KIND = RunPod(
             400, "unavailable", contains="no workers available", retry=True, reason="loading"
         ),
         ErrorRule(400, "unavailable", contains="no worker available", retry=True, reason="loading"),
-        *ENGINES,
-        NO_MODEL,
-        NO_MONEY,
-        *BAD_KEY,
     ),
     probe=Probe(
         ready="/ping",

@@ -18,7 +18,6 @@ at that version; the recordings.
 """
 
 from forebay.upstreams.kind import Kind, Probe
-from forebay.upstreams.rules import BAD_KEY, NO_MODEL, SGLANG_OVERFLOW
 
 KIND = Kind(
     name="sglang",
@@ -27,7 +26,6 @@ KIND = Kind(
     abort_path="/abort_request",
     continues=True,
     cold=True,
-    errors=(*SGLANG_OVERFLOW, NO_MODEL, *BAD_KEY),
     probe=Probe(
         ready="/ready",
         loading=frozenset({503}),

@@ -14,7 +14,6 @@ Sources: router/src/server.rs, router/src/validation.rs, launcher/src/main.rs; R
 """
 
 from forebay.upstreams.kind import ErrorRule, Kind, Paths, Probe
-from forebay.upstreams.rules import BAD_KEY, NO_MODEL, TGI_OVERFLOW
 
 KIND = Kind(
     name="tgi",
@@ -22,16 +21,12 @@ KIND = Kind(
     cold=True,
     default_paths=Paths(embeddings=None),
     errors=(
-        *TGI_OVERFLOW,
         ErrorRule(424, "upstream_error", retry=True),
         ErrorRule(429, "unavailable", retry=True),
-        NO_MODEL,
-        *BAD_KEY,
     ),
     probe=Probe(
         ready="/health",
         loading=frozenset({503}),
         models="/v1/models",
-        info="/info",
     ),
 )

@@ -13,20 +13,13 @@ Sources: docs.together.ai: OpenAI compatibility, rate limits, error codes; openr
 """
 
 from forebay.upstreams.kind import ErrorRule, Kind, Probe
-from forebay.upstreams.rules import BAD_KEY, NO_MODEL, NO_MONEY, OPENAI_OVERFLOW, refusals
 
 KIND = Kind(
     name="together",
     default_url="https://api.together.ai",
-    errors=(
-        *OPENAI_OVERFLOW,
-        *refusals(403, "context_overflow", texts=("context length", "too long", "maximum context")),
-        *refusals(422, "context_overflow", texts=("`inputs` tokens + `max_new_tokens` must be",)),
-        ErrorRule(429, "rate_limited", retry=True),
-        ErrorRule(503, "unavailable", retry=True),
-        NO_MODEL,
-        NO_MONEY,
-        *BAD_KEY,
+    errors=tuple(
+        ErrorRule(403, "invalid_request", contains=text, retry=False, reason="context_overflow")
+        for text in ("context length", "too long", "maximum context")
     ),
     probe=Probe(ready="/v1/models", models="/v1/models", interval_s=30.0, timeout_s=10.0),
 )

@@ -14,24 +14,15 @@ stopped.
 Source: tensorrt_llm/serve/openai_server.py.
 """
 
-from forebay.upstreams.kind import ErrorRule, Kind, Paths, Probe
-from forebay.upstreams.rules import NO_MODEL, refusals
+from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="trtllm",
     cold=True,
     default_paths=Paths(embeddings=None),
-    errors=(
-        *refusals(
-            400, "context_overflow", texts=("max_num_tokens", "max_input_len", "max_seq_len")
-        ),
-        ErrorRule(501, "upstream_error", retry=True),
-        NO_MODEL,
-    ),
     probe=Probe(
         ready="/health",
         loading=frozenset({503}),
         models="/v1/models",
-        info="/version",
     ),
 )

@@ -16,17 +16,14 @@ openai/chat_completion/serving.py, serve/middleware/authenticate.py, serve/instr
 """
 
 from forebay.upstreams.kind import Kind, Probe
-from forebay.upstreams.rules import BAD_KEY, NO_MODEL, VLLM_OVERFLOW
 
 KIND = Kind(
     name="vllm",
     continuous_usage=True,
     continues=True,
     cold=True,
-    errors=(*VLLM_OVERFLOW, NO_MODEL, *BAD_KEY),
     probe=Probe(
         ready="/health",
         models="/v1/models",
-        info="/v1/models",
     ),
 )

@@ -74,7 +74,7 @@ pub async fn next(
         return Ok(search.go(trail, placed));
     }
     loop {
-        let mut held: Option<Hold<'_>> = None;
+        let mut wait: Option<Hold<'_>> = None;
         for (number, tier) in model.router.tiers().iter().enumerate() {
             if let Some(placed) = search.at_once(tier, trail) {
                 return Ok(search.go(trail, placed));
@@ -85,13 +85,13 @@ pub async fn next(
             let further = search.is_left_after(number);
             if let Some(hold) = trail.hold(model, tier, further) {
                 let stays = hold.comes_first;
-                held.get_or_insert(hold);
+                wait.get_or_insert(hold);
                 if stays {
                     break;
                 }
             }
         }
-        match held {
+        match wait {
             Some(hold) => hold.wait(trail, until, alarm, waiting).await,
             None if model.router.has_canaries() && !search.canaries => search.canaries = true,
             None => {

@@ -2,7 +2,7 @@
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
 //! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`], [`mod@copy`], [`tags`], [`price`],
-//! [`queue`], [`adaptive`], [`health`], [`route`]. Effects: [`upstream`] alone opens sockets, [`spool`] alone writes
+//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`]. Effects: [`upstream`] alone opens sockets, [`spool`] alone writes
 //! files, [`gate`] lets requests in to it;
 //! [`exchange`] alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end
 //! comes in, [`slot`] where an answer goes out.
@@ -36,6 +36,7 @@ pub mod queue;
 pub mod record;
 mod refusals;
 pub mod relay;
+pub mod resume;
 pub mod retry;
 pub mod route;
 pub mod scrub;

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
 
 use crate::error::{Error, Kind};
+use crate::resume::Delivered;
 use crate::scrub::{self, Asked};
 use crate::sse::{Decoder, Frame};
 use crate::usage::{Choice, Inspected, Usage};
@@ -43,6 +44,7 @@ pub struct Shape {
 }
 
 /// One stream in flight.
+#[derive(Clone)]
 pub struct StreamRelay {
     shape: Shape,
     decoder: Decoder,
@@ -53,6 +55,7 @@ pub struct StreamRelay {
     finish_reason: Option<String>,
     started: bool,
     done: bool,
+    delivered: Option<Delivered>,
 }
 
 impl StreamRelay {
@@ -68,6 +71,28 @@ impl StreamRelay {
             finish_reason: None,
             started: false,
             done: false,
+            delivered: None,
+        }
+    }
+
+    /// Remembers what it passes on, so that another engine can carry it on.
+    #[must_use]
+    pub fn followed(mut self) -> Self {
+        self.delivered = Some(Delivered::default());
+        self
+    }
+
+    /// What was passed on, if that is remembered.
+    pub const fn delivered(&self) -> Option<&Delivered> {
+        self.delivered.as_ref()
+    }
+
+    /// Another engine's bytes follow: half an event of the one before is dropped.
+    pub fn rejoin(&mut self) {
+        self.decoder = Decoder::new(self.shape.max_event_bytes);
+        if self.finishes == 0 {
+            // That of an engine that gave up.
+            self.finish_reason = None;
         }
     }
 
@@ -161,8 +186,15 @@ impl StreamRelay {
         if self.started || EMPTY_CONTENT.find(&data).is_none() {
             self.content_events += 1;
         }
+        self.follow(&data);
         self.pass(frame, &data, out);
         Ok(())
+    }
+
+    fn follow(&mut self, data: &Bytes) {
+        if let Some(delivered) = &mut self.delivered {
+            delivered.event(data);
+        }
     }
 
     /// A frame whose JSON says something: usage, an end, or a failure.
@@ -172,14 +204,20 @@ impl StreamRelay {
             return Err(scrub::stream_error(data, self.shape.asked));
         }
         let choices = seen.choices.as_deref().unwrap_or_default();
+        if let Some(reason) = choices
+            .iter()
+            .filter_map(|choice| choice.finish_reason.as_deref())
+            .find(|reason| gave_up(reason))
+        {
+            self.finish_reason = Some(reason.to_owned());
+            return Err(given_up(reason));
+        }
+        self.follow(data);
         let mut finished = false;
         for reason in choices
             .iter()
             .filter_map(|choice| choice.finish_reason.as_deref())
         {
-            if gave_up(reason) {
-                return Err(given_up(reason));
-            }
             finished = true;
             self.finishes += 1;
             self.finish_reason = Some(reason.to_owned());

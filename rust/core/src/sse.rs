@@ -28,7 +28,7 @@ pub struct TooLarge {
 /// LF follows, and such an LF then stands at the front of the next frame (or in
 /// [`Decoder::take_rest`]), where it means nothing. Extra blank lines between events go the same
 /// way, so neither makes an empty event and the raw bytes joined are always the stream.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Decoder {
     limit: usize,
     /// The start of the current frame, from chunks before `chunk`.

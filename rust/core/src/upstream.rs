@@ -87,6 +87,8 @@ pub struct Traits {
     pub rid: bool,
     /// Where `{"rid": …}` is posted to stop a request.
     pub abort_path: Option<String>,
+    /// Goes on from a last message of the assistant's.
+    pub continues: bool,
 }
 
 /// What is asked of an upstream.

@@ -78,7 +78,11 @@ fn spec(engines: &[&Engine]) -> SnapshotSpec {
 }
 
 fn rig(spec: SnapshotSpec) -> Rig {
-    let rig = Rig::new(Setup::default(), &[]);
+    let nobody = Engine {
+        address: "127.0.0.1:9".parse().unwrap(),
+        log: Arc::default(),
+    };
+    let rig = Rig::new(Setup::default(), &[&nobody]);
     rig.gateway.configure(spec).unwrap();
     rig
 }

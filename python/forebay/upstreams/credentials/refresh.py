@@ -41,7 +41,8 @@ def retry_s(failures: int, jitter: float) -> float:
 class Refresher:
     """Fetches from one source, for ever, and hands on what is new.
 
-    push: takes the core's document; called on the event loop, only when something changed.
+    push: takes the core's document; called on the event loop, only when something changed. What it
+        refuses by an exception counts as not fetched.
     What was handed on stays in force while a source fails.
     """
 
@@ -79,19 +80,15 @@ class Refresher:
         while True:
             try:
                 fresh = await asyncio.to_thread(self._source.fetch)
-            except SourceError as error:
-                failures += 1
-                self._tell(str(error))
-                await self._sleep(retry_s(failures, self._jitter()))
-                continue
+                if self._current is None or fresh.document() != self._current.document():
+                    self._push(fresh.document())
             except Exception as error:  # A library's own fault must not end the upkeep.
                 failures += 1
-                self._tell(f"{type(error).__name__} in a library")
+                known = isinstance(error, SourceError)
+                self._tell(str(error) if known else f"{type(error).__name__} in a library")
                 await self._sleep(retry_s(failures, self._jitter()))
                 continue
             failures = 0
-            if self._current is None or fresh.document() != self._current.document():
-                self._push(fresh.document())
             if self._reason is not None:
                 log.info("credentials are fresh", upstream=self._upstream)
             self._current, self._reason = fresh, None

@@ -6,6 +6,9 @@ use crate::error::{Error, Kind};
 use super::Dialect;
 use super::chat::{Content, Param, Request, Spot};
 
+/// Most fields that are listed of one request.
+pub(crate) const MAX_LISTED: usize = 100;
+
 /// Keeps account of what is left out of one request.
 pub(crate) struct Carry {
     from: Dialect,
@@ -65,11 +68,14 @@ impl Carry {
         )
     }
 
-    /// A field that is left out in any case, as the answer is the same without it.
+    /// A field that is left out in any case, as the answer is the same without it. The first
+    /// [`MAX_LISTED`] are listed.
     pub(crate) fn hint(&mut self, field: impl Into<String>) {
-        let field = field.into();
-        if !self.dropped.contains(&field) {
-            self.dropped.push(field);
+        if self.dropped.len() < MAX_LISTED {
+            let field = field.into();
+            if !self.dropped.contains(&field) {
+                self.dropped.push(field);
+            }
         }
     }
 

@@ -45,6 +45,18 @@ impl Trail {
         }
     }
 
+    /// Of a request that is only for targets that fit.
+    pub fn among(model: &Model, ask: &Ask, fits: impl Fn(&Target) -> bool) -> Self {
+        let mut trail = Self::new();
+        trail.begin(model, ask);
+        for (at, target) in model.targets.iter().enumerate() {
+            if !fits(target) {
+                trail.lost(at);
+            }
+        }
+        trail
+    }
+
     /// The target is not tried again for this request: it cannot be reached.
     pub fn lost(&mut self, at: usize) {
         self.barred.add(at);

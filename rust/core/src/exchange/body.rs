@@ -3,16 +3,21 @@ use bytes::Bytes;
 
 use super::Job;
 use crate::dialect::{self, Dialect, Options};
-use crate::edits::Wanted;
+use crate::edits::{Edits, Wanted};
 use crate::error::Error;
 use crate::gateway::Endpoint;
 use crate::snapshot::Target;
 use crate::upstream::Rope;
 
-/// The client's body as this target needs it.
+/// The client's body, or what stands in for it, as this target needs it.
 ///
 /// Errors: the target's dialect has no words for it, and another one may; or it is malformed.
-pub(super) fn body_for(job: &Job, target: &Target, rid: Option<&str>) -> Result<Rope, Error> {
+pub(super) fn body_for(
+    job: &Job,
+    (body, edits): (&Bytes, &Edits),
+    target: &Target,
+    rid: Option<&str>,
+) -> Result<Rope, Error> {
     let upstream = &target.upstream;
     if speaks(job, target) != Dialect::OpenAi {
         let options = Options {
@@ -21,7 +26,7 @@ pub(super) fn body_for(job: &Job, target: &Target, rid: Option<&str>) -> Result<
             drop_params: upstream.drop_params,
             max_output_tokens: upstream.max_output_tokens,
         };
-        let translated = dialect::request(Dialect::OpenAi, upstream.dialect, &job.body, &options)?;
+        let translated = dialect::request(Dialect::OpenAi, upstream.dialect, body, &options)?;
         return Ok(Rope::new(vec![Bytes::from(translated.body)]));
     }
     let traits = &upstream.traits;
@@ -35,7 +40,7 @@ pub(super) fn body_for(job: &Job, target: &Target, rid: Option<&str>) -> Result<
         hides_rid: traits.rid,
         usage,
     };
-    Ok(Rope::new(job.edits.apply(&job.body, &wanted)))
+    Ok(Rope::new(edits.apply(body, &wanted)))
 }
 
 /// What is spoken with a target about this request: other dialects are of chat alone.

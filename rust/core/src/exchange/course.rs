@@ -7,10 +7,12 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::Job;
+use super::feed::Path;
 use super::hedge::open_hedged;
 use super::open::{Open, Opened, Try};
 use super::out::{Out, head};
 use super::refuse::cut;
+use super::resume::{Resumed, resume};
 use super::stream;
 use super::unary::Whole;
 use crate::alarm::Alarm;
@@ -106,7 +108,8 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
                 if !job.slot.lingers(record.linger(&upstream)) {
                     return;
                 }
-                let attempt = Try::of(placed, &course.model, number);
+                let path = Path::Fresh(course.model.resume && job.stream && job.single);
+                let attempt = Try::of(placed, &course.model, number, path);
                 match course.attempt(job, attempt, &mut out, record).await {
                     Ok(()) => return,
                     Err(failed) => course.goes_on(job, failed, at, &mut out, record).await,
@@ -143,15 +146,33 @@ impl Course {
         record.advance(open.progress());
         record.committed(200);
         out.start(|| head(job, &open.target, &open.headers, Bytes::new(), true, record));
-        let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
-        let health = &open.target.upstream.health;
-        match relayed {
-            Ok(()) => health.succeeded(None, monotonic()),
-            Err(error) => {
-                health.failed(&error, monotonic());
-                let held = std::mem::take(&mut open.early);
-                cut(job, open.relay.finish_reason(), record, &error, held).await;
+        let mut joins = 0;
+        loop {
+            let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
+            let Err(error) = relayed else {
+                open.target.upstream.health.succeeded(None, monotonic());
+                return;
+            };
+            if error.kind == Kind::ClientClosed {
+                // Nobody is there to be told.
+                return;
             }
+            open.target.upstream.health.failed(&error, monotonic());
+            // Rare, and large: apart, so that other requests do not carry its room.
+            match Box::pin(resume(self, job, open, error, joins, record)).await {
+                Resumed::Open(next) => open = *next,
+                Resumed::Over(end) => {
+                    let finish = end.relay.finish_reason();
+                    stream::close(job, finish, end.early, record).await;
+                    return;
+                }
+                Resumed::Not(error, end) => {
+                    let finish = end.relay.finish_reason();
+                    cut(job, finish, record, &error, end.early).await;
+                    return;
+                }
+            }
+            joins += 1;
         }
     }
 

@@ -1,5 +1,5 @@
 //! What an upstream sends of a stream, as the client gets it: OpenAI's as it is, other dialects turned
-//! into it first.
+//! into it first; and what carries another engine's stream on, joined to that.
 use bytes::{Bytes, BytesMut};
 
 use super::Job;
@@ -7,18 +7,30 @@ use super::body::speaks;
 use crate::dialect::{Dialect, Transcoder};
 use crate::error::Error;
 use crate::relay::StreamRelay;
+use crate::resume::Splice;
 use crate::snapshot::Target;
 use crate::usage::Usage;
+
+/// What an answer's stream goes through on its way to the client.
+pub(super) enum Path {
+    /// A relay of its own; with `true` it is remembered what was passed on.
+    Fresh(bool),
+    /// The join, and the relay of a stream that broke off.
+    Rejoined(Box<(Splice, StreamRelay)>),
+}
 
 /// One stream in flight.
 pub(super) struct Feed {
     transcoder: Option<Box<Transcoder>>,
+    splice: Option<Splice>,
     relay: StreamRelay,
+    /// Events with content before this engine's, where another one began the stream.
+    before: Option<u64>,
 }
 
 impl Feed {
     /// A stream of this target's at its start.
-    pub(super) fn new(job: &Job, target: &Target) -> Self {
+    pub(super) fn new(job: &Job, target: &Target, path: Path) -> Self {
         let dialect = speaks(job, target);
         let transcoder = (dialect != Dialect::OpenAi).then(|| {
             let most = job.shape.max_event_bytes;
@@ -29,21 +41,39 @@ impl Feed {
                 most,
             ))
         });
+        let (splice, relay) = match path {
+            Path::Fresh(false) => (None, StreamRelay::new(job.shape)),
+            Path::Fresh(true) => (None, StreamRelay::new(job.shape).followed()),
+            Path::Rejoined(join) => (Some(join.0), join.1),
+        };
         Self {
             transcoder,
-            relay: StreamRelay::new(job.shape),
+            before: splice.as_ref().map(|_| relay.content_events()),
+            splice,
+            relay,
         }
     }
 
     /// As [`StreamRelay::feed`].
     pub(super) fn feed(&mut self, chunk: Bytes, out: &mut BytesMut) -> Result<(), Error> {
         let Some(transcoder) = &mut self.transcoder else {
-            return self.relay.feed(chunk, out);
+            return self.join(chunk, out);
         };
         let mut turned = BytesMut::new();
         let fed = transcoder.feed(chunk, &mut turned);
         // What came before a failure is the client's.
-        self.relay.feed(turned.freeze(), out)?;
+        self.join(turned.freeze(), out)?;
+        fed
+    }
+
+    /// Through the join, if there is one, to the relay.
+    fn join(&mut self, chunk: Bytes, out: &mut BytesMut) -> Result<(), Error> {
+        let Some(splice) = &mut self.splice else {
+            return self.relay.feed(chunk, out);
+        };
+        let mut joined = BytesMut::new();
+        let fed = splice.feed(chunk, &mut joined);
+        self.relay.feed(joined.freeze(), out)?;
         fed
     }
 
@@ -54,10 +84,25 @@ impl Feed {
         {
             let mut turned = BytesMut::new();
             let ended = transcoder.end(&mut turned);
-            self.relay.feed(turned.freeze(), out)?;
+            self.join(turned.freeze(), out)?;
             ended?;
         }
+        if let Some(splice) = &mut self.splice {
+            let mut joined = BytesMut::new();
+            splice.end(&mut joined)?;
+            self.relay.feed(joined.freeze(), out)?;
+        }
         self.relay.end(out)
+    }
+
+    /// The relay alone, with all that it has passed on.
+    pub(super) fn into_relay(self) -> StreamRelay {
+        self.relay
+    }
+
+    /// The stream was ended at its join, of which the engine does not know.
+    pub(super) fn ended_at_join(&self) -> bool {
+        self.splice.as_ref().is_some_and(Splice::is_done)
     }
 
     /// As [`StreamRelay::is_done`].
@@ -65,9 +110,13 @@ impl Feed {
         self.relay.is_done()
     }
 
-    /// As [`StreamRelay::is_started`].
-    pub(super) const fn is_started(&self) -> bool {
-        self.relay.is_started()
+    /// As [`StreamRelay::is_started`], of this engine's part.
+    pub(super) fn is_started(&self) -> bool {
+        let ended = || self.relay.is_done() || self.relay.finish_reason().is_some();
+        match self.before {
+            None => self.relay.is_started(),
+            Some(before) => self.relay.content_events() > before || ended(),
+        }
     }
 
     /// As [`StreamRelay::content_events`].

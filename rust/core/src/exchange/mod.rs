@@ -33,6 +33,7 @@ mod open;
 mod out;
 mod read;
 mod refuse;
+mod resume;
 mod stream;
 mod unary;
 

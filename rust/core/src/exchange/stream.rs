@@ -36,12 +36,9 @@ pub(super) async fn relay(
         result?;
         if ended {
             open.whole();
-            record.close(Outcome::Ok, 200, None, open.relay.finish_reason());
             let last = std::mem::take(&mut open.early);
-            logged_all(record, &last);
-            record.book_durably().await;
-            job.slot.write(|out| out.extend_from_slice(&last));
-            job.slot.finish();
+            let finish = open.relay.finish_reason();
+            close(job, finish, last, record).await;
             drain(&mut open.incoming).await;
             return Ok(());
         }
@@ -55,6 +52,15 @@ pub(super) async fn relay(
                 )
             })?;
     }
+}
+
+/// Gives the client the end of a stream that is whole.
+pub(super) async fn close(job: &Job, finish: Option<&str>, last: BytesMut, record: &mut Record) {
+    record.close(Outcome::Ok, 200, None, finish);
+    logged_all(record, &last);
+    record.book_durably().await;
+    job.slot.write(|out| out.extend_from_slice(&last));
+    job.slot.finish();
 }
 
 /// Gives the client what it is to get.

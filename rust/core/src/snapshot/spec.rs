@@ -285,6 +285,7 @@ impl UpstreamSpec {
             continuous_usage: self.continuous_usage,
             rid: self.rid,
             abort_path: self.abort_path.clone(),
+            continues: self.continues,
         }
     }
 }

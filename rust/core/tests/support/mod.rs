@@ -105,6 +105,8 @@ pub struct Setup {
     pub prompt_logs: Option<SettingsSpec>,
     /// The price book.
     pub prices: Vec<PriceSpec>,
+    /// Streams are carried on, and every engine can.
+    pub resume: bool,
 }
 
 impl Default for Setup {
@@ -128,6 +130,7 @@ impl Default for Setup {
             drain: None,
             prompt_logs: None,
             prices: Vec::new(),
+            resume: false,
         }
     }
 }
@@ -173,6 +176,7 @@ impl Rig {
                 rid: true,
                 abort_path: Some("/abort_request".to_owned()),
                 drain: setup.drain,
+                continues: setup.resume,
                 ..UpstreamSpec::default()
             });
         let targets = engines.iter().zip(names).map(|(_, name)| TargetSpec {
@@ -190,6 +194,7 @@ impl Rig {
                     first_byte_s: setup.first_byte,
                     idle_s: setup.idle,
                     total_s: setup.total,
+                    resume: setup.resume,
                     ..ModelSpec::default()
                 }],
                 max_event_bytes: setup.max_event_bytes,

@@ -1,0 +1,101 @@
+//! What routing, queues and logs have to know of a request, found at its admission.
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Cost;
+use crate::arrival::Arrival;
+use crate::exchange::Job;
+use crate::gateway::{Endpoint, Gateway, Request};
+use crate::keys::Key;
+use crate::peek::Peek;
+use crate::prompt_log::Choice;
+use crate::queue::{self, Priority};
+use crate::route::{self, Prefix, Pricing};
+use crate::shadow;
+use crate::snapshot::Model;
+use crate::usage::Usage;
+
+/// A request as it came.
+pub(super) struct Seen<'a> {
+    pub(super) request: Request<'a>,
+    pub(super) bytes: &'a Bytes,
+    pub(super) body: &'a Peek<'a>,
+    pub(super) endpoint: Endpoint,
+    pub(super) arrival: &'a Arrival,
+}
+
+impl Gateway {
+    /// How a request stands in queues and what routing has to know of it, no more than its model's
+    /// routing looks at; and what of it is logged.
+    pub(super) fn place(
+        &self,
+        key: &Key,
+        model: &Model,
+        seen: &Seen<'_>,
+        cost: &Cost,
+    ) -> (route::Ask, Choice) {
+        let (queue, choice) = self.standing(key, cost.reserve);
+        let Seen { body, arrival, .. } = seen;
+        let router = &model.router;
+        let prefix = match &body.prompt_span {
+            Some(span) if router.looks_at_prompts() => {
+                Prefix::of(seen.bytes.get(span.clone()).unwrap_or_default())
+            }
+            _ => Prefix::default(),
+        };
+        let session = router.sticky().map(|(sticky, _)| {
+            let user = body.user.as_deref();
+            route::session(sticky.by, key.id.as_str(), seen.request.session, user)
+        });
+        let pricing = model.is_cost_bound().then(|| Pricing {
+            book: Arc::clone(&self.prices()),
+            account: Arc::clone(&key.account),
+            admitted_us: arrival.unix_us,
+            usage: Usage {
+                prompt: cost.prompt,
+                completion: cost.output,
+                ..Usage::default()
+            },
+        });
+        let ask = route::Ask {
+            queue,
+            endpoint: seen.endpoint,
+            context_tokens: cost.prompt.saturating_add(body.output_cap().unwrap_or(0)),
+            session,
+            prefix,
+            pricing,
+            seed: arrival.id.as_u64_pair().1,
+        };
+        (ask, choice)
+    }
+
+    /// How a request of `tokens` stands in a queue, and what of it is logged.
+    fn standing(&self, key: &Key, tokens: u64) -> (queue::Ask, Choice) {
+        let subjects = self.subjects.load();
+        let account = subjects.accounts.get(&*key.account);
+        let choice = key
+            .log
+            .or(account.map(|account| account.log).unwrap_or_default());
+        let ask = queue::Ask {
+            account: Arc::clone(&key.account),
+            weight: account.map_or(1.0, |account| account.weight),
+            priority: if key.batch {
+                Priority::Batch
+            } else {
+                Priority::Interactive
+            },
+            tokens,
+        };
+        (ask, choice)
+    }
+
+    /// Sends a copy of a request to its model's shadow, if it is to be.
+    pub(super) fn copy_to_shadow(self: &Arc<Self>, job: &Job) {
+        if let Some(copied) = job.model.shadow() {
+            let copy = shadow::Copy::of(job);
+            self.runtime
+                .spawn(shadow::send(Arc::clone(self), copied, copy));
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A stream that broke off after its commit point: another engine carries it on, where that can be.
+use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
+
+use super::Job;
+use super::body::speaks;
+use super::course::Course;
+use super::feed::Path;
+use super::open::{Open, Opened, Try, open};
+use super::out::COMMENT;
+use crate::dialect::Dialect;
+use crate::dispatch::{self, Trail, Waiting};
+use crate::edits::Edits;
+use crate::error::Error;
+use crate::gateway::Endpoint;
+use crate::peek::peek;
+use crate::record::{Progress, Record};
+use crate::relay::StreamRelay;
+use crate::resume::{Next, Resume, Splice, Why};
+use crate::snapshot::Target;
+
+/// Most joins of one stream: more engines than that do not die by chance.
+const MAX_JOINS: u32 = 8;
+
+/// What came of a stream that broke off.
+pub(super) enum Resumed {
+    /// Another engine goes on.
+    Open(Box<Open>),
+    /// It lacked its end only.
+    Over(End),
+    /// Nothing: the client has to be told.
+    Not(Error, End),
+}
+
+/// What is left of a stream without an engine.
+pub(super) struct End {
+    pub(super) relay: StreamRelay,
+    /// What the client is to get and has not.
+    pub(super) early: BytesMut,
+}
+
+/// A join, as every sibling is asked for it.
+struct Join {
+    body: Option<(Bytes, Edits)>,
+    splice: Splice,
+}
+
+/// Has a stream carried on that broke off with `error`, after so many `joins` before.
+///
+/// Each sibling that can go on from a message is tried once. The retry budget is not asked: a join
+/// needs a stream that was running, so that there are no more of them than requests.
+pub(super) async fn resume(
+    course: &mut Course,
+    job: &Job,
+    dead: Open,
+    error: Error,
+    joins: u32,
+    record: &mut Record,
+) -> Resumed {
+    let (target, mut end) = dead.into_end();
+    let now = Instant::now();
+    let wanted = course.model.resume && error.elsewhere() && joins < MAX_JOINS;
+    if !wanted || now >= course.total || !job.slot.lingers(None) {
+        return Resumed::Not(error, end);
+    }
+    let join = match next(job, &end.relay) {
+        Ok(Some(Next::Attempt(attempt))) => Join {
+            body: match attempt.body.map(inspected) {
+                None => None,
+                Some(Some(inspected)) => Some(inspected),
+                Some(None) => {
+                    return Resumed::Not(not_continued(error, Why::Request.text()), end);
+                }
+            },
+            splice: attempt.splice,
+        },
+        Ok(Some(Next::End(events))) => {
+            end.relay.rejoin();
+            return match end.relay.feed(events, &mut end.early) {
+                Ok(()) => {
+                    job.gateway.note(&error, &job.answer_headers);
+                    record.advance(progress(&end.relay));
+                    Resumed::Over(end)
+                }
+                Err(broken) => Resumed::Not(broken, end),
+            };
+        }
+        Ok(None) => return Resumed::Not(error, end),
+        Err(why) => return Resumed::Not(not_continued(error, why.text()), end),
+    };
+    end.relay.rejoin();
+    let same = |a: &Target, b: &Target| {
+        std::sync::Arc::ptr_eq(&a.upstream, &b.upstream) && a.model == b.model
+    };
+    let fits = |other: &Target| {
+        let goes_on = || other.upstream.traits.continues && speaks(job, other) == Dialect::OpenAi;
+        !same(other, &target) && (join.body.is_none() || goes_on())
+    };
+    let mut trail = Trail::among(&course.model, &job.ask, fits);
+    if !trail.has_more() {
+        return Resumed::Not(not_continued(error, "no other target can go on"), end);
+    }
+    let (mut last, mut running) = (error, Running(job));
+    while trail.has_more() {
+        let next = dispatch::next(
+            &mut trail,
+            &course.model,
+            &job.ask,
+            course.total,
+            &mut course.alarm,
+            &mut running,
+        );
+        let placed = match next.await {
+            Ok(placed) => placed,
+            Err(error) => {
+                last = not_continued(last, &error.message);
+                break;
+            }
+        };
+        let target = placed.target.clone();
+        if job.gateway.is_halted() {
+            return Resumed::Not(last, end);
+        }
+        job.gateway.note(&last, &job.answer_headers);
+        let number = record.attempt(&target.upstream.name);
+        // What was delivered is owed, whoever goes on.
+        record.advance(progress(&end.relay));
+        if !job.slot.lingers(record.linger(&target.upstream)) {
+            return Resumed::Not(last, end);
+        }
+        let rejoined = (join.splice.clone(), end.relay.clone());
+        let path = Path::Rejoined(Box::new(rejoined));
+        let mut attempt = Try::of(placed, &course.model, number, path);
+        attempt.body = join.body.clone().map(Box::new);
+        let opened = open(job, attempt, course.total, &mut course.alarm, Some(record)).await;
+        match opened {
+            Ok(Opened::Stream(mut open)) => {
+                let mut early = std::mem::take(&mut end.early);
+                early.extend_from_slice(&open.early);
+                open.early = early;
+                record.advance(open.progress());
+                return Resumed::Open(open);
+            }
+            // A stream was asked for.
+            Ok(Opened::Whole(..)) => {}
+            Err(failed) => {
+                record.advance(progress(&end.relay));
+                last = failed.error;
+            }
+        }
+        if !job.slot.lingers(None) {
+            break;
+        }
+    }
+    Resumed::Not(last, end)
+}
+
+/// A client whose stream has begun, and waits for another engine that is being started.
+struct Running<'a>(&'a Job);
+
+impl Waiting for Running<'_> {
+    fn held(&mut self) {
+        self.0.slot.write(|out| out.extend_from_slice(COMMENT));
+        self.0.slot.notify();
+    }
+}
+
+/// What follows what was delivered; nothing where that was not remembered.
+fn next(job: &Job, relay: &StreamRelay) -> Result<Option<Next>, Why> {
+    let Some(delivered) = relay.delivered() else {
+        return Ok(None);
+    };
+    let resume = Resume::new(job.endpoint == Endpoint::Completions);
+    resume
+        .next(delivered, &job.body, job.shape.max_event_bytes)
+        .map(Some)
+}
+
+/// A body of ours with its places for edits.
+fn inspected(body: Bytes) -> Option<(Bytes, Edits)> {
+    let edits = Edits::of(&peek(&body).ok()?);
+    Some((body, edits))
+}
+
+/// The error with why nobody goes on, for the log.
+fn not_continued(error: Error, why: &str) -> Error {
+    let cause = match &error.cause {
+        Some(cause) => format!("{cause}; not continued: {why}"),
+        None => format!("not continued: {why}"),
+    };
+    error.cause(cause)
+}
+
+fn progress(relay: &StreamRelay) -> Progress {
+    Progress {
+        reported: relay.usage(),
+        content_events: relay.content_events(),
+        answered: relay.content_events() > 0,
+    }
+}
