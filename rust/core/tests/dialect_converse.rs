@@ -12,10 +12,27 @@ use forebay_core::dialect::{Dialect, Options, answer, request};
 use golden::{context, read, stream, transcode};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use serde_json::json;
 
 #[test]
 fn cases() {
     golden::check("converse", 60);
+}
+
+#[test]
+fn what_was_signed_comes_back_signed() {
+    let content = json!([
+        {"reasoningContent": {"reasoningText": {"text": "Hm.", "signature": "czE="}}},
+        {"reasoningContent": {"redactedContent": "czI="}},
+        {"text": "I look."},
+        {"toolUse": {"toolUseId": "c1", "name": "f", "input": {"a": 1}}},
+    ]);
+    let said = json!({
+        "output": {"message": {"role": "assistant", "content": content}},
+        "stopReason": "tool_use",
+    });
+    let next = golden::echoed(Dialect::Converse, "anthropic.claude", &said, &["c1"]);
+    assert_eq!(next["messages"][1]["content"], content);
 }
 
 fn streams() -> Vec<(golden::Case, Vec<u8>)> {
@@ -112,7 +129,7 @@ proptest! {
 proptest! {
     #[test]
     fn any_json_is_a_request_or_a_named_fault(tree in tree()) {
-        let body = serde_json::to_vec(&serde_json::json!({"messages": tree})).expect("JSON");
+        let body = serde_json::to_vec(&json!({"messages": tree})).expect("JSON");
         let options = Options {
             model: "anthropic.claude", stream: true, drop_params: true, max_output_tokens: 1,
         };

@@ -12,10 +12,24 @@ use forebay_core::dialect::{Dialect, Options, answer, request};
 use golden::{context, read, stream, transcode};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use serde_json::json;
 
 #[test]
 fn cases() {
     golden::check("gemini", 60);
+}
+
+#[test]
+fn what_was_signed_comes_back_signed() {
+    let parts = json!([
+        {"text": "Hm.", "thought": true, "thoughtSignature": "czE="},
+        {"text": "I look.", "thoughtSignature": "czI="},
+        {"functionCall": {"id": "c1", "name": "f", "args": {"a": 1}}, "thoughtSignature": "czM="},
+        {"functionCall": {"id": "c2", "name": "f", "args": {"a": 2}}},
+    ]);
+    let said = json!({"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]});
+    let next = golden::echoed(Dialect::Gemini, "gemini-3-pro", &said, &["c1", "c2"]);
+    assert_eq!(next["contents"][1]["parts"], parts);
 }
 
 fn streams() -> Vec<(golden::Case, Vec<u8>)> {
@@ -112,7 +126,7 @@ proptest! {
 proptest! {
     #[test]
     fn any_json_is_a_request_or_a_named_fault(tree in tree()) {
-        let body = serde_json::to_vec(&serde_json::json!({"contents": tree})).expect("JSON");
+        let body = serde_json::to_vec(&json!({"contents": tree})).expect("JSON");
         let options = Options {
             model: "gemini-3-pro", stream: true, drop_params: true, max_output_tokens: 1,
         };

@@ -13,7 +13,7 @@ use crate::prompt_log::Choice;
 use crate::queue::{self, Priority};
 use crate::route::{self, Prefix, Pricing};
 use crate::shadow;
-use crate::snapshot::Model;
+use crate::snapshot::{Model, StickyBy};
 use crate::usage::Usage;
 
 /// A request as it came.
@@ -25,9 +25,26 @@ pub(super) struct Seen<'a> {
     pub(super) arrival: &'a Arrival,
 }
 
+/// What routing looks at of a request.
+#[derive(Default)]
+struct Looks {
+    prompts: bool,
+    sessions: Option<StickyBy>,
+    cost: bool,
+}
+
+impl Looks {
+    fn add(&mut self, model: &Model) {
+        self.prompts |= model.router.looks_at_prompts();
+        self.cost |= model.is_cost_bound();
+        let sticky = || model.router.sticky().map(|(sticky, _)| sticky.by);
+        self.sessions = self.sessions.or_else(sticky);
+    }
+}
+
 impl Gateway {
-    /// How a request stands in queues and what routing has to know of it, no more than its model's
-    /// routing looks at; and what of it is logged.
+    /// How a request stands in queues and what routing has to know of it, no more than the routing of
+    /// its model and of that one's fallbacks looks at; and what of it is logged.
     pub(super) fn place(
         &self,
         key: &Key,
@@ -37,18 +54,18 @@ impl Gateway {
     ) -> (route::Ask, Choice) {
         let (queue, choice) = self.standing(key, cost.reserve);
         let Seen { body, arrival, .. } = seen;
-        let router = &model.router;
+        let looks = self.looks(model);
         let prefix = match &body.prompt_span {
-            Some(span) if router.looks_at_prompts() => {
+            Some(span) if looks.prompts => {
                 Prefix::of(seen.bytes.get(span.clone()).unwrap_or_default())
             }
             _ => Prefix::default(),
         };
-        let session = router.sticky().map(|(sticky, _)| {
+        let session = looks.sessions.map(|by| {
             let user = body.user.as_deref();
-            route::session(sticky.by, key.id.as_str(), seen.request.session, user)
+            route::session(by, key.id.as_str(), seen.request.session, user)
         });
-        let pricing = model.is_cost_bound().then(|| Pricing {
+        let pricing = looks.cost.then(|| Pricing {
             book: Arc::clone(&self.prices()),
             account: Arc::clone(&key.account),
             admitted_us: arrival.unix_us,
@@ -68,6 +85,21 @@ impl Gateway {
             seed: arrival.id.as_u64_pair().1,
         };
         (ask, choice)
+    }
+
+    /// What the routing of a model and of its fallbacks looks at.
+    fn looks(&self, model: &Model) -> Looks {
+        let mut looks = Looks::default();
+        looks.add(model);
+        let others = model
+            .fallbacks
+            .iter()
+            .chain(&model.context_fallback)
+            .chain(&model.content_filter_fallback);
+        for other in others.filter_map(|name| self.model(name)) {
+            looks.add(&other);
+        }
+        looks
     }
 
     /// How a request of `tokens` stands in a queue, and what of it is logged.

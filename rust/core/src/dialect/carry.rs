@@ -79,6 +79,27 @@ impl Carry {
         }
     }
 
+    /// The signature of a call of another provider's model, which is of no use to this one.
+    pub(crate) fn signature(&mut self, spot: Spot) {
+        let name = match self.from {
+            Dialect::OpenAi => "extra_content",
+            Dialect::Gemini => "thoughtSignature",
+            Dialect::Anthropic | Dialect::Converse => "signature",
+        };
+        self.hint(format!("{}.{name}", spot.path(self.from)));
+    }
+
+    /// A document's name.
+    pub(crate) fn file_name(&mut self, spot: Spot) {
+        let name = match self.from {
+            Dialect::OpenAi => "file.filename",
+            Dialect::Anthropic => "title",
+            Dialect::Gemini => "displayName",
+            Dialect::Converse => "document.name",
+        };
+        self.hint(format!("{}.{name}", spot.path(self.from)));
+    }
+
     /// What no other dialect than the client's has.
     pub(crate) fn unknown(&mut self, request: &Request<'_>) -> Result<(), Error> {
         for (name, _) in &request.other {

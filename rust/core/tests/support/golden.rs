@@ -2,8 +2,8 @@
 //!
 //! `{"from", "to", "model", "drop_params", …}` with one of `request`, `answer` and `stream`, and
 //! `expect`. A stream is a list: of texts as they stand on the wire (Gemini, OpenAI, Anthropic), or
-//! of `{"type" | "exception", "payload"}` for AWS's frames. With `FOREBAY_BLESS=1` the files are
-//! written anew, for a review of the difference.
+//! of `{"type" | "exception", "payload"}` for AWS's frames. `FOREBAY_GOLDEN=write` writes what comes
+//! out; read the difference before you commit it.
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -59,11 +59,11 @@ pub(crate) fn read(file: &Path) -> (Case, Value) {
 pub(crate) fn check(folder: &str, at_least: usize) {
     let files = files(folder);
     assert!(files.len() >= at_least, "{} cases", files.len());
-    let bless = std::env::var_os("FOREBAY_BLESS").is_some();
+    let writes = std::env::var("FOREBAY_GOLDEN").as_deref() == Ok("write");
     for file in files {
         let (case, mut tree) = read(&file);
         let found = outcome(&case);
-        if bless {
+        if writes {
             tree["expect"] = found;
             let text = serde_json::to_string_pretty(&tree).expect("JSON") + "\n";
             fs::write(&file, text).expect("writable");
@@ -84,6 +84,29 @@ pub(crate) fn context() -> Context {
         model: "served".to_owned(),
         created: 1_700_000_000,
     }
+}
+
+/// What a model said, as it comes back to it from a client that speaks OpenAI's dialect: the next
+/// request's body.
+pub(crate) fn echoed(dialect: Dialect, model: &str, said: &Value, results: &[&str]) -> Value {
+    let said = answer(dialect, Dialect::OpenAi, &wire(said), &context()).expect("an answer");
+    let mut messages = vec![
+        json!({"role": "user", "content": "Go."}),
+        tree(&said)["choices"][0]["message"].clone(),
+    ];
+    for result in results {
+        messages.push(json!({"role": "tool", "tool_call_id": result, "content": "done"}));
+    }
+    let options = Options {
+        model,
+        stream: false,
+        drop_params: false,
+        max_output_tokens: 4096,
+    };
+    let body = wire(&json!({"messages": messages}));
+    let done = request(Dialect::OpenAi, dialect, &body, &options).expect("a request");
+    assert_eq!(done.dropped, [""; 0]);
+    tree(&done.body)
 }
 
 fn outcome(case: &Case) -> Value {

@@ -267,7 +267,7 @@ fn write_block(
         Content::ToolCall(call) => {
             tool_use(block, &tool_id(&call.id), &call.name, &call.arguments)?;
             if call.signature.is_some() {
-                carry.hint(format!("{}.extra_content", part.spot.path(carry.from())));
+                carry.signature(part.spot);
             }
         }
         Content::ToolResult(result) => tool_result(part, result, carry, block)?,

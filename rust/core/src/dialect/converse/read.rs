@@ -21,10 +21,17 @@ pub(crate) struct Reader {
 #[derive(Default)]
 struct State {
     started: bool,
-    /// Places of blocks that are calls, and are not closed.
-    calls: Vec<(u32, u32)>,
+    /// Calls that are not closed.
+    calls: Vec<Call>,
     next_call: u32,
     finished: bool,
+}
+
+struct Call {
+    /// Its block's place.
+    block: u32,
+    index: u32,
+    has_input: bool,
 }
 
 #[derive(Deserialize)]
@@ -170,17 +177,7 @@ impl State {
         match message.text(":event-type") {
             Some("contentBlockStart") => self.start(read(payload)?, sink),
             Some("contentBlockDelta") => self.delta(read(payload)?, sink),
-            Some("contentBlockStop") => {
-                let stop: BlockStop = read(payload)?;
-                let at = stop.content_block_index;
-                match self.calls.iter().position(|(block, _)| *block == at) {
-                    Some(open) => {
-                        let (_, index) = self.calls.remove(open);
-                        sink.event(Event::ToolEnd { index })
-                    }
-                    None => Ok(()),
-                }
-            }
+            Some("contentBlockStop") => self.stop(&read(payload)?, sink),
             Some("messageStop") => {
                 let end: MessageStop = read(payload)?;
                 if std::mem::replace(&mut self.finished, true) {
@@ -214,7 +211,11 @@ impl State {
         };
         let index = self.next_call;
         self.next_call += 1;
-        self.calls.push((block.content_block_index, index));
+        self.calls.push(Call {
+            block: block.content_block_index,
+            index,
+            has_input: false,
+        });
         sink.event(Event::ToolStart {
             index,
             id: call.tool_use_id.into(),
@@ -231,12 +232,15 @@ impl State {
         }
         if let Some(call) = delta.tool_use {
             let at = block.content_block_index;
-            let open = self.calls.iter().find(|(block, _)| *block == at);
-            let Some((_, index)) = open else {
+            let Some(open) = self.calls.iter_mut().find(|call| call.block == at) else {
                 return Err(unreadable("arguments of a call that had not begun"));
             };
+            if call.input.is_empty() {
+                return Ok(());
+            }
+            open.has_input = true;
             return sink.event(Event::ToolArguments {
-                index: *index,
+                index: open.index,
                 json: call.input.into(),
             });
         }
@@ -257,6 +261,22 @@ impl State {
         }
         // Citations have no place elsewhere; what they quote is in the text.
         Ok(())
+    }
+
+    fn stop(&mut self, stop: &BlockStop, sink: &mut impl Sink) -> Result<(), Error> {
+        let at = stop.content_block_index;
+        let Some(open) = self.calls.iter().position(|call| call.block == at) else {
+            return Ok(());
+        };
+        let call = self.calls.remove(open);
+        // Of a call without arguments none are sent.
+        if !call.has_input {
+            sink.event(Event::ToolArguments {
+                index: call.index,
+                json: "{}".into(),
+            })?;
+        }
+        sink.event(Event::ToolEnd { index: call.index })
     }
 
     fn runs(&self) -> Result<(), Error> {

@@ -145,8 +145,7 @@ fn block(
                 return Err(invalid(path, message));
             }
             if call.signature.is_some() {
-                let path = part.spot.path(carry.from());
-                carry.hint(format!("{path}.{}", signature_name(carry.from())));
+                carry.signature(part.spot);
             }
         }
         Content::Thinking { text, signature } => match own(signature.as_ref()) {
@@ -160,14 +159,6 @@ fn block(
         },
     }
     Ok(())
-}
-
-const fn signature_name(dialect: Dialect) -> &'static str {
-    match dialect {
-        Dialect::OpenAi => "extra_content",
-        Dialect::Gemini => "thoughtSignature",
-        Dialect::Anthropic | Dialect::Converse => "signature",
-    }
 }
 
 fn system(parts: &[Part<'_>], body: &mut Object<'_>) {

@@ -4,14 +4,11 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use crate::error::{Error, Kind};
-use crate::usage::Usage;
+use crate::usage::{MAX_TOKENS, Usage};
 
 use super::super::chat::{Signature, Signer, Stop};
 use super::super::failure::told;
 use super::super::json::{Object, Text};
-
-/// Largest token count taken as one; more is a broken upstream.
-const MAX_TOKENS: u64 = 1 << 40;
 
 /// `TokenUsage`.
 #[derive(Deserialize)]

@@ -175,8 +175,7 @@ impl Turn<'_, '_> {
             Content::Image(media) | Content::Audio(media) => self.media(part, media),
             Content::Document { media, name } => {
                 if name.is_some() {
-                    let path = part.spot.path(self.carry.from());
-                    self.carry.hint(format!("{path}.file.filename"));
+                    self.carry.file_name(part.spot);
                 }
                 self.media(part, media)
             }

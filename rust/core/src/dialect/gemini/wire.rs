@@ -8,15 +8,12 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Kind};
 use crate::scrub::kind_of_status;
-use crate::usage::Usage;
+use crate::usage::{MAX_TOKENS, Usage};
 
 use super::super::carry::broken;
 use super::super::chat::{Signature, Signer, Stop};
 use super::super::failure::told;
 use super::super::json::Text;
-
-/// Largest token count taken as one; more is a broken upstream.
-const MAX_TOKENS: u64 = 1 << 40;
 
 /// What of an answer is read.
 #[derive(Deserialize)]
