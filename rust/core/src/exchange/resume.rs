@@ -114,7 +114,6 @@ pub(super) async fn resume(
                 break;
             }
         };
-        let target = placed.target.clone();
         if job.gateway.is_halted() {
             return Resumed::Not(last, end);
         }
