@@ -9,6 +9,7 @@ use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::exchange::{self, Job, drive};
 use crate::gateway::{Endpoint, Gateway, Request};
+use crate::guard;
 use crate::headers::{rate_headers, request_id_header, upstream_headers};
 use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
@@ -158,6 +159,7 @@ impl Gateway {
             .code("model_not_allowed")
             .into());
         }
+        guard::check(endpoint, &body, &model.known)?;
         let whose = (&*key, &**model, arrival.unix_us);
         let (reservation, cost) = self.reserve(whose, endpoint, &body, answer_headers)?;
         let opening = Opening {
