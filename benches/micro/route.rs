@@ -66,7 +66,7 @@ fn snapshot(count: usize, policy: PolicySpec, sticky: Option<StickySpec>) -> Sna
     Snapshot::build(spec, &Snapshot::default(), &Counters::new(), &region).expect("a snapshot")
 }
 
-fn ask(seed: u64, prefix: Prefix) -> Ask {
+fn ask(seed: u64, prompt: &str) -> Ask {
     Ask {
         queue: queue::Ask {
             account: Arc::from("acme"),
@@ -77,7 +77,7 @@ fn ask(seed: u64, prefix: Prefix) -> Ask {
         endpoint: Endpoint::Chat,
         context_tokens: 100,
         session: Some(seed % 1000),
-        prefix,
+        prefix: Prefix::of(prompt.as_bytes()),
         pricing: None,
         seed,
     }
@@ -126,7 +126,7 @@ fn route(c: &mut Criterion) {
     let asks: Vec<Ask> = prompts()
         .iter()
         .zip(0..)
-        .map(|(prompt, seed)| ask(seed, Prefix::of(prompt.as_bytes())))
+        .map(|(prompt, seed)| ask(seed, prompt))
         .collect();
     let sticky = StickySpec {
         by: StickyBy::Session,

@@ -19,6 +19,7 @@ __all__ = [
     "__version__",
     "bad_pattern",
     "peek",
+    "sign_v4",
 ]
 
 __version__: str
@@ -96,11 +97,11 @@ class Core:
     def upstreams(self) -> bytes:
         """All upstreams as they stand in this process: a JSON list, by name.
 
-        Each has ``name``, ``kind``, ``state`` (what probes found), ``availability``, ``share`` (0 to
-        1), ``draining``, ``in_flight``, ``waiting``, ``limit`` (None: any number), ``load`` (with
-        ``age_s``; None: unknown), ``first_token_ms`` (None: unknown), ``successes``, ``failures``,
-        ``backs_off_s`` (None: it does not), ``ejections`` (how many) and ``ejection`` (``reason``,
-        ``ends_in_s``, ``streak``; None: it is in none).
+        Each has ``name``, ``kind``, ``state`` (what probes found), ``availability``, ``share`` (0
+        to 1), ``draining``, ``in_flight``, ``waiting``, ``limit`` (None: any number), ``load``
+        (with ``age_s``), ``first_token_ms``, ``successes``, ``failures``, ``backs_off_s``,
+        ``ejections`` (how many) and ``ejection`` (``reason``, ``ends_in_s``, ``streak``). None in
+        ``load``, ``first_token_ms``, ``backs_off_s`` and ``ejection``: there is none.
         """
 
     def take_wanted(self) -> list[str]:
@@ -422,6 +423,27 @@ def bad_pattern(patterns: list[str]) -> tuple[int | None, str] | None:
     """What is wrong with patterns for the prompt log: which one, from 0, and why.
 
     Which one: None where all together are too large. None: nothing is wrong.
+    """
+
+def sign_v4(
+    method: str,
+    host: str,
+    path: str,
+    query: str,
+    headers: list[tuple[str, str]],
+    body: list[bytes],
+    *,
+    access_key: str,
+    secret_key: str,
+    session_token: str | None,
+    region: str,
+    service: str,
+    unix_s: int,
+) -> list[tuple[str, str]]:
+    """The headers that AWS Signature Version 4 adds to a request, as the core signs its own.
+
+    path, query: as they are sent. headers: more to sign, names in lower case.
+    body: its pieces, in order. unix_s: when it is signed, seconds since 1970.
     """
 
 @final

@@ -220,7 +220,13 @@ async def serve(
     store = Store(config.database_url, gateway)
     app = create_app(gateway, lambda: store.database, None if seat is None else seat.figures)
     if seat is not None:
-        seat.take(drain=stop.set, hurry=now.set, figures=gateway.core.metrics)
+        seat.take(
+            drain=stop.set,
+            hurry=now.set,
+            figures=gateway.core.metrics,
+            drain_upstream=gateway.core.drain_upstream,
+        )
+        gateway.tell_drain = seat.tell_drain
     server = create_server(app, gateway.core, config, shared=None if seat is None else seat.folder)
     grpc_server = None
     if config.listen.grpc is not None:

@@ -348,9 +348,11 @@ def test_export(with_url: Forebay, database_url: str, elsewhere: Path) -> None:
 
 class Engine(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/health" else 404)
-        self.send_header("content-length", "0")
+        body = b'{"object": "list", "data": [{"id": "m"}]}' if self.path == "/v1/models" else b""
+        self.send_response(200 if body or self.path == "/ready" else 404)
+        self.send_header("content-length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass

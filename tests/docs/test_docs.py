@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +68,16 @@ class Dev:
             "PROMPT_LOG_KEY_2026": base64.b64encode(bytes(32)).decode(),
         }
 
-    def run(self, arguments: list[str]) -> str:
+    def check(self, file: Path) -> str:
+        """Check a configuration; what it takes from the environment is there."""
+        named = dict.fromkeys(re.findall(r"\$\{(\w+)\}", file.read_text()), "placeholder")
+        return self.run([*FOREBAY, "config", "check", str(file)], named)
+
+    def run(self, arguments: list[str], variables: Mapping[str, str] = {}) -> str:
         done = subprocess.run(
             arguments,
             cwd=self.folder,
-            env=self.environment(),
+            env={**variables, **self.environment()},
             capture_output=True,
             text=True,
             timeout=60,
@@ -142,7 +147,7 @@ def test_configurations_are_good(dev: Dev, document: Path, tmp_path: Path) -> No
     for text in blocks(document.read_text(), "yaml"):
         path = tmp_path / "forebay.yaml"
         path.write_text(text)
-        dev.run([*FOREBAY, "config", "check", str(path)])
+        dev.check(path)
 
 
 def anchors(text: str) -> set[str]:

@@ -1,7 +1,8 @@
 """`forebay doctor`: is everything there that the gateway needs?"""
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -18,26 +19,43 @@ from forebay.config.errors import ConfigError
 from forebay.store.errors import StoreError
 
 if TYPE_CHECKING:
-    from forebay.config.schema import Config, Upstream
+    from forebay.config.schema import Config
 
 _TIMEOUT_S = 3.0
 
+ChatOption = Annotated[
+    bool,
+    typer.Option("--chat", help="Have each target write one token, which starts and costs."),
+]
+
 
 class Finding(NamedTuple):
-    """One check's result, in a line."""
+    """One check's result, in a line.
+
+    hint: what to do where it is not well. steps: what was looked at one after the other.
+    """
 
     check: str
     ok: bool
     detail: str
+    hint: str | None = None
+    steps: Sequence[dict[str, Any]] = ()
 
 
 def doctor(
-    config: ConfigOption = None, database_url: DatabaseOption = None, json: JsonOption = False
+    config: ConfigOption = None,
+    database_url: DatabaseOption = None,
+    chat: ChatOption = False,
+    json: JsonOption = False,
 ) -> None:
-    """Check configuration, database and upstreams; exit 1 if one is not well."""
+    """Check configuration, database and upstreams; exit 1 if one is not well.
+
+    Of each upstream: is it reachable, does it take its key, does it have the configured models,
+    and is it ready?
+    """
     import asyncio
 
-    findings = asyncio.run(_examine(config_path(config), database_url))
+    findings = asyncio.run(_examine(config_path(config), database_url, chat=chat))
     if json:
         _print_json([finding._asdict() for finding in findings])
     else:
@@ -45,12 +63,15 @@ def doctor(
         for finding in findings:
             mark = "ok  " if finding.ok else "FAIL"
             typer.echo(f"{mark}  {finding.check:<{width}}  {finding.detail}")
+            if finding.hint is not None:
+                typer.echo(f"      {'':<{width}}  -> {finding.hint}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
 
-async def _examine(path: "os.PathLike[str] | None", database_url: str | None) -> list[Finding]:
-    import asyncio
+async def _examine(
+    path: "os.PathLike[str] | None", database_url: str | None, *, chat: bool
+) -> list[Finding]:
     from pathlib import Path
 
     from forebay.config import load
@@ -61,7 +82,7 @@ async def _examine(path: "os.PathLike[str] | None", database_url: str | None) ->
     bare = path is None and not any(map(os.environ.get, ("FOREBAY_CONFIG", "INFERENCE_URL")))
     if bare and state is not None:
         # `forebay dev` makes its own configuration; ask the gateway itself.
-        findings.append(await _http("gateway", f"{state.get('http')}/readyz", None))
+        findings.append(await _http("gateway", f"{state.get('http')}/readyz"))
     else:
         try:
             config = load(None if path is None else Path(path), os.environ, bad_pattern=bad_pattern)
@@ -76,9 +97,7 @@ async def _examine(path: "os.PathLike[str] | None", database_url: str | None) ->
     if database.ok and url:
         findings.append(await _ledger(url))
     if config is not None:
-        findings += await asyncio.gather(
-            *(_upstream(name, upstream) for name, upstream in config.upstreams.items())
-        )
+        findings += await _upstreams(config, chat=chat)
     return findings
 
 
@@ -120,25 +139,38 @@ async def _ledger(url: str) -> Finding:
     return Finding("ledger", True, ", ".join(f"{run.name} {run.ago} ago" for run in runs))
 
 
-async def _upstream(name: str, upstream: "Upstream") -> Finding:
-    path = "/health" if upstream.kind == "sglang" else "/v1/models"
-    return await _http(f"upstream {name}", (upstream.url or "") + path, upstream.api_key)
+async def _upstreams(config: "Config", *, chat: bool) -> list[Finding]:
+    from forebay.cli.doctor_upstreams import examine
+
+    findings = []
+    for name, steps in await examine(config, chat=chat):
+        failed = [step for step in steps if not step.ok]
+        said = [f"{step.step}: {step.detail}" for step in failed or steps]
+        hints = [step.hint for step in failed if step.hint]
+        findings.append(
+            Finding(
+                f"upstream {name}",
+                not failed,
+                "; ".join(said),
+                "; ".join(hints) or None,
+                [step._asdict() for step in steps],
+            )
+        )
+    return findings
 
 
-async def _http(check: str, url: str, api_key: str | None) -> Finding:
+async def _http(check: str, url: str) -> Finding:
     import asyncio
 
-    return await asyncio.to_thread(_get, check, url, api_key)
+    return await asyncio.to_thread(_get, check, url)
 
 
-def _get(check: str, url: str, api_key: str | None) -> Finding:
+def _get(check: str, url: str) -> Finding:
     import time
     import urllib.error
     import urllib.request
 
     headers = {"user-agent": "forebay-doctor"}
-    if api_key is not None:
-        headers["authorization"] = f"Bearer {api_key}"
     # The gateway dials upstreams itself, so no proxy of the environment here either.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What remains of a key's limits, asked of a running gateway."""
+"""What only a running gateway knows, asked of its admin API: limits as they stand, upstreams."""
 
 import os
 from typing import Annotated, Any
@@ -25,10 +25,23 @@ def live_limits(url: str, key_id: str) -> list[dict[str, Any]]:
 
     Raises: GatewayError.
     """
+    from urllib.parse import quote
+
+    found = ask(url, f"/keys/{quote(key_id, safe='')}/limits")
+    entries = found.get("data")
+    if not isinstance(entries, list):
+        raise GatewayError(f"the gateway {url} cannot be asked: its answer has no data")
+    return entries
+
+
+def ask(url: str, path: str, method: str = "GET") -> dict[str, Any]:
+    """The answer to a request without a body to a path below ``/admin/v1``.
+
+    Raises: GatewayError.
+    """
     import json
     import urllib.error
     import urllib.request
-    from urllib.parse import quote
 
     admin_key = os.environ.get("FOREBAY_ADMIN_KEY")
     if not admin_key:
@@ -37,15 +50,18 @@ def live_limits(url: str, key_id: str) -> list[dict[str, Any]]:
     if not base.startswith(("http://", "https://")):
         raise GatewayError("the gateway's URL must start with http:// or https://")
     asked = urllib.request.Request(
-        f"{base}/admin/v1/keys/{quote(key_id, safe='')}/limits",
+        f"{base}/admin/v1{path}",
         headers={"authorization": f"Bearer {admin_key.strip()}"},
+        method=method,
     )
     try:
         # The key goes to the gateway alone, past any proxy of the environment.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(asked, timeout=_TIMEOUT_S) as answer:
-            entries: list[dict[str, Any]] = json.load(answer)["data"]
-            return entries
+            found = json.load(answer)
+            if not isinstance(found, dict):
+                raise TypeError("its answer is no object")
+            return found
     except urllib.error.HTTPError as error:
         try:
             reason = str(json.load(error)["error"]["message"])

@@ -21,6 +21,7 @@ from forebay.cli import keys as key_commands
 from forebay.cli import limits as limit_commands
 from forebay.cli import logs as log_commands
 from forebay.cli import prices as price_commands
+from forebay.cli import upstreams as upstream_commands
 from forebay.cli.audit import audit
 from forebay.cli.common import ConfigOption, check_address, config_path, fail
 from forebay.cli.doctor import doctor
@@ -42,6 +43,7 @@ app.add_typer(key_commands.app, name="keys")
 app.add_typer(limit_commands.app, name="limits")
 app.add_typer(account_commands.app, name="accounts")
 app.add_typer(price_commands.app, name="prices")
+app.add_typer(upstream_commands.app, name="upstreams")
 account_commands.app.command()(billing_commands.billing)
 app.add_typer(invoice_commands.app, name="invoice")
 app.add_typer(billing_commands.terms, name="terms")

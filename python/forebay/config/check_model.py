@@ -79,9 +79,7 @@ def _owners(config: Config, document: Document) -> dict[str, str]:
     for name, model in config.models.items():
         for index, alias in enumerate(model.aliases):
             if alias in owners:
-                owner = owners[alias]
-                of = "the model itself" if owner == name else owner
-                taken = "a model" if alias in config.models else f"an alias of {of}"
+                taken = "a model" if alias in config.models else f"an alias of {owners[alias]}"
                 raise document.error(
                     ("models", name, "aliases", index), f"{alias!r} is already {taken}"
                 )

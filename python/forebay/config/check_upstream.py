@@ -27,6 +27,10 @@ def checked_upstream(document: Document, name: str, upstream: Upstream) -> Upstr
     _login(document, path, upstream, form)
     _extra(document, path, upstream, form)
     _headers(document, path, upstream)
+    if upstream.discover and not form.lists:
+        raise document.error(
+            (*path, "discover"), f"kind {upstream.kind} does not list models: put them under models"
+        )
     _bounds(document, path, upstream)
     return upstream
 

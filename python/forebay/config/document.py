@@ -28,8 +28,13 @@ class _Loader(_BaseLoader):  # type: ignore[misc]
         number.text = node.value
         return number
 
+    def construct_yaml_timestamp(self, node: yaml.ScalarNode) -> str:
+        """A date is text: the only ones in a file are versions of APIs."""
+        return str(node.value)
+
 
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_timestamp)
 
 
 def dotted(path: Path) -> str:

@@ -57,6 +57,7 @@ class Form(NamedTuple):
     key: takes an ``api_key``. needs_key: has to have one at the kind's own address.
     logins: sets of ``credentials``, of which one is chosen.
     both: ``credentials`` may stand beside ``api_key``.
+    lists: its models can be asked for, so that ``discover`` works.
     extra: a package that it cannot do without.
     """
 
@@ -67,6 +68,7 @@ class Form(NamedTuple):
     needs_key: bool = False
     logins: tuple[Login, ...] = ()
     both: bool = False
+    lists: bool = True
     extra: Extra | None = None
 
 
@@ -96,6 +98,7 @@ FORMS: dict[UpstreamKind, Form] = {
             Login(("access_key_id", "secret_access_key"), ("session_token",)),
             Login(("profile",)),
         ),
+        lists=False,
         extra=Extra("bedrock", "botocore", ("api_key", "credentials.access_key_id")),
     ),
     "vertex": Form(
@@ -104,11 +107,13 @@ FORMS: dict[UpstreamKind, Form] = {
         may=("api",),
         key=False,
         logins=(Login(("file",)),),
+        lists=False,
         extra=Extra("vertex", "google.auth"),
     ),
     "azure": Form(
         may=("api_version", "deployments"),
         logins=(Login(_CLIENT, ("authority",)), Login((), ("client_id", "authority"))),
+        lists=False,
         extra=Extra("azure", "azure.identity", ("api_key",)),
     ),
     "openrouter": _MANAGED,

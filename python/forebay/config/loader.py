@@ -217,7 +217,11 @@ def _fields(kind: Any, where: list[str | int]) -> list[str]:
         field = next(f for f in msgspec.structs.fields(kind) if f.encode_name == step)
         info: Any = msgspec.inspect.type_info(field.type)
         while not isinstance(info, msgspec.inspect.StructType):
-            info = getattr(info, "item_type", None) or getattr(info, "type", None)
+            if isinstance(info, msgspec.inspect.UnionType):
+                structs = (t for t in info.types if isinstance(t, msgspec.inspect.StructType))
+                info = next(structs, None)
+            else:
+                info = getattr(info, "item_type", None) or getattr(info, "type", None)
             if info is None:
                 return []
         kind = info.cls

@@ -5,33 +5,19 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import msgspec
 import structlog
 
 from forebay._core import Core
 from forebay.config import Config
 from forebay.gateway import snapshot
 from forebay.gateway.answer import Answer
-from forebay.upstreams import KINDS
+from forebay.gateway.credentials import refreshers
+from forebay.gateway.watch import Watcher
 
 log = structlog.get_logger("forebay.gateway")
 
-POLL_S = 2.0
-"""Seconds between two looks at each upstream."""
-FIRST_POLL_S = 0.25
-"""The same while an upstream has never been ready: a start is noticed soon."""
-PROBE_LIMIT_S = 2.0
-"""Seconds that an upstream has to answer a probe."""
 FAILURES_S = 0.25
 """Seconds between two looks at what the log should be told."""
-
-
-class _ListedModel(msgspec.Struct):
-    id: str
-
-
-class _ModelList(msgspec.Struct):
-    data: list[_ListedModel]
 
 
 @dataclass(slots=True)
@@ -58,28 +44,31 @@ class Gateway:
         self.core = Core(limits_fd=limits_fd, worker=worker)
         self.checks: dict[str, Callable[[], str]] = {}
         self.draining = False
-        self._discovered: dict[str, list[str]] = {}
-        self._upstreams: dict[str, bool] = {}
-        self._looked = {name: asyncio.Event() for name in config.upstreams}
+        self.tell_drain: Callable[[str, bool], None] | None = None
+        """Has the other processes of this machine do what `drain_upstream` does here."""
+        self._watcher = Watcher(config, self.core, self._fetch, self._apply)
         self._tasks: list[asyncio.Task[None]] = []
+        self._credentials = refreshers(config, self.core)
+        for name, refresher in self._credentials.items():
+            self.checks[f"credentials:{name}"] = refresher.state
         self._apply()
 
     async def start(self) -> None:
         """Attach to the running event loop and begin to watch the upstreams."""
         self.core.attach(asyncio.get_running_loop())
-        for name in self.config.upstreams:
-            self._tasks.append(asyncio.create_task(self._watch(name), name=f"watch-{name}"))
+        self._watcher.start()
+        for name, refresher in self._credentials.items():
+            self._tasks.append(asyncio.create_task(refresher.run(), name=f"credentials-{name}"))
         self._tasks.append(asyncio.create_task(self._tell_failures(), name="failures"))
 
     async def looked(self) -> None:
-        """Wait until every upstream has been looked at once, whatever came of it."""
-        for event in self._looked.values():
-            await event.wait()
+        """Wait, some seconds at most, until every upstream has been looked at once."""
+        await self._watcher.looked()
 
     @property
     def models(self) -> list[str]:
         """The names of all models known now, aliases left out."""
-        found = {name for names in self._discovered.values() for name in names}
+        found = {name for names in self._watcher.discovered.values() for name in names}
         return sorted(found | set(self.config.models))
 
     def aliased(self, name: str) -> str | None:
@@ -88,6 +77,16 @@ class Gateway:
             return None
         owners = (own for own, model in self.config.models.items() if name in model.aliases)
         return next(owners, None)
+
+    def drain_upstream(self, name: str, draining: bool) -> bool:
+        """Let an upstream take no new requests, or take them again, in all workers of this machine.
+
+        What runs goes on. Returns whether there is one of that name.
+        """
+        found = self.core.drain_upstream(name, draining)
+        if found and self.tell_drain is not None:
+            self.tell_drain(name, draining)
+        return found
 
     def begin_drain(self) -> None:
         """Take no new work; what runs goes on."""
@@ -105,6 +104,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """End the upkeep and the core. What still runs is dropped and booked."""
+        await self._watcher.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -113,11 +113,10 @@ class Gateway:
 
     def health(self) -> Health:
         """The state of every part. Ready: at least one upstream is, and nothing else is down."""
-        checks = {
-            f"upstream:{name}": "ok" if self._upstreams.get(name) else "down: not ready"
-            for name in self.config.upstreams
-        }
-        some_upstream = any(self._upstreams.values())
+        upstreams = self._watcher.checks
+        checks = {f"upstream:{name}": text for name, text in upstreams.items()}
+        # A cold one is woken by who needs it.
+        some_upstream = any(text.startswith("ok") for text in upstreams.values())
         for name, check in self.checks.items():
             checks[name] = check()
         rest = [text for name, text in checks.items() if not name.startswith("upstream:")]
@@ -128,53 +127,20 @@ class Gateway:
         )
         if self.draining:
             checks["gateway"] = "down: draining"
-        degraded = any(text != "ok" for text in checks.values())
+        degraded = any(not text.startswith("ok") for text in checks.values())
         return Health(ready=ready, degraded=degraded, checks=checks)
 
     def _apply(self) -> None:
-        self.core.configure(snapshot.build(self.config, self._discovered))
+        self.core.configure(snapshot.build(self.config, self._watcher.discovered))
 
-    async def _fetch(self, upstream: str, path: str) -> Answer | None:
-        exchange = self.core.fetch(upstream, path, PROBE_LIMIT_S)
+    async def _fetch(
+        self, upstream: str, path: str, limit_s: float, method: str, body: bytes | None
+    ) -> Answer | None:
+        exchange = self.core.fetch(upstream, path, limit_s, method=method, body=body)
         answer = exchange.start()
         if isinstance(answer, asyncio.Future):
             return await answer
         return answer
-
-    async def _watch(self, name: str) -> None:
-        """Follow one upstream: whether it is ready, and which models it lists."""
-        upstream = self.config.upstreams[name]
-        kind = KINDS[upstream.kind]
-        probe = kind.probe_for(upstream)
-        while True:
-            ready = probe is None
-            if probe is not None:
-                answer = await self._fetch(name, probe.ready)
-                ready = answer is not None and probe.judge(answer[0], answer[2]) == "warm"
-                if ready and upstream.discover and probe.models is not None:
-                    ready = await self._discover(name, probe.models)
-            if ready != self._upstreams.get(name):
-                self._upstreams[name] = ready
-                log.info("upstream is ready" if ready else "upstream is not ready", upstream=name)
-            self._looked[name].set()
-            waiting = not ready and (upstream.discover and name not in self._discovered)
-            await asyncio.sleep(FIRST_POLL_S if waiting else POLL_S)
-
-    async def _discover(self, name: str, path: str) -> bool:
-        answer = await self._fetch(name, path)
-        if answer is None or answer[0] != 200:
-            return False
-        try:
-            listed = msgspec.json.decode(answer[2], type=_ModelList)
-        except msgspec.MsgspecError as error:
-            log.warning("upstream lists no models", upstream=name, cause=str(error))
-            return False
-        models = sorted({model.id for model in listed.data})
-        if models != self._discovered.get(name):
-            self._discovered[name] = models
-            self._apply()
-            log.info("models discovered", upstream=name, models=models)
-        return True
 
     async def _tell_failures(self) -> None:
         while True:

@@ -82,6 +82,7 @@ def _upstream(config: Config, name: str, models: Mapping[str, Model]) -> dict[st
         "dialect": kind.dialect_for(upstream),
         "paths": asdict(kind.paths(upstream)),
         "headers": [*kind.headers(upstream), *upstream.headers.items()],
+        "credentials": kind.credentials(upstream) is not None,
         "sign": None if sign is None else asdict(sign),
         "errors": [asdict(rule) for rule in kind.errors_for(upstream)],
         "redirects": kind.redirects,
@@ -104,7 +105,7 @@ def _upstream(config: Config, name: str, models: Mapping[str, Model]) -> dict[st
         "drain": _drain(kind, upstream),
         "outlier": _outlier(upstream.outlier),
         "slow_start_s": upstream.slow_start,
-        "cold": _cold(kind, upstream.cold),
+        "cold": _cold(kind, upstream),
         "draining": upstream.draining,
     }
 
@@ -129,9 +130,10 @@ def _outlier(outlier: Outlier | None) -> dict[str, Any] | None:
     }
 
 
-def _cold(kind: Kind, cold: Cold | None) -> dict[str, Any] | None:
+def _cold(kind: Kind, upstream: Upstream) -> dict[str, Any] | None:
+    cold = upstream.cold
     if cold is None:
-        if not kind.cold:
+        if not kind.can_be_cold(upstream):
             return None
         cold = Cold()
     if cold.hold == 0:
@@ -203,5 +205,5 @@ def _retry(retry: Retry) -> dict[str, Any]:
         "min_per_second": retry.min_per_second,
         "backoff_s": retry.backoff,
         "max_backoff_s": retry.max_backoff,
-        "on": retry.on,
+        "on": retry.statuses,
     }

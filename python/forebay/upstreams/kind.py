@@ -1,7 +1,7 @@
 """What the gateway has to know of a kind of upstream, as types.
 
-A kind's file makes one `Kind`, or one object of a subclass where an address, a path or a
-credential depends on the upstream's settings. Methods take the settings of one upstream.
+A kind's file makes one `Kind`, or one object of a subclass where an address, a path or a credential
+depends on the upstream's settings. Methods take the settings of one upstream.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Probe:
 
     ready: 200 when requests can be taken, without touching the model where that is possible.
     loading: statuses that mean "is being started".
-    models: lists the models it serves. loads: how much it has to do. info: what it runs.
+    models: lists the models it serves. loads: how much it has to do. info: whether it makes text or
+        embeddings, where a chat would harm an engine of embeddings.
     auth: refuses a wrong key, where neither `ready` nor `models` asks for one.
     wakes: asking starts it, or keeps it from being stopped: ask only while requests want it.
     interval_s, timeout_s: between two looks, and the longest wait for an answer.
@@ -122,9 +123,13 @@ class Kind:
     drains: bills a whole answer even if its client leaves, so that it is read to its end.
     redirects: a 303 says where the answer is to be fetched.
     continues: goes on from a last message of the assistant's (``continue_final_message``).
+    any_model: serves what it has, whatever name a request has for it.
     cold: may have to be started first: requests are held meanwhile.
     idle_s: without requests for so long it is taken to have been stopped, seconds; 0 never.
-    errors: what its statuses mean where that is not what they usually do.
+    errors: what its answers mean where that is not what the core reads in them anyway. That is: 401
+        to 403 and 5xx are the upstream's own fault, 404 a model it lacks, 408 and 504 time, 429 a
+        rate, 503 and 529 too much to do, every other 4xx the request's fault; and by code and words
+        (rust/core/src/scrub/reason.rs) an overflow of the context, a filter, a start, a quota.
     probe: how it is asked how it is; None: only requests tell. wake: how it is started.
     """
 
@@ -139,6 +144,7 @@ class Kind:
     drains: bool = False
     redirects: bool = False
     continues: bool = False
+    any_model: bool = False
     cold: bool = False
     idle_s: float = 0.0
     errors: tuple[ErrorRule, ...] = ()
@@ -188,6 +194,10 @@ class Kind:
     def wake_for(self, upstream: Upstream) -> Wake | None:
         """How this upstream is started."""
         return self.wake
+
+    def can_be_cold(self, upstream: Upstream) -> bool:
+        """Whether this upstream may have to be started first."""
+        return self.cold
 
     @staticmethod
     def _as_set(probe: Probe | None, upstream: Upstream) -> Probe | None:

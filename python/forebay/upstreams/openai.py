@@ -1,5 +1,24 @@
-"""openai."""
+"""OpenAI: https://developers.openai.com. ``https://api.openai.com/v1``, bearer key.
 
-from forebay.upstreams.kind import Kind
+Organisation and project, where a key has several, go into ``headers`` (``OpenAI-Organization``,
+``OpenAI-Project``). Reasoning models take ``max_completion_tokens``, not ``max_tokens``.
 
-KIND = Kind(name="openai")
+429 is two things: a rate (``rate_limit_exceeded``, ``slow_down``), worth waiting or another target,
+and a quota (``insufficient_quota``, ``credit_balance_exhausted``), which no wait cures. 403: a
+country that is not served. Waits are in ``retry-after-ms``, ``retry-after`` and
+``x-ratelimit-reset-*`` (``6m0s``).
+
+Usage with ``include_usage``, in a last chunk without choices; it may be missing after a cut.
+Closing the connection stops a stream.
+
+Sources: developers.openai.com: api/reference/overview, guides/error-codes, guides/rate-limits;
+openai/openai-python.
+"""
+
+from forebay.upstreams.kind import Kind, Probe
+
+KIND = Kind(
+    name="openai",
+    default_url="https://api.openai.com",
+    probe=Probe(ready="/v1/models", models="/v1/models", interval_s=30.0, timeout_s=10.0),
+)

@@ -1,4 +1,12 @@
-"""Anything that speaks OpenAI's chat, completions and embeddings and lists its models."""
+"""Anything that speaks OpenAI's chat, completions and embeddings and lists its models.
+
+``url`` as that of OpenAI's SDKs; ``api_key`` is a bearer token, others go into ``headers``. Nothing
+is taken for granted that OpenAI's own API does not have: no abort by id, no going on from an
+assistant's message (``continues: true`` where it can), no cold start (``cold: {}`` where it has
+one).
+
+Source: openai/openai-python, types/chat.
+"""
 
 from forebay.upstreams.kind import Kind, Probe
 

@@ -21,7 +21,7 @@ NUMBER_BYTES = 4
 
 
 class Kind(enum.IntEnum):
-    """What a message is. The first five go to a worker, the others come from it."""
+    """What a message is. The first five go to a worker, the others come from it, the last both."""
 
     SETTINGS = 1
     """`Settings` as JSON; the first message of all."""
@@ -41,6 +41,8 @@ class Kind(enum.IntEnum):
     """The worker's own figures."""
     ASK = 9
     """Send the figures of all; a number."""
+    UPSTREAM = 10
+    """An upstream is drained or no longer: `Draining` as JSON, for all workers."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +68,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         size = _HEAD.unpack(head)[1]
         data = end.recv(size, socket.MSG_WAITALL)
         return None if len(data) < size else msgspec.json.decode(data, type=cls)
+
+
+class Draining(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether an upstream takes no new requests."""
+
+    upstream: str
+    draining: bool
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Draining":
+        """From JSON."""
+        return msgspec.json.decode(data, type=cls)
 
 
 class Channel:

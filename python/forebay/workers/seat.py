@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import structlog
 
-from forebay.workers.channel import NUMBER_BYTES, Channel, Kind, Rounds, Settings
+from forebay.workers.channel import NUMBER_BYTES, Channel, Draining, Kind, Rounds, Settings
 
 log = structlog.get_logger("forebay.worker")
 
@@ -35,6 +35,7 @@ class Seat:
         self._answer: tuple[int, asyncio.Future[str]] | None = None
         self._hearing: asyncio.Task[None] | None = None
         self._orphaned = False
+        self._drain_upstream: Callable[[str, bool], object] = lambda _name, _draining: None
 
     def take(
         self,
@@ -42,12 +43,15 @@ class Seat:
         drain: Callable[[], None],
         hurry: Callable[[], None],
         figures: Callable[[], str],
+        drain_upstream: Callable[[str, bool], object],
     ) -> None:
         """Listen from now on.
 
         drain: called when the worker shall end, also when the supervisor is gone. hurry: called
-            when it shall not wait for what runs. figures: the worker's own.
+            when it shall not wait for what runs. figures: the worker's own. drain_upstream: called
+            when an upstream is drained, or is no longer, by whichever worker.
         """
+        self._drain_upstream = drain_upstream
         self._hearing = asyncio.create_task(self._hear(drain, hurry, figures), name="supervisor")
 
     def ready(self, facts: dict[str, Any]) -> None:
@@ -57,6 +61,10 @@ class Seat:
     def failed(self, reason: str) -> None:
         """The worker ends for this reason."""
         self._channel.send(Kind.FAILED, reason.encode(errors="replace"))
+
+    def tell_drain(self, upstream: str, draining: bool) -> None:
+        """Have all workers drain an upstream, or take its requests again."""
+        self._channel.send(Kind.UPSTREAM, Draining(upstream=upstream, draining=draining).encode())
 
     async def figures(self) -> str:
         """The figures of all workers. Raises: TimeoutError."""
@@ -94,6 +102,9 @@ class Seat:
                 hurry()
             elif kind == Kind.TELL:
                 self._channel.send(Kind.OWN, figures().encode())
+            elif kind == Kind.UPSTREAM:
+                told = Draining.decode(data)
+                self._drain_upstream(told.upstream, told.draining)
             elif kind == Kind.FIGURES:
                 self._answered(int.from_bytes(data[:NUMBER_BYTES]), data[NUMBER_BYTES:].decode())
         log.error("the supervisor is gone; draining")

@@ -21,7 +21,7 @@ from forebay.config import Config, parse_address
 from forebay.http.address import bound_to, reserve, resolve
 from forebay.ready import remove_ready_file, write_ready_file
 from forebay.workers import figures
-from forebay.workers.channel import Channel, Kind, Rounds, Settings
+from forebay.workers.channel import Channel, Draining, Kind, Rounds, Settings
 
 log = structlog.get_logger("forebay.supervisor")
 
@@ -124,6 +124,8 @@ class Supervisor:
         """The last counters of processes that are gone."""
         self._restarts = 0
         self._silent = 0
+        self._draining: dict[str, bytes] = {}
+        """What was told last of each upstream, for workers that start anew."""
 
     async def run(self) -> None:
         """Until a signal. Raises: WorkersError."""
@@ -199,6 +201,8 @@ class Supervisor:
         worker.process = process
         worker.channel = await Channel.open(ours)
         worker.send(Kind.SETTINGS, self._settings.encode())
+        for told in self._draining.values():
+            worker.send(Kind.UPSTREAM, told)
         if self._stop.is_set():
             worker.send(Kind.DRAIN)
         hearing = asyncio.create_task(self._hear(worker, worker.channel))
@@ -228,6 +232,10 @@ class Supervisor:
             elif kind == Kind.OWN:
                 worker.last = figures.parse(data.decode())
                 worker.told.set()
+            elif kind == Kind.UPSTREAM:
+                self._draining[Draining.decode(data).upstream] = data
+                for other in self._workers:
+                    other.send(Kind.UPSTREAM, data)
             elif kind == Kind.ASK:
                 answer = asyncio.create_task(self._answer(channel, data))
                 answers.add(answer)

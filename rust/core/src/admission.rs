@@ -14,17 +14,17 @@ use crate::headers::{rate_headers, request_id_header, upstream_headers};
 use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
 use crate::peek::{Peek, peek};
-use crate::prompt_log::Choice;
-use crate::queue::{self, Priority};
 use crate::record::{Opening, Record};
 use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
 use crate::relay::Shape;
-use crate::route::{self, Prefix, Pricing};
-use crate::shadow;
 use crate::slot::{Answering, Headers, Slot};
 use crate::snapshot::Model;
 use crate::tags;
 use crate::usage::Usage;
+
+mod routing;
+
+use routing::Seen;
 
 /// How often a request asks the store that machines share while it waits.
 const MAX_ASKS: u32 = 4;
@@ -183,12 +183,14 @@ impl Gateway {
             },
         };
         let mut record = Record::open(self, slot, model, reservation, opening)?;
-        let (place, choice) = self.place(&key, cost.reserve);
-        let ask = self.route_ask(
-            (&key, model, arrival),
-            (request, bytes, &body),
-            (endpoint, &cost, place),
-        );
+        let seen = Seen {
+            request,
+            bytes,
+            body: &body,
+            endpoint,
+            arrival,
+        };
+        let (ask, choice) = self.place(&key, model, &seen, &cost);
         if let Some(log) = self.prompt_log() {
             let settings = snapshot.prompt_logs.as_ref();
             record.log = log.capture(choice, *arrival.id.as_bytes(), settings, bytes);
@@ -222,77 +224,8 @@ impl Gateway {
             max_answer_bytes: snapshot.max_answer_bytes,
             ask,
         };
-        if let Some(copied) = job.model.shadow() {
-            self.runtime.spawn(shadow::send(
-                Arc::clone(self),
-                copied,
-                shadow::Copy::of(&job),
-            ));
-        }
+        self.copy_to_shadow(&job);
         Ok((Box::new(job), record))
-    }
-
-    /// How a request of `tokens` stands in a queue, and what of it is logged.
-    fn place(&self, key: &Key, tokens: u64) -> (queue::Ask, Choice) {
-        let subjects = self.subjects.load();
-        let account = subjects.accounts.get(&*key.account);
-        let choice = key
-            .log
-            .or(account.map(|account| account.log).unwrap_or_default());
-        let ask = queue::Ask {
-            account: Arc::clone(&key.account),
-            weight: account.map_or(1.0, |account| account.weight),
-            priority: if key.batch {
-                Priority::Batch
-            } else {
-                Priority::Interactive
-            },
-            tokens,
-        };
-        (ask, choice)
-    }
-
-    /// What routing has to know of the request: no more than its model's routing looks at.
-    fn route_ask(
-        &self,
-        (key, model, arrival): (&Key, &Model, &Arrival),
-        (request, bytes, body): (Request<'_>, &[u8], &Peek<'_>),
-        (endpoint, cost, queue): (Endpoint, &Cost, queue::Ask),
-    ) -> route::Ask {
-        let router = &model.router;
-        let prefix = match &body.prompt_span {
-            Some(span) if router.looks_at_prompts() => {
-                Prefix::of(bytes.get(span.clone()).unwrap_or_default())
-            }
-            _ => Prefix::default(),
-        };
-        let session = router.sticky().map(|(sticky, _)| {
-            route::session(
-                sticky.by,
-                key.id.as_str(),
-                request.session,
-                body.user.as_deref(),
-            )
-        });
-        let pricing = model.is_cost_bound().then(|| Pricing {
-            book: Arc::clone(&self.prices()),
-            account: Arc::clone(&key.account),
-            admitted_us: arrival.unix_us,
-            usage: Usage {
-                prompt: cost.prompt,
-                completion: cost.output,
-                ..Usage::default()
-            },
-        });
-        route::Ask {
-            queue,
-            endpoint,
-            context_tokens: cost.prompt.saturating_add(body.output_cap().unwrap_or(0)),
-            session,
-            prefix,
-            pricing,
-            seed: arrival.id.as_u64_pair().1,
-        }
     }
 
     /// Takes what the request may cost from every limit that applies, or says which one refuses.

@@ -72,35 +72,14 @@ pub async fn next(
     if let Some(placed) = search.canary(trail) {
         return Ok(search.go(trail, placed));
     }
-    loop {
-        let mut held: Option<Hold<'_>> = None;
-        for (number, tier) in model.router.tiers().iter().enumerate() {
-            if let Some(placed) = search.at_once(tier, trail) {
-                return Ok(search.go(trail, placed));
-            }
-            if let Some(placed) = search.in_turn(tier, until, alarm).await {
-                return Ok(search.go(trail, placed));
-            }
-            let further = search.is_left_after(number);
-            if let Some(hold) = trail.hold(model, tier, further) {
-                let stays = hold.comes_first;
-                held.get_or_insert(hold);
-                if stays {
-                    break;
-                }
-            }
-        }
-        match held {
-            Some(hold) => hold.wait(trail, until, alarm, waiting).await,
-            None if model.router.has_canaries() && !search.canaries => search.canaries = true,
-            None => return Err(refuse::unavailable(model, trail, search.refused)),
-        }
-        if Instant::now() >= until {
-            return Err(refuse::unavailable(model, trail, search.refused));
-        }
-        search.skip.clone_from(trail.tried());
-        search.full.clear();
+    if let Some(tier) = model.router.tiers().first()
+        && !search.yields(0, tier, trail)
+        && let Some(placed) = search.at_once(tier, trail)
+    {
+        return Ok(search.go(trail, placed));
     }
+    // Most requests never come here, and carry no room for it.
+    Box::pin(search.on(trail, until, alarm, waiting)).await
 }
 
 /// Takes a target for a second attempt beside the first: one of the lowest tier that has any, with a
@@ -135,6 +114,56 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
+    /// Looks through all tiers, until one has a place or none will.
+    async fn on(
+        mut self,
+        trail: &mut Trail,
+        until: Instant,
+        alarm: &mut Alarm,
+        waiting: &mut (dyn Waiting + Send),
+    ) -> Result<Placed, Error> {
+        // Tiers that have just come back leave requests to later ones.
+        let mut ramps = true;
+        loop {
+            let mut wait: Option<Hold<'_>> = None;
+            let mut yielded = false;
+            for (number, tier) in self.model.router.tiers().iter().enumerate() {
+                if ramps && self.yields(number, tier, trail) {
+                    yielded = true;
+                    continue;
+                }
+                if let Some(placed) = self.at_once(tier, trail) {
+                    return Ok(self.go(trail, placed));
+                }
+                if yielded {
+                    continue;
+                }
+                if let Some(placed) = self.in_turn(tier, until, alarm).await {
+                    return Ok(self.go(trail, placed));
+                }
+                let further = self.is_left_after(number);
+                if let Some(hold) = trail.hold(self.model, tier, further) {
+                    let stays = hold.comes_first;
+                    wait.get_or_insert(hold);
+                    if stays {
+                        break;
+                    }
+                }
+            }
+            match wait {
+                _ if yielded => ramps = false,
+                Some(hold) => hold.wait(trail, until, alarm, waiting).await,
+                None if self.model.router.has_canaries() && !self.canaries => self.canaries = true,
+                None => return Err(refuse::unavailable(self.model, trail, self.refused)),
+            }
+            if Instant::now() >= until {
+                return Err(refuse::unavailable(self.model, trail, self.refused));
+            }
+            self.skip.clone_from(trail.tried());
+            self.full.clear();
+        }
+    }
+
     /// The canary whose turn it is; the request is counted once. A session that has its place keeps it.
     fn canary(&self, trail: &mut Trail) -> Option<Placed> {
         if !self.model.router.has_canaries() || !trail.counts() {
@@ -161,6 +190,25 @@ impl Search<'_> {
     fn is_left_after(&self, number: usize) -> bool {
         let mut later = self.model.router.tiers().iter().skip(number + 1);
         later.any(|tier| (tier.from..tier.to).any(|at| !self.skip.has(at)))
+    }
+
+    /// Whether a tier leaves the request to a later one, as all of it that is there starts slowly: it
+    /// takes the share of requests that the furthest of its targets does.
+    fn yields(&self, number: usize, tier: &Tier, trail: &Trail) -> bool {
+        if number + 1 == self.model.router.tiers().len() {
+            return false;
+        }
+        let now = monotonic();
+        let mut most = 0.0_f32;
+        for at in (tier.from..tier.to).filter(|at| !self.skip.has(*at)) {
+            let target = self.model.targets.get(at);
+            match target.map(|target| target.upstream.health.availability(now)) {
+                Some(Availability::Open { share }) if share < 1.0 => most = most.max(share),
+                Some(Availability::Open { .. } | Availability::Trial) => return false,
+                _ => {}
+            }
+        }
+        most > 0.0 && trail.chance() >= f64::from(most) && self.is_left_after(number)
     }
 
     /// A target of the tier that has a place free: where the request's session is, else by the policy.

@@ -11,6 +11,7 @@ mod rules;
 mod said;
 mod wait;
 
+pub(crate) use error::fallback;
 pub use error::{kind_of_status, stream_error, upstream_error};
 pub use message::scrub;
 pub use rules::ErrorRules;

@@ -11,7 +11,9 @@ use http::HeaderMap;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
+use crate::dialect::{self, Dialect, Options};
 use crate::edits::{Edits, Wanted};
+use crate::error::Error;
 use crate::exchange::Job;
 use crate::gateway::{Endpoint, Gateway};
 use crate::route::shadow::Copied;
@@ -43,6 +45,30 @@ impl Copy {
     }
 }
 
+impl Copy {
+    /// The body as the shadow needs it; an error where its dialect has no words for it.
+    fn body(&self, shadow: &Copied) -> Result<Rope, Error> {
+        let upstream = &shadow.upstream;
+        if self.endpoint == Endpoint::Chat && upstream.dialect != Dialect::OpenAi {
+            let options = Options {
+                model: &shadow.model,
+                stream: self.stream,
+                drop_params: upstream.drop_params,
+                max_output_tokens: upstream.max_output_tokens,
+            };
+            let body = dialect::request(Dialect::OpenAi, upstream.dialect, &self.body, &options)?;
+            return Ok(Rope::new(vec![Bytes::from(body.body)]));
+        }
+        let wanted = Wanted {
+            model: (*shadow.model != *self.model_asked).then_some(&*shadow.model),
+            rid: None,
+            hides_rid: upstream.traits.rid,
+            usage: [false; 2],
+        };
+        Ok(Rope::new(self.edits.apply(&self.body, &wanted)))
+    }
+}
+
 /// Sends a copy to the shadow and reads its answer to the end, within the time that the request has.
 pub(crate) async fn send(gateway: Arc<Gateway>, shadow: Copied, copy: Copy) {
     let upstream = Arc::clone(&shadow.upstream);
@@ -51,14 +77,8 @@ pub(crate) async fn send(gateway: Arc<Gateway>, shadow: Copied, copy: Copy) {
         stream: copy.stream,
         model: &shadow.model,
     };
-    let wanted = Wanted {
-        model: (*shadow.model != *copy.model_asked).then_some(&*shadow.model),
-        rid: None,
-        hides_rid: upstream.traits.rid,
-        usage: [false; 2],
-    };
-    let body = Rope::new(copy.edits.apply(&copy.body, &wanted));
     let exchange = async {
+        let body = copy.body(&shadow).ok()?;
         let response = upstream.post(&call, &copy.headers, body).await.ok()?;
         let is_ok = response.status().is_success();
         let mut body = response.into_body();

@@ -78,6 +78,7 @@ pub struct Upstream {
 
 /// What an upstream's kind can do on the wire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct Traits {
     /// Knows `stream_options.include_usage`.
     pub include_usage: bool,

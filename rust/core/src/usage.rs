@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// Largest token count taken as one; more is a broken upstream.
-const MAX_TOKENS: u64 = 1 << 40;
+pub(crate) const MAX_TOKENS: u64 = 1 << 40;
 
 /// Token counts of one request. Units: tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

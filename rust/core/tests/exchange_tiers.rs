@@ -78,7 +78,11 @@ fn spec(engines: &[&Engine]) -> SnapshotSpec {
 }
 
 fn rig(spec: SnapshotSpec) -> Rig {
-    let rig = Rig::new(Setup::default(), &[]);
+    let nobody = Engine {
+        address: "127.0.0.1:9".parse().unwrap(),
+        log: Arc::default(),
+    };
+    let rig = Rig::new(Setup::default(), &[&nobody]);
     rig.gateway.configure(spec).unwrap();
     rig
 }
@@ -263,6 +267,59 @@ async fn an_engine_that_does_not_come_up_in_time_is_an_honest_503() {
     slot.cancel();
     drop(slot);
     rig.events(2).await;
+}
+
+#[tokio::test]
+async fn a_tier_that_comes_back_gets_its_requests_back_slowly() {
+    let (gpu, spare) = (engine().await, engine().await);
+    let mut tiers = spec(&[&gpu, &spare]);
+    tiers.upstreams[0].slow_start_s = 20.0;
+    let rig = rig(tiers);
+    rig.gateway.report_upstream("a", State::Down, None);
+    assert_eq!(served(&ask(&rig).await), ("b", "1"));
+    rig.gateway.report_upstream("a", State::Warm, None);
+    for _ in 0..200 {
+        ask(&rig).await;
+    }
+    // A tenth at first.
+    let back = gpu.requests().len();
+    assert!((5..60).contains(&back), "{back}");
+    // Without the other tier it gets all.
+    rig.gateway.report_upstream("b", State::Down, None);
+    for _ in 0..20 {
+        assert_eq!(served(&ask(&rig).await), ("a", "1"));
+    }
+    rig.events(221).await;
+}
+
+#[tokio::test]
+async fn a_fallback_is_bound_by_its_own_prices_and_sessions() {
+    let (away, dear, cheap) = (Engine::down().await, engine().await, engine().await);
+    let mut models = flat(&[&away, &dear, &cheap]);
+    let mut targets = models.models[0].targets.split_off(1);
+    targets[0].max_cost_nano = Some(5);
+    models.models[0].fallbacks = vec!["other".to_owned()];
+    models.models.push(ModelSpec {
+        name: "other".to_owned(),
+        targets,
+        first_byte_s: 5.0,
+        idle_s: 5.0,
+        total_s: 10.0,
+        ..ModelSpec::default()
+    });
+    let rig = rig(models);
+    rig.gateway
+        .load_prices(vec![PriceSpec {
+            id: 1,
+            model: "other".to_owned(),
+            output: 1_000_000,
+            ..PriceSpec::default()
+        }])
+        .unwrap();
+    for _ in 0..4 {
+        assert_eq!(served(&ask(&rig).await).0, "c");
+    }
+    rig.events(4).await;
 }
 
 #[tokio::test]

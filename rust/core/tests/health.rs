@@ -9,11 +9,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_core::counters::OfHealth;
+use forebay_core::counters::{Counters, OfHealth};
 use forebay_core::error::{Error, Kind};
 use forebay_core::health::load::Report;
 use forebay_core::health::{Availability, Cause, Engine, Group, Health, Settings, View};
-use forebay_core::snapshot::OutlierSpec;
+use forebay_core::limit::Region;
+use forebay_core::snapshot::{
+    ModelSpec, OutlierSpec, Reason, Snapshot, SnapshotSpec, TargetSpec, UpstreamSpec,
+};
 use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -606,4 +609,89 @@ proptest! {
         }
         prop_assert_eq!(last, 1.0);
     }
+}
+
+/// A snapshot of a model on two upstreams, the first at `url`.
+fn snapshot(previous: &Snapshot, url: &str, outlier: OutlierSpec) -> Snapshot {
+    let upstream = |name: &str, url: &str| UpstreamSpec {
+        name: name.to_owned(),
+        url: url.to_owned(),
+        connect_s: 1.0,
+        outlier: Some(outlier),
+        ..UpstreamSpec::default()
+    };
+    let target = |name: &str| TargetSpec {
+        upstream: name.to_owned(),
+        model: "m".to_owned(),
+        ..TargetSpec::default()
+    };
+    let spec = SnapshotSpec {
+        upstreams: vec![upstream("a", url), upstream("b", "http://b")],
+        models: vec![ModelSpec {
+            name: "m".to_owned(),
+            targets: vec![target("a"), target("b"), target("a")],
+            first_byte_s: 1.0,
+            idle_s: 1.0,
+            total_s: 1.0,
+            ..ModelSpec::default()
+        }],
+        max_event_bytes: 1024,
+        max_answer_bytes: 1024,
+        complete: true,
+        prompt_logs: None,
+    };
+    let region = Arc::new(Region::small(64, 1, 0));
+    Snapshot::build(spec, previous, &Counters::new(), &region).unwrap()
+}
+
+#[test]
+fn health_outlives_a_new_configuration_of_the_same_address() {
+    let first = snapshot(&Snapshot::default(), "http://a", OUTLIER);
+    let health = &first.upstream("a").unwrap().health;
+    let now = 100 * SECOND;
+    fail(health, 5, now);
+    health.drain(true);
+    health.drain(false);
+    let short = OutlierSpec {
+        consecutive: 1,
+        ..OUTLIER
+    };
+    let second = snapshot(&first, "http://a", short);
+    let same = &second.upstream("a").unwrap().health;
+    assert!(Arc::ptr_eq(health, same));
+    assert_eq!(same.availability(now), Availability::Out);
+    // Both are in one tier, of two: the other may not go as well.
+    let other = &second.upstream("b").unwrap().health;
+    fail(other, 9, now);
+    assert_eq!(other.availability(now), WHOLE);
+    // Elsewhere is something else, of which nothing is known but who drained it.
+    same.drain(true);
+    let third = snapshot(&second, "http://elsewhere", short);
+    let new = &third.upstream("a").unwrap().health;
+    assert!(!Arc::ptr_eq(health, new));
+    assert_eq!(new.availability(now), Availability::Draining);
+    new.drain(false);
+    assert_eq!(new.availability(now), WHOLE);
+    fail(other, 1, now);
+    assert_eq!(other.availability(now), Availability::Out);
+}
+
+#[test]
+fn refusals_that_name_their_reason() {
+    let health = of(OUTLIER);
+    let now = 100 * SECOND;
+    let about = |kind, reason| Error {
+        reason: Some(reason),
+        ..Error::new(kind, "x")
+    };
+    for _ in 0..9 {
+        health.failed(&about(Kind::UpstreamError, Reason::ContextOverflow), now);
+        health.failed(&about(Kind::UpstreamError, Reason::ContentFilter), now);
+    }
+    assert_eq!(health.availability(now), WHOLE);
+    health.failed(&about(Kind::Unavailable, Reason::Loading), now);
+    assert_eq!(health.back_at(now), Some(now + SECOND));
+    health.failed(&about(Kind::RateLimited, Reason::Quota), now);
+    assert_eq!(health.back_at(now), Some(now + 60 * SECOND));
+    assert_eq!(ejection(&health, now), None);
 }

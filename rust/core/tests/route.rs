@@ -76,19 +76,20 @@ fn counted(count: usize, picks: impl Iterator<Item = usize>) -> Vec<u64> {
 }
 
 #[test]
-fn in_turn_each_gets_its_share_to_within_one_request() {
+fn in_turn_each_gets_its_share_to_within_two_requests() {
     let sim = Sim::of(&[4.0, 1.0, 2.0, 1.0]);
     let policy = RoundRobin::default();
     let mut draws = Draws::new(1);
-    let mut counts = [0_f64; 4];
+    let mut counts = [0_u32; 4];
     for turn in 1..=8000 {
-        counts[policy.pick(&sim, &mut draws).unwrap()] += 1.0;
+        counts[policy.pick(&sim, &mut draws).unwrap()] += 1;
         for (count, weight) in counts.iter().zip(&sim.weights) {
             let due = f64::from(turn) * weight / 8.0;
-            assert!((count - due).abs() < 2.5, "turn {turn}: {counts:?}");
+            let off = f64::from(*count) - due;
+            assert!(off.abs() < 2.0, "turn {turn}: {counts:?}");
         }
     }
-    assert_eq!(counts, [4000.0, 1000.0, 2000.0, 1000.0]);
+    assert_eq!(counts, [4000, 1000, 2000, 1000]);
 }
 
 #[test]
@@ -117,6 +118,29 @@ fn nobody_there_is_nobody_picked() {
     assert_eq!(RoundRobin::default().pick(&Sim::of(&[]), &mut draws), None);
 }
 
+/// The first target, the heaviest, is away.
+struct Away(Sim);
+impl Fleet for Away {
+    fn count(&self) -> usize {
+        self.0.count()
+    }
+    fn weight(&self, at: usize) -> f64 {
+        if at == 0 { 0.0 } else { self.0.weight(at) }
+    }
+    fn heaviest(&self) -> f64 {
+        self.0.heaviest()
+    }
+    fn load(&self, at: usize) -> f64 {
+        self.0.load(at)
+    }
+    fn ttft(&self, _: usize) -> Option<Duration> {
+        None
+    }
+    fn now(&self) -> u64 {
+        0
+    }
+}
+
 #[test]
 fn few_light_ones_among_many_that_are_gone_are_found() {
     let mut weights = vec![0.0; 200];
@@ -125,36 +149,15 @@ fn few_light_ones_among_many_that_are_gone_are_found() {
     let sim = Sim::of(&weights);
     let mut heavy = sim.clone();
     heavy.weights[0] = 1000.0;
-    // The heaviest is a target of the tier that is away now.
-    struct Away(Sim);
-    impl Fleet for Away {
-        fn count(&self) -> usize {
-            self.0.count()
-        }
-        fn weight(&self, at: usize) -> f64 {
-            if at == 0 { 0.0 } else { self.0.weight(at) }
-        }
-        fn heaviest(&self) -> f64 {
-            self.0.heaviest()
-        }
-        fn load(&self, at: usize) -> f64 {
-            self.0.load(at)
-        }
-        fn ttft(&self, _: usize) -> Option<Duration> {
-            None
-        }
-        fn now(&self) -> u64 {
-            0
-        }
-    }
     let policy = RoundRobin::default();
     let mut draws = Draws::new(9);
     let picks = (0..4000).map(|_| policy.pick(&Away(heavy.clone()), &mut draws).unwrap());
     let counts = counted(200, picks);
     assert_eq!(counts[77] + counts[150], 4000);
     assert!((2800..3200).contains(&counts[150]), "{}", counts[150]);
-    let picks = (0..400).map(|_| power_of_two::pick(&sim, &mut draws).unwrap());
-    assert_eq!(counted(200, picks).iter().filter(|n| **n > 0).count(), 2);
+    let mut picks = (0..400).map(|_| power_of_two::pick(&sim, &mut draws).unwrap());
+    // Both are idle, so the one of more weight is crowded less.
+    assert!(picks.all(|at| at == 150));
 }
 
 #[test]
@@ -250,13 +253,13 @@ fn two_choices_are_far_better_than_one() {
     assert!(two <= 0.7 * one, "most in flight: {two} against {one}");
 }
 
-fn said(running: u32, waiting: u32, age: Duration) -> Option<Load> {
-    Some(Load {
+fn said(running: u32, waiting: u32, age: Duration) -> Load {
+    Load {
         running,
         waiting,
         tokens: 0,
         age,
-    })
+    }
 }
 
 #[test]
@@ -264,17 +267,17 @@ fn a_report_adds_what_others_send_and_fades() {
     let close = |one: f64, other: f64| assert!((one - other).abs() < 1e-9, "{one} {other}");
     close(expected(7, None), 7.0);
     // Our own requests are not counted twice.
-    close(expected(7, said(5, 0, Duration::ZERO)), 7.0);
-    close(expected(7, said(10, 0, Duration::ZERO)), 10.0);
+    close(expected(7, Some(said(5, 0, Duration::ZERO))), 7.0);
+    close(expected(7, Some(said(10, 0, Duration::ZERO))), 10.0);
     // What waits inside the engine counts twice.
-    close(expected(7, said(6, 4, Duration::ZERO)), 14.0);
-    close(expected(7, said(6, 4, Duration::from_secs(2))), 10.5);
-    let old = expected(7, said(600, 400, Duration::from_secs(60)));
+    close(expected(7, Some(said(6, 4, Duration::ZERO))), 14.0);
+    close(expected(7, Some(said(6, 4, Duration::from_secs(2)))), 10.5);
+    let old = expected(7, Some(said(600, 400, Duration::from_secs(60))));
     assert!((7.0..7.01).contains(&old), "{old}");
     // A fresh report moves requests away, an old one does not.
     let load = |age| {
         let mut sim = Sim::of(&[1.0, 1.0]);
-        sim.loads = vec![expected(2, said(30, 10, age)), expected(4, None)];
+        sim.loads = vec![expected(2, Some(said(30, 10, age))), expected(4, None)];
         least_load::pick(&sim, &mut Draws::new(1)).unwrap()
     };
     assert_eq!(load(Duration::from_secs(1)), 1);
@@ -285,7 +288,7 @@ proptest! {
     #[test]
     fn a_report_never_takes_away(own in 0_u64..5000, running in 0_u32..5000, waiting in 0_u32..5000,
                                  age in 0_u64..1_000_000) {
-        let load = expected(own, said(running, waiting, Duration::from_millis(age)));
+        let load = expected(own, Some(said(running, waiting, Duration::from_millis(age))));
         prop_assert!(load >= own as f64);
         prop_assert!(load <= own as f64 + f64::from(running) + 2.0 * f64::from(waiting));
     }

@@ -28,7 +28,7 @@ mod _core {
     #[pymodule_export]
     use crate::prices::PriceBook;
     #[pymodule_export]
-    use crate::pure::{Limiter, SseDecoder, bad_pattern, peek};
+    use crate::pure::{Limiter, SseDecoder, bad_pattern, peek, sign_v4};
     #[pymodule_export]
     use crate::spool::{Spool, SpoolBatch, SpoolSource};
 

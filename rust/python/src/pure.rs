@@ -6,6 +6,7 @@ use forebay_core::limit::{Limits, Meter, Region, Table};
 
 use crate::limits::region;
 use forebay_core::prompt_log::Redactor;
+use forebay_core::upstream::{AwsCredentials, sigv4};
 use forebay_core::{peek as core_peek, sse};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
@@ -152,4 +153,56 @@ pub(crate) fn bad_pattern(
 ) -> Option<(Option<usize>, String)> {
     let bad = py.detach(move || Redactor::new(&patterns).err())?;
     Some((bad.at, bad.reason))
+}
+
+/// The headers that AWS Signature Version 4 adds to a request.
+#[pyfunction]
+#[pyo3(signature = (
+    method, host, path, query, headers, body, *, access_key, secret_key, session_token, region,
+    service, unix_s
+))]
+#[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
+#[expect(clippy::needless_pass_by_value, reason = "as PyO3 hands them over")]
+pub(crate) fn sign_v4(
+    method: &str,
+    host: &str,
+    path: &str,
+    query: &str,
+    headers: Vec<(String, String)>,
+    body: Vec<Vec<u8>>,
+    access_key: String,
+    secret_key: String,
+    session_token: Option<String>,
+    region: &str,
+    service: &str,
+    unix_s: u64,
+) -> Vec<(&'static str, String)> {
+    let keys = AwsCredentials {
+        access_key,
+        secret_key,
+        session_token,
+    };
+    let headers: Vec<(&str, &str)> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let request = sigv4::Signable {
+        method,
+        host,
+        path,
+        query,
+        headers: &headers,
+        body: &sigv4::hash(body.iter().map(Vec::as_slice)),
+    };
+    let scope = sigv4::Scope { region, service };
+    let signature = sigv4::sign(&request, &keys, scope, unix_s);
+    let mut out = vec![
+        ("authorization", signature.authorization),
+        ("x-amz-date", signature.date),
+    ];
+    out.extend(
+        keys.session_token
+            .map(|token| ("x-amz-security-token", token)),
+    );
+    out
 }

@@ -1,5 +1,8 @@
 """The admin API of a running gateway: what is set there is what requests meet."""
 
+import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -215,3 +218,24 @@ def test_a_client_cannot_say_where_it_is(admin: Admin, name: str) -> None:
     assert admin.call("PUT", path, {"rpm": 6}, forged).status == 200
     (entry,) = admin.send("GET", f"/audit?subject=model:forged-{name.lower()}")["data"]
     assert entry["remote"] == "127.0.0.1"
+
+
+def test_a_drain_reaches_every_worker_and_those_that_start_anew(
+    admin: Admin, running: Gateway
+) -> None:
+    def drains() -> bool:
+        return bool(admin.send("GET", "/upstreams/sim")["draining"])
+
+    admin.send("POST", "/upstreams/sim/drain")
+    everywhere("drained", drains)
+    if workers := running.facts.get("workers"):
+        os.kill(workers[0], signal.SIGKILL)
+
+        def replaced() -> bool:
+            now = json.loads(running.ready_file.read_text())["workers"]
+            return len(now) == len(workers) and workers[0] not in now
+
+        until(replaced, "a new worker")
+        everywhere("still drained", drains)
+    admin.send("POST", "/upstreams/sim/undrain")
+    everywhere("back", lambda: not drains())

@@ -49,6 +49,7 @@ class Cold(Section, frozen=True, kw_only=True):
         client. max_held: requests that wait at most.
     idle: without requests for so long it is taken to have been stopped; 0 never, None as its
         kind does.
+    warm_up: have it answer one token before it gets requests.
     """
 
     hold: SecondsOrNone = 60.0
@@ -56,3 +57,4 @@ class Cold(Section, frozen=True, kw_only=True):
     keep_alive: Seconds = 10.0
     max_held: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
     idle: SecondsOrNone | None = None
+    warm_up: bool = True

@@ -96,7 +96,7 @@ class Retry(Section, frozen=True, kw_only=True):
     min_per_second: retries a second that are always allowed.
     backoff, max_backoff: the first and the longest wait before a target is tried again, seconds;
         it doubles, with jitter.
-    on: statuses of upstreams that are tried elsewhere though they usually are not.
+    statuses: of upstreams, that are tried elsewhere though they usually are not.
     """
 
     attempts: Annotated[int, Meta(ge=1, le=100)] = 3
@@ -104,7 +104,7 @@ class Retry(Section, frozen=True, kw_only=True):
     min_per_second: Annotated[float, Meta(ge=0, le=1_000_000)] = 10.0
     backoff: SecondsOrNone = 0.05
     max_backoff: SecondsOrNone = 2.0
-    on: tuple[Annotated[int, Meta(ge=400, le=599)], ...] = ()
+    statuses: tuple[Annotated[int, Meta(ge=400, le=599)], ...] = ()
 
 
 class Hedge(Section, frozen=True, kw_only=True):

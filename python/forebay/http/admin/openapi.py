@@ -13,6 +13,7 @@ _REF = "#/components/schemas/{name}"
 _PARAMETERS = {
     "key_id": "A key's id.",
     "account": "An account's id.",
+    "upstream": "An upstream's name.",
     "price_id": "A price's id.",
     "event_id": "A log's id, which is its usage event's.",
     "number": "An invoice's number.",

@@ -92,12 +92,13 @@ class Operation:
 class Call:
     """A request that was read.
 
-    query, body: of the operation's types. aliased: as `Gateway.aliased`.
+    query, body: of the operation's types. aliased, drain_upstream: as of `Gateway`.
     """
 
     core: "Core"
     config: "Config"
     aliased: Callable[[str], str | None]
+    drain_upstream: Callable[[str, bool], bool]
     path: dict[str, str]
     query: Any
     body: Any
@@ -124,6 +125,7 @@ class Endpoint:
         self._core = gateway.core
         self._config = gateway.config
         self._aliased = gateway.aliased
+        self._drain_upstream = gateway.drain_upstream
         self._database = database
         self._body_bytes = gateway.config.limits.body_bytes
 
@@ -152,6 +154,7 @@ class Endpoint:
                     self._core,
                     self._config,
                     self._aliased,
+                    self._drain_upstream,
                     request.path_params,
                     _query(request, operation),
                     body,

@@ -1,5 +1,6 @@
 """The table of all operations: the routes and the OpenAPI document are made of it."""
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
@@ -13,6 +14,7 @@ from forebay.http.admin import (
     logs,
     openapi,
     prices,
+    upstreams,
     usage,
 )
 from forebay.http.admin.operation import PREFIX, Call, DatabaseSource, Endpoint, Operation
@@ -41,6 +43,37 @@ def _limits_of(path: str, whom: str) -> list[Operation]:
         ),
     ]
 
+
+_UPSTREAMS: tuple[Operation, ...] = (
+    Operation(
+        "GET",
+        "/upstreams",
+        "How all upstreams stand",
+        upstreams.list_upstreams,
+        answer=upstreams.UpstreamList,
+    ),
+    Operation(
+        "GET",
+        "/upstreams/{upstream}",
+        "How one upstream stands",
+        upstreams.get_upstream,
+        answer=upstreams.UpstreamStatus,
+    ),
+    Operation(
+        "POST",
+        "/upstreams/{upstream}/drain",
+        "Let an upstream take no new requests",
+        upstreams.drain_upstream,
+        answer=upstreams.UpstreamStatus,
+    ),
+    Operation(
+        "POST",
+        "/upstreams/{upstream}/undrain",
+        "Let an upstream take requests again",
+        upstreams.undrain_upstream,
+        answer=upstreams.UpstreamStatus,
+    ),
+)
 
 _INVOICES: tuple[Operation, ...] = (
     Operation(
@@ -274,6 +307,7 @@ OPERATIONS: tuple[Operation, ...] = (
         answer=usage.UsageReport,
     ),
     *_INVOICES,
+    *_UPSTREAMS,
     Operation(
         "GET",
         "/audit",
@@ -318,7 +352,7 @@ def admin_routes(gateway: "Gateway", database: DatabaseSource) -> list[Route]:
     routes = []
     for path, operations in by_path.items():
         endpoint = Endpoint(operations, gateway, database)
-        # Names of models may have slashes in them.
-        pattern = PREFIX + path.replace("{model}", "{model:path}")
+        # Names of models and upstreams may have slashes in them.
+        pattern = PREFIX + re.sub(r"{(model|upstream)}", r"{\1:path}", path)
         routes.append(Route(pattern, endpoint.serve, methods=endpoint.methods))
     return routes

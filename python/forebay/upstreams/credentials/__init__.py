@@ -1,5 +1,11 @@
 """Credentials that change: where they come from, and who keeps them fresh."""
 
-from forebay.upstreams.credentials.source import Credentials, CredentialSource, SourceError
+from forebay.upstreams.credentials.refresh import Refresher
+from forebay.upstreams.credentials.source import (
+    Credentials,
+    CredentialSource,
+    SourceError,
+    StaticSource,
+)
 
-__all__ = ["CredentialSource", "Credentials", "SourceError"]
+__all__ = ["CredentialSource", "Credentials", "Refresher", "SourceError", "StaticSource"]

@@ -16,7 +16,8 @@ class Credentials:
 
     headers: sent with each request. access_key, secret_key, session_token: what requests are
         signed with.
-    expires_at: when they stop working, seconds since 1970 (UTC); None never.
+    expires_at: when they stop working, seconds since 1970 (UTC); None: never, or it is not told.
+    again_s: when to ask again where no end is told, seconds; None: never.
     """
 
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
@@ -24,6 +25,7 @@ class Credentials:
     secret_key: str | None = field(default=None, repr=False)
     session_token: str | None = field(default=None, repr=False)
     expires_at: float | None = None
+    again_s: float | None = None
 
     def document(self) -> bytes:
         """As JSON, in the form that the core takes."""
@@ -47,3 +49,14 @@ class CredentialSource(Protocol):
         Raises: SourceError.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class StaticSource:
+    """Credentials that are in the configuration and stay as they are."""
+
+    credentials: Credentials = field(repr=False)
+
+    def fetch(self) -> Credentials:
+        """Always the same."""
+        return self.credentials

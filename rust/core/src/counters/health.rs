@@ -48,7 +48,7 @@ impl HealthFamilies {
             ),
             states: registry.gauges(
                 "forebay_upstream_state",
-                "1 for the state that an upstream is in, 0 for all others.",
+                "Processes that find an upstream in this state.",
                 ["upstream", "state"],
             ),
             first_token: registry.gauges(

@@ -6,6 +6,9 @@ use crate::error::{Error, Kind};
 use super::Dialect;
 use super::chat::{Content, Param, Request, Spot};
 
+/// Most fields that are listed of one request.
+pub(crate) const MAX_LISTED: usize = 100;
+
 /// Keeps account of what is left out of one request.
 pub(crate) struct Carry {
     from: Dialect,
@@ -65,12 +68,36 @@ impl Carry {
         )
     }
 
-    /// A field that is left out in any case, as the answer is the same without it.
+    /// A field that is left out in any case, as the answer is the same without it. The first
+    /// [`MAX_LISTED`] are listed.
     pub(crate) fn hint(&mut self, field: impl Into<String>) {
-        let field = field.into();
-        if !self.dropped.contains(&field) {
-            self.dropped.push(field);
+        if self.dropped.len() < MAX_LISTED {
+            let field = field.into();
+            if !self.dropped.contains(&field) {
+                self.dropped.push(field);
+            }
         }
+    }
+
+    /// The signature of a call of another provider's model, which is of no use to this one.
+    pub(crate) fn signature(&mut self, spot: Spot) {
+        let name = match self.from {
+            Dialect::OpenAi => "extra_content",
+            Dialect::Gemini => "thoughtSignature",
+            Dialect::Anthropic | Dialect::Converse => "signature",
+        };
+        self.hint(format!("{}.{name}", spot.path(self.from)));
+    }
+
+    /// A document's name.
+    pub(crate) fn file_name(&mut self, spot: Spot) {
+        let name = match self.from {
+            Dialect::OpenAi => "file.filename",
+            Dialect::Anthropic => "title",
+            Dialect::Gemini => "displayName",
+            Dialect::Converse => "document.name",
+        };
+        self.hint(format!("{}.{name}", spot.path(self.from)));
     }
 
     /// What no other dialect than the client's has.

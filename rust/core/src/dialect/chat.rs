@@ -354,7 +354,6 @@ pub(crate) enum Event<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Param {
     Temperature,
-    TopP,
     TopK,
     Stop,
     Seed,
@@ -383,8 +382,15 @@ impl Param {
             (Dialect::Anthropic, Self::ParallelToolCalls) => {
                 "tool_choice.disable_parallel_tool_use"
             }
+            (Dialect::Gemini, _) => self.in_gemini(),
+            (Dialect::Converse, Self::Temperature) => "inferenceConfig.temperature",
+            (Dialect::Converse, Self::TopK) => "additionalModelRequestFields.top_k",
+            (Dialect::Converse, Self::Thinking) => "additionalModelRequestFields.thinking",
+            (Dialect::Converse, Self::Stop) => "inferenceConfig.stopSequences",
+            (Dialect::Converse, Self::Format) => "outputConfig.textFormat",
+            (Dialect::Converse, Self::Effort) => "outputConfig.effort",
+            (Dialect::Converse, Self::ToolChoice) => "toolConfig.toolChoice",
             (_, Self::Temperature) => "temperature",
-            (_, Self::TopP) => "top_p",
             (_, Self::TopK) => "top_k",
             (_, Self::Stop) => "stop",
             (_, Self::Seed) => "seed",
@@ -400,6 +406,28 @@ impl Param {
             (_, Self::User) => "user",
             (_, Self::ToolChoice) => "tool_choice",
             (_, Self::ParallelToolCalls) => "parallel_tool_calls",
+        }
+    }
+
+    const fn in_gemini(self) -> &'static str {
+        match self {
+            Self::Temperature => "generationConfig.temperature",
+            Self::TopK => "generationConfig.topK",
+            Self::Stop => "generationConfig.stopSequences",
+            Self::Seed => "generationConfig.seed",
+            Self::FrequencyPenalty => "generationConfig.frequencyPenalty",
+            Self::PresencePenalty => "generationConfig.presencePenalty",
+            Self::N => "generationConfig.candidateCount",
+            Self::Logprobs => "generationConfig.responseLogprobs",
+            Self::TopLogprobs => "generationConfig.logprobs",
+            Self::Format => "generationConfig.responseMimeType",
+            Self::Effort => "generationConfig.thinkingConfig.thinkingLevel",
+            Self::Thinking => "generationConfig.thinkingConfig",
+            Self::ToolChoice => "toolConfig.functionCallingConfig",
+            // Nothing of Gemini's is read as one of them.
+            Self::LogitBias => "logit_bias",
+            Self::User => "user",
+            Self::ParallelToolCalls => "parallel_tool_calls",
         }
     }
 }

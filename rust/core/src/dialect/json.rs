@@ -170,6 +170,24 @@ impl<'a> Members<'a> {
         self.read_with(name, path, |raw, path| scalar(raw, path, "an integer"))
     }
 
+    /// The members, those named as in protobuf (`inline_data`) named as in its JSON (`inlineData`).
+    pub(crate) fn camel(mut self) -> Self {
+        for (name, _) in &mut self.0 {
+            if !name.contains('_') {
+                continue;
+            }
+            let mut words = name.split('_');
+            let mut camel = words.next().unwrap_or_default().to_owned();
+            for word in words {
+                let mut letters = word.chars();
+                camel.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+                camel.push_str(letters.as_str());
+            }
+            *name = Cow::Owned(camel);
+        }
+        self
+    }
+
     /// What has not been taken.
     pub(crate) fn rest(self) -> Vec<(Cow<'a, str>, &'a RawValue)> {
         self.0

@@ -5,10 +5,16 @@
 //! name, or left out and listed; `docs/dialects.md` has the tables.
 mod anthropic;
 mod base64;
+mod calls;
 mod carry;
 mod chat;
+mod converse;
+pub mod eventstream;
+mod failure;
 mod frames;
+mod gemini;
 mod json;
+mod media;
 mod openai;
 
 use bytes::{Bytes, BytesMut};
@@ -81,7 +87,8 @@ pub fn request(
     let request = match from {
         Dialect::OpenAi => openai::parse_request(body)?,
         Dialect::Anthropic => anthropic::parse_request(body)?,
-        Dialect::Gemini | Dialect::Converse => return Err(unspoken(from)),
+        Dialect::Gemini => gemini::parse_request(body)?,
+        Dialect::Converse => converse::parse_request(body)?,
     };
     if request.messages.is_empty() {
         let field = match from {
@@ -98,7 +105,8 @@ pub fn request(
     match to {
         Dialect::OpenAi => openai::render_request(&request, options, &mut carry, &mut out)?,
         Dialect::Anthropic => anthropic::render_request(&request, options, &mut carry, &mut out)?,
-        Dialect::Gemini | Dialect::Converse => return Err(unspoken(to)),
+        Dialect::Gemini => gemini::render_request(&request, options, &mut carry, &mut out)?,
+        Dialect::Converse => converse::render_request(&request, options, &mut carry, &mut out)?,
     }
     Ok(Translated {
         body: out.into(),
@@ -119,19 +127,17 @@ pub fn answer(
     let answer = match from {
         Dialect::OpenAi => openai::parse_answer(body)?,
         Dialect::Anthropic => anthropic::parse_answer(body)?,
-        Dialect::Gemini | Dialect::Converse => return Err(unspoken(from)),
+        Dialect::Gemini => gemini::parse_answer(body, &context.id)?,
+        Dialect::Converse => converse::parse_answer(body)?,
     };
     let mut out = BytesMut::with_capacity(body.len() + 512);
     match to {
         Dialect::OpenAi => openai::render_answer(&answer, context, &mut out),
         Dialect::Anthropic => anthropic::render_answer(&answer, context, &mut out)?,
-        Dialect::Gemini | Dialect::Converse => return Err(unspoken(to)),
+        Dialect::Gemini => gemini::render_answer(&answer, context, &mut out)?,
+        Dialect::Converse => converse::render_answer(&answer, &mut out)?,
     }
     Ok(out.into())
-}
-
-fn unspoken(dialect: Dialect) -> Error {
-    Error::new(Kind::Internal, "This dialect is not spoken here.").cause(format!("{dialect:?}"))
 }
 
 /// Takes what a stream says, event by event.
@@ -152,14 +158,16 @@ pub struct Transcoder {
 enum Reader {
     OpenAi(openai::Reader),
     Anthropic(anthropic::Reader),
-    Unspoken(Dialect),
+    Gemini(gemini::Reader),
+    Converse(converse::Reader),
 }
 
 /// Writes a stream's bytes from events.
 enum Writer {
     OpenAi(openai::Writer),
     Anthropic(anthropic::Writer),
-    Unspoken(Dialect),
+    Gemini(gemini::Writer),
+    Converse(converse::Writer),
 }
 
 /// A [`Sink`] that writes.
@@ -176,7 +184,8 @@ impl Sink for Pipe<'_> {
                 Ok(())
             }
             Writer::Anthropic(writer) => writer.event(&event, self.out),
-            Writer::Unspoken(dialect) => Err(unspoken(*dialect)),
+            Writer::Gemini(writer) => writer.event(&event, self.out),
+            Writer::Converse(writer) => writer.event(&event, self.out),
         }
     }
 }
@@ -189,12 +198,16 @@ impl Transcoder {
         let reader = match from {
             Dialect::OpenAi => Reader::OpenAi(openai::Reader::new(max_event_bytes)),
             Dialect::Anthropic => Reader::Anthropic(anthropic::Reader::new(max_event_bytes)),
-            Dialect::Gemini | Dialect::Converse => Reader::Unspoken(from),
+            Dialect::Gemini => {
+                Reader::Gemini(gemini::Reader::new(context.id.clone(), max_event_bytes))
+            }
+            Dialect::Converse => Reader::Converse(converse::Reader::new(max_event_bytes)),
         };
         let writer = match to {
             Dialect::OpenAi => Writer::OpenAi(openai::Writer::new(&context)),
             Dialect::Anthropic => Writer::Anthropic(anthropic::Writer::new(context)),
-            Dialect::Gemini | Dialect::Converse => Writer::Unspoken(to),
+            Dialect::Gemini => Writer::Gemini(gemini::Writer::new(context)),
+            Dialect::Converse => Writer::Converse(converse::Writer::default()),
         };
         Self {
             reader,
@@ -211,7 +224,8 @@ impl Transcoder {
         self.guarded(out, |reader, pipe| match reader {
             Reader::OpenAi(reader) => reader.feed(chunk, pipe),
             Reader::Anthropic(reader) => reader.feed(chunk, pipe),
-            Reader::Unspoken(dialect) => Err(unspoken(*dialect)),
+            Reader::Gemini(reader) => reader.feed(chunk, pipe),
+            Reader::Converse(reader) => reader.feed(chunk, pipe),
         })
     }
 
@@ -220,7 +234,8 @@ impl Transcoder {
         self.guarded(out, |reader, pipe| match reader {
             Reader::OpenAi(reader) => reader.end(pipe),
             Reader::Anthropic(reader) => reader.end(pipe),
-            Reader::Unspoken(dialect) => Err(unspoken(*dialect)),
+            Reader::Gemini(reader) => reader.end(pipe),
+            Reader::Converse(reader) => reader.end(pipe),
         })
     }
 

@@ -11,6 +11,7 @@ use super::trail::Trail;
 use crate::alarm::{Alarm, Elapsed};
 use crate::gateway::monotonic;
 use crate::health::Availability;
+use crate::route::cold::Cold;
 use crate::snapshot::Target;
 
 /// So often a request that is held looks again, for what nobody tells: a place at a higher tier, an
@@ -50,7 +51,7 @@ impl<'a> Hold<'a> {
         }
         let longest = cold().map(|cold| cold.hold).max()?;
         if trail.held.is_none() {
-            trail.held = Some(cold().find_map(|cold| cold.hold())?);
+            trail.held = Some(cold().find_map(Cold::hold)?);
         }
         let now = Instant::now();
         let since = *trail.held_since.get_or_insert(now);
@@ -82,8 +83,8 @@ impl<'a> Hold<'a> {
         alarm: &mut Alarm,
         waiting: &mut (dyn Waiting + Send),
     ) {
-        let changed = |target: &&'a Target| Box::pin(target.upstream.health.changed());
-        let mut changes: Vec<Pin<Box<Notified<'_>>>> = self.engines.iter().map(changed).collect();
+        let told = |target: &&'a Target| Box::pin(target.upstream.health.changed());
+        let mut changes: Vec<Pin<Box<Notified<'_>>>> = self.engines.iter().map(told).collect();
         for change in &mut changes {
             change.as_mut().enable();
         }
@@ -91,8 +92,8 @@ impl<'a> Hold<'a> {
             return;
         }
         let now = Instant::now();
-        let told = *trail.told.get_or_insert(now);
-        let tick = told + self.keep_alive;
+        let last = *trail.told.get_or_insert(now);
+        let tick = last + self.keep_alive;
         let look = [now + LOOK, self.ends, tick, until].into_iter().min();
         let any = std::future::poll_fn(|cx| {
             let mut polled = changes.iter_mut().map(|change| change.as_mut().poll(cx));

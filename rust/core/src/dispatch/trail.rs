@@ -16,6 +16,8 @@ pub struct Trail {
     /// These, and what was tried in this round.
     tried: Set,
     draws: Draws,
+    /// Of the request, from 0 to below 1.
+    chance: f64,
     /// Since when it is held, and its place among those that are.
     pub(super) held_since: Option<Instant>,
     pub(super) held: Option<Held>,
@@ -39,18 +41,19 @@ impl Trail {
             barred: Set::default(),
             tried: Set::default(),
             draws: Draws::new(0),
+            chance: 0.0,
             held_since: None,
             held: None,
             told: None,
         }
     }
 
-    /// Of a request for which only targets that `fit` are left.
-    pub fn only(model: &Model, ask: &Ask, fit: impl Fn(&Target) -> bool) -> Self {
+    /// Of a request that is only for targets that fit.
+    pub fn among(model: &Model, ask: &Ask, fits: impl Fn(&Target) -> bool) -> Self {
         let mut trail = Self::new();
         trail.begin(model, ask);
         for (at, target) in model.targets.iter().enumerate() {
-            if !fit(target) {
+            if !fits(target) {
                 trail.lost(at);
             }
         }
@@ -83,6 +86,7 @@ impl Trail {
         self.begun = true;
         self.targets = model.targets.len();
         self.draws = Draws::new(ask.seed);
+        self.chance = self.draws.unit();
         if model.is_restricted() {
             self.barred = barred(model, ask);
             self.tried.clone_from(&self.barred);
@@ -97,6 +101,10 @@ impl Trail {
     /// Whether the request is yet to be counted; from now on it is.
     pub(super) fn counts(&mut self) -> bool {
         !std::mem::replace(&mut self.counted, true)
+    }
+
+    pub(super) fn chance(&self) -> f64 {
+        self.chance
     }
 
     pub(super) fn draws(&mut self) -> &mut Draws {

@@ -7,6 +7,7 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::Job;
+use super::feed::Path;
 use super::hedge::open_hedged;
 use super::open::{Open, Opened, Try};
 use super::out::{Out, head};
@@ -107,7 +108,8 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
                 if !job.slot.lingers(record.linger(&upstream)) {
                     return;
                 }
-                let attempt = Try::of(placed, &course.model, number);
+                let path = Path::Fresh(course.model.resume && job.stream && job.single);
+                let attempt = Try::of(placed, &course.model, number, path);
                 match course.attempt(job, attempt, &mut out, record).await {
                     Ok(()) => return,
                     Err(failed) => course.goes_on(job, failed, at, &mut out, record).await,
@@ -150,15 +152,19 @@ impl Course {
             let Err(error) = relayed else {
                 return;
             };
-            match resume(self, job, open, error, joins, out, record).await {
+            if error.kind == Kind::ClientClosed {
+                // Nobody is there to be told.
+                return;
+            }
+            open.target.upstream.health.failed(&error, monotonic());
+            // Rare, and large: apart, so that other requests do not carry its room.
+            match Box::pin(resume(self, job, open, error, joins, record)).await {
                 Resumed::Open(next) => open = *next,
                 Resumed::Over(end) => {
                     let finish = end.relay.finish_reason();
                     stream::close(job, finish, end.early, record).await;
                     return;
                 }
-                // Its client has left, and nobody reads on for it.
-                Resumed::Not(error, _) if error.kind == Kind::ClientClosed => return,
                 Resumed::Not(error, end) => {
                     let finish = end.relay.finish_reason();
                     cut(job, finish, record, &error, end.early).await;

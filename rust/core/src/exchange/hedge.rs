@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::Job;
 use super::course::{Course, Failed};
+use super::feed::Path;
 use super::open::{Opened, Try, open};
 use crate::alarm::Alarm;
 use crate::dispatch;
@@ -19,12 +20,26 @@ pub(super) async fn open_hedged(
     attempt: Try,
     record: &mut Record,
 ) -> Result<Opened, Failed> {
+    if course.model.hedge.is_some() {
+        // Rare, and large: apart, so that other requests do not carry its room.
+        return Box::pin(race(course, job, attempt, record)).await;
+    }
+    open(job, attempt, course.total, &mut course.alarm, Some(record)).await
+}
+
+async fn race(
+    course: &mut Course,
+    job: &Job,
+    attempt: Try,
+    record: &mut Record,
+) -> Result<Opened, Failed> {
     let Some(hedge) = &course.model.hedge else {
         return open(job, attempt, course.total, &mut course.alarm, Some(record)).await;
     };
     hedge.budget.earn();
     let (after, total) = (hedge.after, course.total);
     let number = attempt.number + 1;
+    let follows = matches!(attempt.path, Path::Fresh(true));
     let first = open(job, attempt, total, &mut course.alarm, Some(record));
     // On the heap, so that it can be dropped before its scope ends.
     let mut first = Box::pin(first);
@@ -41,7 +56,7 @@ pub(super) async fn open_hedged(
         return first.await;
     };
     let beside = placed.target.clone();
-    let second = Try::of(placed, &course.model, number);
+    let second = Try::of(placed, &course.model, number, Path::Fresh(follows));
     let mut alarm = Alarm::new((Instant::now() + second.timeouts.first_byte).min(total));
     let mut second = pin!(open(job, second, total, &mut alarm, None));
     let (opened, hedged) = tokio::select! {

@@ -28,7 +28,7 @@ use crate::linger::Unread;
 use crate::record::{Progress, Record};
 use crate::scrub;
 use crate::snapshot::{Model, Target, Timeouts};
-use crate::upstream::{Call, Upstream};
+use crate::upstream::{Call, Rope, Upstream};
 
 /// An attempt that is to be made.
 pub(super) struct Try {
@@ -40,17 +40,17 @@ pub(super) struct Try {
     pub(super) number: u32,
     /// How long its parts may take.
     pub(super) timeouts: Timeouts,
+    /// Where it finds out whether the target is back.
+    trial: Option<Trial>,
     /// In place of the client's body.
     pub(super) body: Option<Box<(Bytes, Edits)>>,
     /// What a stream goes through.
     pub(super) path: Path,
-    /// Where it finds out whether the target is back.
-    trial: Option<Trial>,
 }
 
 impl Try {
     /// The `number`th attempt of a request, at a target of this model's.
-    pub(super) fn of(placed: Placed, model: &Model, number: u32) -> Self {
+    pub(super) fn of(placed: Placed, model: &Model, number: u32, path: Path) -> Self {
         let first_byte = placed.target.first_byte;
         Self {
             timeouts: Timeouts {
@@ -62,7 +62,7 @@ impl Try {
             trial: placed.trial,
             number,
             body: None,
-            path: Path::Fresh(model.resume),
+            path,
         }
     }
 }
@@ -128,9 +128,9 @@ async fn try_open(
         mut permit,
         number,
         timeouts,
+        trial: _,
         body,
         path,
-        trial: _,
     } = attempt;
     let upstream = Arc::clone(&target.upstream);
     let rid = (upstream.traits.rid && job.single).then(|| attempt_rid(&job.rid, number));
@@ -145,56 +145,30 @@ async fn try_open(
         upstream: Arc::clone(&upstream),
         rid,
     };
-    // From its first byte on the request counts: an engine may compute what nobody waits for.
-    let first_contact = record.as_mut().is_some_and(|record| record.contacted());
-    let call = Call {
-        endpoint: job.endpoint,
-        stream: job.stream,
-        model: &target.model,
-    };
-    let sent = alarm
-        .within(first_byte, upstream.post(&call, &job.headers, body))
-        .await;
-    let response = match sent {
-        Err(Elapsed) => {
-            permit.overloaded();
-            let error = "The engine did not answer in time.";
-            return Err(Error::new(Kind::UpstreamTimeout, error).into());
-        }
-        Ok(Err(error)) => {
-            stopper.rid = None;
-            permit.used(0);
-            let sent = error.kind != Kind::Unavailable;
-            if let Some(record) = record
-                && first_contact
-                && !sent
-            {
-                record.not_contacted();
+    let sent = send(job, &target, body, first_byte, alarm, record.as_deref_mut()).await;
+    let (headers, mut incoming) = match sent {
+        Ok(answer) => answer,
+        Err(unsent) => {
+            // An engine that has not begun in time may still work on it.
+            if unsent.late {
+                permit.overloaded();
+            } else {
+                stopper.rid = None;
+                permit.used(0);
             }
-            return Err(Failed { error, sent });
+            if unsent.busy {
+                permit.overloaded();
+            }
+            return Err(unsent.failed);
         }
-        Ok(Ok(response)) => response,
     };
-    let (parts, mut incoming) = response.into_parts();
-    let status = parts.status.as_u16();
-    if status != 200 {
-        stopper.rid = None;
-        permit.used(0);
-        if matches!(status, 429 | 503 | 529) {
-            permit.overloaded();
-        }
-        let body = read_error(&mut incoming, first_byte, alarm).await;
-        let (headers, asked) = (&parts.headers, job.shape.asked);
-        let error = scrub::upstream_error(status, headers, &body, &upstream.rules, asked);
-        return Err(error.into());
-    }
     let mut unread = Unread::new(upstream.on_disconnect);
     if job.stream {
         let relay = Feed::new(job, &target, path);
         let mut open = Open {
             target,
             timeouts,
-            headers: parts.headers,
+            headers,
             early: BytesMut::new(),
             last: None,
             relay,
@@ -227,7 +201,7 @@ async fn try_open(
             if let Some((usage, _)) = whole.progress.reported {
                 permit.used(usage.total());
             }
-            Ok(Opened::Whole(target, parts.headers, whole))
+            Ok(Opened::Whole(target, headers, whole))
         }
         Err(unfit) => {
             let (error, made) = *unfit;
@@ -237,6 +211,75 @@ async fn try_open(
             Err(error.into())
         }
     }
+}
+
+/// Why there is no answer to read.
+struct Unanswered {
+    failed: Failed,
+    /// The time was over.
+    late: bool,
+    /// The upstream said that it has too much to do.
+    busy: bool,
+}
+
+/// Sends the request and waits for the head of an answer that is a success.
+async fn send(
+    job: &Job,
+    target: &Target,
+    body: Rope,
+    first_byte: Instant,
+    alarm: &mut Alarm,
+    mut record: Option<&mut Record>,
+) -> Result<(HeaderMap, Incoming), Unanswered> {
+    let upstream = &target.upstream;
+    let call = Call {
+        endpoint: job.endpoint,
+        stream: job.stream,
+        model: &target.model,
+    };
+    let unanswered = |failed: Failed| Unanswered {
+        failed,
+        late: false,
+        busy: false,
+    };
+    // From its first byte on the request counts: an engine may compute what nobody waits for.
+    let first_contact = record.as_mut().is_some_and(|record| record.contacted());
+    let sent = alarm
+        .within(first_byte, upstream.post(&call, &job.headers, body))
+        .await;
+    let response = match sent {
+        Err(Elapsed) => {
+            let error = "The engine did not answer in time.";
+            let failed = Error::new(Kind::UpstreamTimeout, error).into();
+            return Err(Unanswered {
+                late: true,
+                ..unanswered(failed)
+            });
+        }
+        Ok(Err(error)) => {
+            let sent = error.kind != Kind::Unavailable;
+            if let Some(record) = record
+                && first_contact
+                && !sent
+            {
+                record.not_contacted();
+            }
+            return Err(unanswered(Failed { error, sent }));
+        }
+        Ok(Ok(response)) => response,
+    };
+    let (parts, mut incoming) = response.into_parts();
+    let status = parts.status.as_u16();
+    if status == 200 {
+        return Ok((parts.headers, incoming));
+    }
+    let body = read_error(&mut incoming, first_byte, alarm).await;
+    let (headers, asked) = (&parts.headers, job.shape.asked);
+    let error = scrub::upstream_error(status, headers, &body, &upstream.rules, asked);
+    Err(Unanswered {
+        busy: matches!(status, 429 | 503 | 529),
+        ..unanswered(error.into())
+    })
 }
 
 /// Where a stream is read into.

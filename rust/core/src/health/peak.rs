@@ -20,7 +20,7 @@ impl Peak {
         let next = match self.average {
             Some((average, at)) if sample < average => {
                 let gone = now.saturating_sub(at) as f64 / nanos(DECAY) as f64;
-                let kept = (average - sample).mul_f64((-gone).exp());
+                let kept = average.saturating_sub(sample).mul_f64((-gone).exp());
                 sample + kept
             }
             _ => sample,

@@ -6,24 +6,15 @@ use rustc_hash::FxHasher;
 /// Most blocks of a prompt.
 pub const BLOCKS: usize = 32;
 
-/// Where blocks end, bytes: close together at first, as system prompts differ early and are short, and
-/// far apart later. What follows the last one tells no more: 24 KiB are enough to know a conversation.
-const ENDS: [usize; BLOCKS] = ends();
-
-const fn ends() -> [usize; BLOCKS] {
-    let mut ends = [0; BLOCKS];
-    let (mut at, mut end) = (0, 0);
-    while at < BLOCKS {
-        end += match at {
-            0..2 => 128,
-            2..17 => 256,
-            17..25 => 512,
-            _ => 2304,
-        };
-        ends[at] = end;
-        at += 1;
+/// How long a block is, bytes: short at first, as system prompts differ early and are short, and long
+/// later. What follows the last one tells no more: 24 KiB are enough to know a conversation.
+const fn length(block: usize) -> usize {
+    match block {
+        0..2 => 128,
+        2..17 => 256,
+        17..25 => 512,
+        _ => 2304,
     }
-    ends
 }
 
 /// A prompt's beginning: for each block that is whole, a hash of all up to its end. Two prompts share a
@@ -51,9 +42,9 @@ impl Prefix {
     pub fn of(value: &[u8]) -> Self {
         let mut prefix = Self::default();
         let text = value.split_last().map_or(value, |(_, rest)| rest);
-        let (mut from, mut before) = (0, 0);
-        for (end, hash) in ENDS.iter().zip(&mut prefix.hashes) {
-            let Some(block) = text.get(from..*end) else {
+        let (mut rest, mut before) = (text, 0);
+        for (number, hash) in prefix.hashes.iter_mut().enumerate() {
+            let Some((block, after)) = rest.split_at_checked(length(number)) else {
                 break;
             };
             let mut hasher = FxHasher::default();
@@ -61,7 +52,7 @@ impl Prefix {
             hasher.write(block);
             before = super::draw::mix(hasher.finish());
             *hash = before;
-            from = *end;
+            rest = after;
             prefix.count += 1;
         }
         prefix

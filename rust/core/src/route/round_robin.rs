@@ -12,7 +12,7 @@ const WHOLE: u64 = 1 << 16;
 /// Turns go through all targets, round after round. In each round a target is due if its share of a
 /// turn, summed over the rounds, has passed a whole: the heaviest target in every round, one of half
 /// its weight in every second. So over any stretch of rounds every target gets its share to within
-/// one request, whichever others are left out, and a share that changes (slow start) counts at once.
+/// two requests, whichever others are left out, and a share that changes (slow start) counts at once.
 #[derive(Debug, Default)]
 pub struct RoundRobin {
     turn: AtomicU64,

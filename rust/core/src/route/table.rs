@@ -51,13 +51,11 @@ impl<V: Copy + Default> Table<V> {
         let at = self.set_of(key);
         let set = self.sets.get_mut(at)?;
         let known = set.iter().position(|entry| entry.key == key);
-        let place = match known {
-            Some(place) => place,
-            None => {
-                let oldest = set.iter().enumerate().min_by_key(|(_, entry)| entry.used);
-                oldest.map_or(0, |(place, _)| place)
-            }
+        let oldest = || {
+            let entries = set.iter().enumerate();
+            entries.min_by_key(|(_, entry)| entry.used)
         };
+        let place = known.or_else(|| oldest().map(|(place, _)| place))?;
         let entry = set.get_mut(place)?;
         let gone = (known.is_none() && entry.key != 0).then_some(entry.value);
         if known.is_none() {

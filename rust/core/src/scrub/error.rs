@@ -180,7 +180,8 @@ fn is_plain(code: &str) -> bool {
         && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
 }
 
-fn fallback(kind: Kind, reason: Option<Reason>) -> &'static str {
+/// What is said of a kind where the upstream says nothing that may be shown.
+pub(crate) fn fallback(kind: Kind, reason: Option<Reason>) -> &'static str {
     match (kind, reason) {
         (Kind::InvalidRequest, Some(Reason::ContextOverflow)) => {
             "The request does not fit into the model's context."

@@ -192,7 +192,9 @@ fn place(list: &Value) -> Option<String> {
                 path.push_str(name);
             }
             Value::Number(number) if !path.is_empty() => {
-                path.push_str(&format!("[{number}]"));
+                path.push('[');
+                path.push_str(&number.to_string());
+                path.push(']');
             }
             _ => {}
         }

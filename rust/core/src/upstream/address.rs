@@ -178,23 +178,23 @@ fn encoded(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn places(url: &str, paths: PathsSpec) -> (Address, Places) {
-        let address = Address::parse(url).unwrap();
-        let places = Places::new(&address, &paths).unwrap();
-        (address, places)
+    fn uri(url: &str, paths: &PathsSpec, call: (Endpoint, bool), model: &str) -> Option<String> {
+        let address = Address::parse(url).ok()?;
+        let places = Places::new(&address, paths).ok()?;
+        assert_eq!(
+            places.offers(call.0),
+            places.uri(&address, call.0, call.1, model).is_some()
+        );
+        let uri = places.uri(&address, call.0, call.1, model)?.ok()?;
+        Some(uri.to_string())
     }
 
-    fn uri(url: &str, path: &str, model: &str) -> String {
+    fn chat(url: &str, path: &str, model: &str) -> Option<String> {
         let paths = PathsSpec {
             chat: Some(path.to_owned()),
             ..PathsSpec::default()
         };
-        let (address, places) = places(url, paths);
-        places
-            .uri(&address, Endpoint::Chat, false, model)
-            .unwrap()
-            .unwrap()
-            .to_string()
+        uri(url, &paths, (Endpoint::Chat, false), model)
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
             ),
             ("https://h?api-version=1", "/x", "https://h/x?api-version=1"),
         ] {
-            assert_eq!(uri(url, path, "m"), expected);
+            assert_eq!(chat(url, path, "m").as_deref(), Some(expected));
         }
     }
 
@@ -225,8 +225,8 @@ mod tests {
             ("{model}", "%7Bmodel%7D"),
         ] {
             assert_eq!(
-                uri("http://h", "/m/{model}:generate?k=1", model),
-                format!("http://h/m/{expected}:generate?k=1")
+                chat("http://h", "/m/{model}:generate?k=1", model),
+                Some(format!("http://h/m/{expected}:generate?k=1"))
             );
         }
     }
@@ -239,28 +239,26 @@ mod tests {
             completions: None,
             embeddings: None,
         };
-        let (address, places) = places("http://h", paths);
-        let of = |stream| {
-            let uri = places.uri(&address, Endpoint::Chat, stream, "m");
-            uri.unwrap().unwrap().path().to_owned()
-        };
-        assert_eq!((of(false), of(true)), ("/c".to_owned(), "/s".to_owned()));
-        assert!(places.offers(Endpoint::Chat));
-        assert!(!places.offers(Endpoint::Embeddings));
-        let none = places.uri(&address, Endpoint::Completions, false, "m");
-        assert!(none.is_none());
+        let at = |endpoint, stream| uri("http://h", &paths, (endpoint, stream), "m");
+        assert_eq!(at(Endpoint::Chat, false).as_deref(), Some("http://h/c"));
+        assert_eq!(at(Endpoint::Chat, true).as_deref(), Some("http://h/s"));
+        assert_eq!(at(Endpoint::Completions, true), None);
+        assert_eq!(at(Endpoint::Embeddings, false), None);
     }
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for url in ["", "h", "/v1", "ftp://h", "http://", "http://h:x"] {
+        for url in [
+            "",
+            "h",
+            "/v1",
+            "ftp://h",
+            "http://",
+            "http://h:x",
+            "http://:80",
+        ] {
             assert!(Address::parse(url).is_err(), "{url}");
         }
-        let address = Address::parse("http://h").unwrap();
-        let paths = PathsSpec {
-            chat: Some("/a b".to_owned()),
-            ..PathsSpec::default()
-        };
-        assert!(Places::new(&address, &paths).is_err());
+        assert_eq!(chat("http://h", "/a b", "m"), None);
     }
 }

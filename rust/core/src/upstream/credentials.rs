@@ -101,8 +101,9 @@ mod tests {
     fn both_shapes_are_read() {
         let token =
             br#"{"headers": [["Authorization", "Bearer t"], ["x-goog-user-project", "p"]]}"#;
-        let Ok(Credentials::Headers(list)) = Credentials::parse(token) else {
-            panic!("headers");
+        let list = match Credentials::parse(token) {
+            Ok(Credentials::Headers(list)) => list,
+            _ => Vec::new(),
         };
         assert_eq!(list.len(), 2);
         assert!(list.iter().all(|(_, value)| value.is_sensitive()));
@@ -126,8 +127,11 @@ mod tests {
             br#"{"access_key": "secret-1\n", "secret_key": "secret-1"}"#,
             br#"{"access_key": "a", "secret_key": "secret-1", "more": 1}"#,
         ] {
-            let error = Credentials::parse(json).err().expect("an error");
-            assert!(!error.contains("secret-1"), "{error}");
+            let error = Credentials::parse(json).err();
+            assert!(
+                error.as_ref().is_some_and(|e| !e.contains("secret-1")),
+                "{error:?}"
+            );
         }
         let keys = AwsCredentials {
             access_key: "a".to_owned(),

@@ -58,8 +58,8 @@ mod tests {
 
     fn to(from: &str, location: &str) -> Option<String> {
         let mut headers = HeaderMap::new();
-        headers.insert(LOCATION, location.try_into().unwrap());
-        next(&from.parse().unwrap(), &headers).map(|uri| uri.to_string())
+        headers.insert(LOCATION, location.try_into().ok()?);
+        next(&from.parse().ok()?, &headers).map(|uri| uri.to_string())
     }
 
     #[test]
@@ -99,9 +99,7 @@ mod tests {
         ] {
             assert_eq!(to("https://h/v1/chat", location), None, "{location}");
         }
-        assert_eq!(
-            next(&"https://h/".parse().unwrap(), &HeaderMap::new()),
-            None
-        );
+        let from = Uri::from_static("https://h/");
+        assert_eq!(next(&from, &HeaderMap::new()), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Reading messages.
 use std::borrow::Cow;
+use std::collections::HashMap;
 
-use rustc_hash::FxHashMap;
 use serde_json::value::RawValue;
 
 use crate::error::Error;
@@ -28,8 +28,8 @@ const SYSTEM: &[&str] = &["text"];
 /// Reads messages one by one; knows the calls that were made.
 pub(super) struct Messages<'a, 'r> {
     request: &'r mut Request<'a>,
-    /// Names of called tools, by the calls' ids.
-    calls: FxHashMap<Cow<'a, str>, Cow<'a, str>>,
+    /// Names of called tools, by the calls' ids: the client's, so no hash that it could foresee.
+    calls: HashMap<Cow<'a, str>, Cow<'a, str>>,
 }
 
 impl<'a, 'r> Messages<'a, 'r> {
@@ -41,7 +41,7 @@ impl<'a, 'r> Messages<'a, 'r> {
     ) -> Result<(), Error> {
         let mut messages = Self {
             request,
-            calls: FxHashMap::default(),
+            calls: HashMap::new(),
         };
         if let Some(raw) = system {
             let parts = messages.blocks(raw, None, &Path::ROOT.key("system"), SYSTEM)?;

@@ -8,6 +8,7 @@ mod message;
 mod parse;
 mod read;
 mod render;
+mod tools;
 mod write;
 
 pub(super) use answer::{parse_answer, render_answer};

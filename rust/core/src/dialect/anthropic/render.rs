@@ -1,6 +1,4 @@
 //! Writing a request.
-use std::borrow::Cow;
-
 use bytes::BytesMut;
 
 use crate::error::Error;
@@ -8,11 +6,12 @@ use crate::error::Error;
 use super::super::Options;
 use super::super::carry::Carry;
 use super::super::chat::{
-    Content, Format, Media, Message, Param, Part, Raw, Request, Role, Signature, Signer, Thinking,
-    Tool, ToolChoice, ToolResult,
+    Content, Format, Media, Message, Param, Part, Request, Role, Signature, Signer, Thinking,
+    ToolResult,
 };
-use super::super::json::{List, Members, Object, Path};
+use super::super::json::{List, Object};
 use super::block::{redacted, thinking, tool_use};
+use super::tools::{tool_id, tools};
 
 /// Image types that Claude reads.
 const IMAGES: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"];
@@ -144,59 +143,6 @@ fn output(request: &Request<'_>, carry: &mut Carry, body: &mut Object<'_>) -> Re
     Ok(())
 }
 
-fn tools(request: &Request<'_>, body: &mut Object<'_>) {
-    if request.tools.is_empty() {
-        return;
-    }
-    body.list("tools", |list| {
-        for tool in &request.tools {
-            list.object(|item| describe(tool, item));
-        }
-    });
-    let alone = request.parallel_tool_calls == Some(false);
-    let (kind, name) = match &request.tool_choice {
-        None if !alone => return,
-        None | Some(ToolChoice::Auto) => ("auto", None),
-        Some(ToolChoice::Required) => ("any", None),
-        Some(ToolChoice::None) => ("none", None),
-        Some(ToolChoice::Named(name)) => ("tool", Some(name)),
-    };
-    body.object("tool_choice", |choice| {
-        choice.put("type", kind);
-        choice.put_some("name", name);
-        if alone && kind != "none" {
-            choice.put("disable_parallel_tool_use", true);
-        }
-    });
-}
-
-fn describe(tool: &Tool<'_>, item: &mut Object<'_>) {
-    item.put("name", &tool.name);
-    item.put_some("description", tool.description.as_deref());
-    let typed = tool.parameters.as_ref().filter(|raw| has_type(raw));
-    match (typed, &tool.parameters) {
-        (Some(schema), _) => item.put("input_schema", schema),
-        // The type has to be there, and of an object that says no other.
-        (None, parameters) => item.object("input_schema", |schema| {
-            schema.put("type", "object");
-            let members = parameters
-                .as_ref()
-                .and_then(|raw| Members::read(raw.get(), &Path::ROOT).ok());
-            for (name, raw) in members.map(Members::rest).unwrap_or_default() {
-                schema.put_named(&name, raw);
-            }
-        }),
-    }
-    item.put_some("strict", tool.strict);
-    item.put_some("cache_control", tool.cache.as_deref());
-}
-
-fn has_type(schema: &Raw<'_>) -> bool {
-    // What cannot be looked into is not changed.
-    Members::read(schema.get(), &Path::ROOT)
-        .map_or(true, |mut members| members.take("type").is_some())
-}
-
 fn system(request: &Request<'_>, body: &mut Object<'_>) {
     let texts = request
         .system
@@ -226,13 +172,13 @@ fn messages(request: &Request<'_>, carry: &mut Carry, list: &mut List<'_>) -> Re
     let mut turn: Vec<&Part<'_>> = Vec::new();
     let mut role = None;
     for message in &request.messages {
-        if role.is_some_and(|role| role != message.role) {
-            write_turn(role, &turn, list, carry)?;
-            turn.clear();
-        }
         let kept = sayable(message, carry);
         if kept.is_empty() {
             continue;
+        }
+        if role.is_some_and(|role| role != message.role) {
+            write_turn(role, &turn, list, carry)?;
+            turn.clear();
         }
         role = Some(message.role);
         turn.extend(kept);
@@ -240,7 +186,8 @@ fn messages(request: &Request<'_>, carry: &mut Carry, list: &mut List<'_>) -> Re
     write_turn(role, &turn, list, carry)
 }
 
-/// The parts that can be said; without thoughts that Claude has not signed, which it refuses.
+/// The parts that can be said: without thoughts that Claude has not signed and blank text beside
+/// others, both of which it refuses.
 fn sayable<'m, 'a>(message: &'m Message<'a>, carry: &mut Carry) -> Vec<&'m Part<'a>> {
     if message.name.is_some() {
         carry.hint(format!("messages[{}].name", message.index));
@@ -253,6 +200,7 @@ fn sayable<'m, 'a>(message: &'m Message<'a>, carry: &mut Carry) -> Vec<&'m Part<
             let kept = match &part.content {
                 Content::Thinking { signature, .. } => signature.as_ref().is_some_and(claude),
                 Content::Redacted(data) => claude(data),
+                Content::Text(text) => message.parts.len() == 1 || !text.trim().is_empty(),
                 _ => true,
             };
             if !kept {
@@ -319,7 +267,7 @@ fn write_block(
         Content::ToolCall(call) => {
             tool_use(block, &tool_id(&call.id), &call.name, &call.arguments)?;
             if call.signature.is_some() {
-                carry.hint(format!("{}.extra_content", part.spot.path(carry.from())));
+                carry.signature(part.spot);
             }
         }
         Content::ToolResult(result) => tool_result(part, result, carry, block)?,
@@ -412,13 +360,4 @@ fn source(media: &Media<'_>, block: &mut Object<'_>) {
             source.put("file_id", id);
         }
     });
-}
-
-/// Ids have letters, digits, `_` and `-` only; other engines' may have more.
-fn tool_id(id: &str) -> Cow<'_, str> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if id.chars().all(fits) {
-        return Cow::Borrowed(id);
-    }
-    Cow::Owned(id.chars().map(|c| if fits(c) { c } else { '_' }).collect())
 }

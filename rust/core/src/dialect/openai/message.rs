@@ -1,7 +1,7 @@
 //! Reading messages.
 use std::borrow::Cow;
+use std::collections::HashMap;
 
-use rustc_hash::FxHashMap;
 use serde_json::value::RawValue;
 
 use crate::error::Error;
@@ -19,8 +19,8 @@ use super::parse::name;
 /// Reads messages one by one; knows the calls that were made.
 pub(super) struct Messages<'a, 'r> {
     request: &'r mut Request<'a>,
-    /// Names of called tools, by the calls' ids.
-    calls: FxHashMap<Cow<'a, str>, Cow<'a, str>>,
+    /// Names of called tools, by the calls' ids: the client's, so no hash that it could foresee.
+    calls: HashMap<Cow<'a, str>, Cow<'a, str>>,
 }
 
 impl<'a, 'r> Messages<'a, 'r> {
@@ -32,7 +32,7 @@ impl<'a, 'r> Messages<'a, 'r> {
     ) -> Result<(), Error> {
         let mut messages = Self {
             request,
-            calls: FxHashMap::default(),
+            calls: HashMap::new(),
         };
         for (i, raw) in json::list(raw, at)?.into_iter().enumerate() {
             messages.message(raw, i as u32, &at.index(i))?;
@@ -182,10 +182,8 @@ impl<'a, 'r> Messages<'a, 'r> {
         }
         if members.take("function_call").is_some() {
             let path = at.key("function_call").to_string();
-            return Err(invalid(
-                path,
-                "`function_call` is not supported any more; `tool_calls` is.",
-            ));
+            let message = format!("`{path}` is not supported; `tool_calls` is.");
+            return Err(invalid(path, message));
         }
         let at = &at.key("tool_calls");
         if let Some(raw) = members.take("tool_calls") {

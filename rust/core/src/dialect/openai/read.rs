@@ -13,6 +13,9 @@ use super::super::json::{Path, Text};
 use super::answer::{Extra, id, says_something, sequence, stop};
 use super::format::{Detail, Piece};
 
+/// Most calls of one answer.
+const MAX_CALLS: usize = 1024;
+
 #[derive(Deserialize)]
 struct Chunk<'a> {
     #[serde(borrow, default)]
@@ -225,6 +228,9 @@ impl State {
             let Some(name) = name.filter(|name| !name.0.is_empty()) else {
                 return Err(unreadable("a tool call without a name"));
             };
+            if self.calls.len() >= MAX_CALLS {
+                return Err(unreadable("too many tool calls"));
+            }
             let index = self.calls.len() as u32;
             self.calls.push(call.index.unwrap_or(index));
             sink.event(Event::ToolStart {

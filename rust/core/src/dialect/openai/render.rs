@@ -3,13 +3,13 @@ use bytes::BytesMut;
 
 use crate::error::Error;
 
+use super::super::Options;
 use super::super::carry::Carry;
 use super::super::chat::{
     Content, Format, Media, Message, Param, Part, Request, Role, Thinking, Tool, ToolChoice,
     ToolResult,
 };
 use super::super::json::{List, Object};
-use super::super::{Dialect, Options};
 
 /// Writes `request`. What other dialects have and this one has not goes to `carry`.
 pub(crate) fn render_request(
@@ -341,18 +341,9 @@ fn assistant(
                 carry.hint(format!("{}.cache_control", part.spot.path(carry.from())));
             }
             if call.signature.is_some() {
-                let path = part.spot.path(carry.from());
-                carry.hint(format!("{path}.{}", signature_name(carry.from())));
+                carry.signature(part.spot);
             }
         }
     });
     Ok(())
-}
-
-const fn signature_name(dialect: Dialect) -> &'static str {
-    match dialect {
-        Dialect::OpenAi => "extra_content",
-        Dialect::Gemini => "thoughtSignature",
-        Dialect::Anthropic | Dialect::Converse => "signature",
-    }
 }

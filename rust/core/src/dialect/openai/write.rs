@@ -16,6 +16,8 @@ pub(crate) struct Writer {
     started: bool,
     /// Thoughts that are whole.
     thoughts: u32,
+    /// One has begun and is not signed.
+    thinking: bool,
     usage: Option<Usage>,
 }
 
@@ -32,6 +34,7 @@ impl Writer {
             head: head.into(),
             started: false,
             thoughts: 0,
+            thinking: false,
             usage: None,
         }
     }
@@ -60,12 +63,17 @@ impl Writer {
             Event::Start | Event::Usage(_) | Event::Ping | Event::ToolEnd { .. } => {}
             Event::Text(text) => self.delta(out, |delta| delta.put("content", text)),
             Event::Refusal(text) => self.delta(out, |delta| delta.put("refusal", text)),
-            Event::Reasoning(text) => self.thought(Some(text), None, out),
+            Event::Reasoning(text) => {
+                self.thinking = true;
+                self.thought(Some(text), None, out);
+            }
             Event::Signature(signature) => {
                 self.thought(None, Some(signature), out);
+                self.thinking = false;
                 self.thoughts += 1;
             }
             Event::Redacted(data) => {
+                self.thoughts += u32::from(std::mem::take(&mut self.thinking));
                 self.delta(out, |delta| {
                     delta.list("reasoning_details", |list| {
                         list.object(|detail| format::encrypted(detail, self.thoughts, data));

@@ -1,0 +1,387 @@
+"""Watching the upstreams: how each is, which models it lists, what it has to do, who must wake."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import msgspec
+import orjson
+import structlog
+
+from forebay.config import Cold, Config
+from forebay.gateway import loads, warm_up
+from forebay.gateway.answer import Answer
+from forebay.gateway.standing import Found, Standing
+from forebay.upstreams import KINDS
+from forebay.upstreams.kind import Probe
+from forebay.upstreams.listing import model_names
+
+log = structlog.get_logger("forebay.gateway")
+
+RETURN_S = 2.0
+"""Seconds at most between two looks at an upstream that is away: its return is noticed as soon."""
+FIRST_S = 0.25
+"""The same right after it went away."""
+LOADING_S = 0.5
+"""The same while it is being started: requests wait for it."""
+BACK_OFF = 1.5
+LOOKED_S = 5.0
+"""Seconds that a start waits for the first looks: one that starts an engine may take minutes."""
+LOADS_S = 1.0
+"""Seconds between two looks at an upstream whose load decides where requests go."""
+WANTED_S = 0.25
+"""Seconds between two looks at who is wanted awake."""
+STILL_WANTED_S = 60.0
+"""Seconds after the last request that wanted an engine during which it is looked at for that."""
+WAKE_S = 10.0
+"""Seconds between two calls to wake an upstream, and the longest wait for their answer."""
+
+_LOAD_POLICIES = ("least_load", "power_of_two", "prefix_affinity")
+
+
+class Fetch(Protocol):
+    """Asks an upstream; None if the question was cancelled."""
+
+    def __call__(
+        self, upstream: str, path: str, limit_s: float, method: str, body: bytes | None
+    ) -> Awaitable[Answer | None]: ...
+
+
+class Reports(Protocol):
+    """What the core is told and asked; `Core` is one."""
+
+    def report_upstream(self, name: str, state: Any, load: bytes | None) -> bool: ...
+    def take_wanted(self) -> list[str]: ...
+    def upstreams(self) -> bytes: ...
+
+
+class _Use(msgspec.Struct):
+    """What of an upstream's view tells whether it is used."""
+
+    name: str
+    in_flight: int
+    successes: int
+    failures: int
+
+
+class Watcher:
+    """Follows every upstream of a configuration.
+
+    on_models: called when an upstream lists other models than before (`discovered`).
+    clock: monotonic seconds. jitter: for pauses, so that many gateways do not ask in step.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        core: Reports,
+        fetch: Fetch,
+        on_models: Callable[[], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: random.Random | None = None,
+    ) -> None:
+        self.discovered: dict[str, list[str]] = {}
+        self._core = core
+        self._clock = clock
+        self._watches = {
+            name: _Watch(self, name, config, core, fetch, on_models, clock, jitter)
+            for name in config.upstreams
+        }
+        self._used: dict[str, tuple[int, float]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin, on the running event loop."""
+        for name, watch in self._watches.items():
+            self._tasks.append(asyncio.create_task(watch.run(), name=f"watch-{name}"))
+        if any(watch.holds for watch in self._watches.values()):
+            self._tasks.append(asyncio.create_task(self._follow_wants(), name="wanted"))
+
+    async def looked(self) -> None:
+        """Wait until every upstream has been looked at once, whatever came of it, or `LOOKED_S`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOKED_S):
+                for watch in self._watches.values():
+                    await watch.looked.wait()
+
+    async def stop(self) -> None:
+        """End."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def checks(self) -> dict[str, str]:
+        """How each upstream is: ``ok``, ``ok: cold``, or ``down: …``."""
+        return {name: watch.check for name, watch in self._watches.items()}
+
+    async def _follow_wants(self) -> None:
+        rests = {name: watch.idle_s for name, watch in self._watches.items() if watch.idle_s > 0}
+        looked_at = 0.0
+        while True:
+            await asyncio.sleep(WANTED_S)
+            for name in self._core.take_wanted():
+                self._watches[name].wanted()
+            if rests and self._clock() - looked_at >= min(*rests.values(), 10.0) / 10:
+                looked_at = self._clock()
+                self._let_rest(rests)
+
+    def _let_rest(self, rests: dict[str, float]) -> None:
+        now = self._clock()
+        for use in msgspec.json.decode(self._core.upstreams(), type=list[_Use]):
+            if use.name not in rests:
+                continue
+            count = use.successes + use.failures
+            before, since = self._used.get(use.name, (-1, now))
+            if count != before or use.in_flight > 0:
+                self._used[use.name] = (count, now)
+            elif now - since >= rests[use.name]:
+                self._watches[use.name].rested()
+
+
+class _Watch:
+    """Follows one upstream."""
+
+    def __init__(
+        self,
+        watcher: Watcher,
+        name: str,
+        config: Config,
+        core: Reports,
+        fetch: Fetch,
+        on_models: Callable[[], None],
+        clock: Callable[[], float],
+        jitter: random.Random | None,
+    ) -> None:
+        settings = config.upstreams[name]
+        kind = KINDS[settings.kind]
+        can_be_cold = kind.can_be_cold(settings)
+        cold = settings.cold or (Cold() if can_be_cold else Cold(hold=0))
+        self.holds = cold.hold > 0
+        self.idle_s = (kind.idle_s if cold.idle is None else cold.idle) if self.holds else 0.0
+        self.looked = asyncio.Event()
+        self._name = name
+        self._config = config
+        self._core = core
+        self._fetch = fetch
+        self._discovered = watcher.discovered
+        self._on_models = on_models
+        self._clock = clock
+        # Not for secrets.
+        self._jitter = jitter or random.Random()
+        self._probe = kind.probe_for(settings)
+        self._wake = kind.wake_for(settings) if self.holds else None
+        self._discovers = settings.discover and self._probe is not None
+        self._warms_up = self.holds and cold.warm_up
+        self._weighs = self._probe is not None and self._probe.loads is not None
+        self._standing = Standing(wakes=self._wake is not None, holds=self.holds)
+        self._refused: int | None = None
+        self._pause_s = FIRST_S
+        self._wanted = asyncio.Event()
+        self._wanted_at = -STILL_WANTED_S
+        self._woke_at = -WAKE_S
+        self._waking: asyncio.Task[None] | None = None
+        self._told: tuple[str, bool] | None = None
+        by_load = any(
+            model.policy in _LOAD_POLICIES
+            for model in config.models.values()
+            if any(target.upstream == name for target in model.targets)
+        )
+        self._by_load = by_load and self._weighs
+
+    @property
+    def check(self) -> str:
+        """How it is, for `/readyz`."""
+        if self._discovers and self._name not in self._discovered:
+            return "down: not ready"
+        if self._probe is None or (self._probe.wakes and self._standing.state is None):
+            return "ok"
+        if self._refused is not None:
+            return f"down: its probe was answered with {self._refused}"
+        state = self._standing.state
+        if state == "warm":
+            return "ok"
+        if state == "cold":
+            return "ok: cold"
+        return "down: not ready"
+
+    def wanted(self) -> None:
+        """A request wants it awake."""
+        first = not self._is_wanted()
+        self._wanted_at = self._clock()
+        if first:
+            self._wanted.set()
+
+    def rested(self) -> None:
+        """Nobody has used it for so long that it was stopped, as far as can be known."""
+        unseen = self._probe is not None and self._probe.wakes
+        if unseen and self._standing.state != "cold" and not self._is_wanted():
+            self._standing.rested()
+            self._tell(None)
+
+    async def run(self) -> None:
+        """Look, again and again."""
+        if self._probe is None:
+            self.looked.set()
+            return
+        try:
+            while True:
+                if self._asks(self._probe):
+                    began = self._clock()
+                    await self._look(self._probe)
+                    self.looked.set()
+                    await self._pause(self._probe, self._clock() - began)
+                else:
+                    self.looked.set()
+                    await self._rest()
+        finally:
+            if self._waking is not None:
+                self._waking.cancel()
+
+    def _asks(self, probe: Probe) -> bool:
+        """Whether to look now: not at what that alone would start, unless requests want it."""
+        if not probe.wakes or (self._discovers and self._name not in self._discovered):
+            return True
+        return self._standing.state in ("cold", "loading") and self._is_wanted()
+
+    def _is_wanted(self) -> bool:
+        return self._clock() - self._wanted_at < STILL_WANTED_S
+
+    async def _rest(self) -> None:
+        if self._standing.state == "loading":
+            # It was given up.
+            self._standing.rested()
+            self._tell(None)
+        self._wanted.clear()
+        await self._wanted.wait()
+
+    async def _pause(self, probe: Probe, looked_s: float) -> None:
+        state = self._standing.state
+        if self._standing.doubtful:
+            return
+        if state == "warm":
+            self._pause_s = FIRST_S
+            pause_s = min(probe.interval_s, LOADS_S) if self._by_load else probe.interval_s
+        else:
+            awaited = state == "loading" or (state == "cold" and self._is_wanted())
+            most_s = LOADING_S if awaited else RETURN_S
+            pause_s = min(self._pause_s, most_s)
+            self._pause_s = min(self._pause_s * BACK_OFF, RETURN_S)
+        pause_s *= self._jitter.uniform(0.8, 1.0)
+        # The look's own time counts, but one that is slow to answer is not asked all the time.
+        pause_s = max(pause_s - looked_s, pause_s / 4)
+        self._wanted.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._wanted.wait()
+                self._pause_s = FIRST_S
+
+    async def _look(self, probe: Probe) -> None:
+        self._call_to_wake()
+        found = await self._ask(probe)
+        before = self._standing.state
+        state = self._standing.look(found, self._clock())
+        if state == "warm" and self._discovers and probe.models is not None:
+            await self._discover(probe.models)
+        if state == "warm" and self._standing.fresh and self._warms_up:
+            if before is not None:
+                self._core.report_upstream(self._name, "loading", None)
+            if not await self._warm_up(probe):
+                self._standing.look("loading", self._clock())
+        if self._standing.state == "warm":
+            self._standing.served()
+        if not self._standing.doubtful:
+            load = await self._load(probe) if self._standing.state == "warm" else None
+            self._tell(load)
+        self._call_to_wake()
+
+    async def _ask(self, probe: Probe) -> Found:
+        answer = await self._get(probe.ready, probe.timeout_s)
+        self._refused = None
+        if answer is None:
+            return "closed"
+        status, headers, body, _ = answer
+        for header, value in headers:
+            if header == b"x-forebay-error":
+                return "silent" if value == b"upstream_timeout" else "closed"
+        found: Found = probe.judge(status, body)
+        if found == "down" and 300 <= status < 400:
+            # Modal has an answer fetched elsewhere while it starts.
+            return "loading"
+        if found == "down" and 400 <= status < 500:
+            self._refused = status
+            return "refused"
+        return found
+
+    async def _get(self, path: str, limit_s: float) -> Answer | None:
+        return await self._fetch(self._name, path, limit_s, "GET", None)
+
+    def _tell(self, load: bytes | None) -> None:
+        state = self._standing.state
+        if state is None:
+            return
+        self._core.report_upstream(self._name, state, load)
+        ready = self.check.startswith("ok")
+        if (state, ready) != self._told:
+            self._told = (state, ready)
+            text = "upstream is ready" if ready else "upstream is not ready"
+            log.info(text, upstream=self._name, state=state, refused=self._refused)
+
+    async def _discover(self, path: str) -> None:
+        answer = await self._get(path, self._probe.timeout_s if self._probe else RETURN_S)
+        if answer is None or answer[0] != 200:
+            return
+        try:
+            models = model_names(answer[2])
+        except ValueError as error:
+            log.warning("upstream lists no models", upstream=self._name, cause=str(error))
+            return
+        if models != self._discovered.get(self._name):
+            self._discovered[self._name] = models
+            self._on_models()
+            log.info("models discovered", upstream=self._name, models=models)
+
+    async def _load(self, probe: Probe) -> bytes | None:
+        if probe.loads is None:
+            return None
+        answer = await self._get(probe.loads, probe.timeout_s)
+        return loads.report(answer[2]) if answer is not None and answer[0] == 200 else None
+
+    async def _warm_up(self, probe: Probe) -> bool:
+        """Have it answer one token. False: it did not; it refuses or cannot be asked: True."""
+        asked = warm_up.request(self._config, self._name, self._discovered.get(self._name, []))
+        if asked is None:
+            return True
+        if probe.info is not None:
+            info = await self._get(probe.info, probe.timeout_s)
+            if info is None or info[0] != 200 or not warm_up.generates(info[2]):
+                return True
+        path, body = asked
+        began = self._clock()
+        answer = await self._fetch(self._name, path, warm_up.LIMIT_S, "POST", body)
+        took_s = round(self._clock() - began, 3)
+        warm = answer is not None and answer[0] < 500
+        log.info("upstream warmed up" if warm else "warm-up failed", upstream=self._name, s=took_s)
+        return warm
+
+    def _call_to_wake(self) -> None:
+        """Start a call to wake it, if requests want that and none was made just now."""
+        now = self._clock()
+        due = self._standing.state == "cold" and self._is_wanted() and now - self._woke_at >= WAKE_S
+        if self._wake is not None and due:
+            self._woke_at = now
+            self._standing.woken(now)
+            wake = self._wake
+            self._waking = asyncio.create_task(
+                self._call(wake.method, wake.path), name=f"wake-{self._name}"
+            )
+
+    async def _call(self, method: str, path: str) -> None:
+        body = orjson.dumps({}) if method == "POST" else None
+        answer = await self._fetch(self._name, path, WAKE_S, method, body)
+        status = None if answer is None else answer[0]
+        log.info("upstream was called to wake", upstream=self._name, status=status)

@@ -1,0 +1,312 @@
+"""Watching upstreams: what is asked when, and what the core is told. In virtual time."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+import pytest
+from forebay.config import Cold, Config, Model, ProbeSettings, Target, Upstream
+from forebay.gateway.answer import Answer
+from forebay.gateway.watch import Watcher
+
+from tests.support.virtual_time import run
+
+MODELS = b'{"data":[{"id":"m"}]}'
+BUSY = b'{"loads":[{"num_running_reqs":2,"num_waiting_reqs":1,"num_used_tokens":9}]}'
+GENERATES = b'{"is_generation":true}'
+
+
+class Engine:
+    """What the watcher asks, and what it tells. `answers` has status and body by path; a path that
+    is missing is not there, None cannot be reached, a number of seconds answers too late."""
+
+    def __init__(self, answers: dict[str, Any] | None = None, *, down: bool = False) -> None:
+        self.answers: dict[str, Any] = {
+            "/ready": (200, b""),
+            "/v1/models": (200, MODELS),
+            "/v1/loads?include=core": (200, BUSY),
+            "/model_info": (200, GENERATES),
+            "/v1/chat/completions": (200, b"{}"),
+            **(answers or {}),
+        }
+        self.down = down
+        self.asked: list[tuple[float, str, str, bytes | None]] = []
+        self.told: list[tuple[float, str, bytes | None]] = []
+        self.wanted: list[str] = []
+        self.used = 0
+
+    async def fetch(
+        self, upstream: str, path: str, limit_s: float, method: str, body: bytes | None
+    ) -> Answer | None:
+        assert upstream == "gpu"
+        now = asyncio.get_running_loop().time()
+        self.asked.append((now, method, path, body))
+        answer = None if self.down else self.answers.get(path, (404, b""))
+        if isinstance(answer, (int, float)):
+            await asyncio.sleep(min(answer, limit_s))
+            late = answer > limit_s
+            answer = (504, "upstream_timeout") if late else (200, b"")
+        if answer is None:
+            answer = (503, "unavailable")
+        status, content = answer
+        if isinstance(content, str):
+            return status, [(b"x-forebay-error", content.encode())], b"{}", False
+        return status, [], content, False
+
+    def report_upstream(self, name: str, state: str, load: bytes | None) -> bool:
+        assert name == "gpu"
+        self.told.append((asyncio.get_running_loop().time(), state, load))
+        return True
+
+    def take_wanted(self) -> list[str]:
+        wanted, self.wanted = self.wanted, []
+        return wanted
+
+    def upstreams(self) -> bytes:
+        return orjson.dumps(
+            [{"name": "gpu", "in_flight": 0, "successes": self.used, "failures": 0}]
+        )
+
+    @property
+    def states(self) -> list[str]:
+        """What was told, without repetitions."""
+        found: list[str] = []
+        for _, state, _ in self.told:
+            if not found or found[-1] != state:
+                found.append(state)
+        return found
+
+    def paths(self, since: float = 0.0) -> Counter[str]:
+        """How often each path was asked for."""
+        return Counter(path for at, _, path, _ in self.asked if at >= since)
+
+
+Scene = Callable[[Engine, Watcher], Awaitable[None]]
+
+
+def watch(engine: Engine, scene: Scene, *, policy: Any = "round_robin", **settings: Any) -> None:
+    """Have the engine watched while the scene lasts."""
+    settings = {"kind": "sglang", "url": "http://127.0.0.1:1", **settings}
+    config = Config(
+        upstreams={"gpu": Upstream(**settings)},
+        models={
+            "m": Model(targets=(Target(upstream="gpu", model="org/m"),), policy=policy),
+        },
+    )
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        watcher = Watcher(
+            config, engine, engine.fetch, lambda: None, clock=loop.time, jitter=random.Random(1)
+        )
+        watcher.start()
+        try:
+            await scene(engine, watcher)
+        finally:
+            await watcher.stop()
+
+    run(work())
+
+
+def test_a_good_engine_is_warm_at_the_first_look_and_looked_at_every_two_seconds() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await watcher.looked()
+        assert watcher.checks == {"gpu": "ok"}
+        await asyncio.sleep(100)
+        assert engine.states == ["warm"]
+        assert 50 <= engine.paths()["/ready"] <= 65
+        assert orjson.loads(engine.told[0][2] or b"") == {"running": 2, "waiting": 1, "tokens": 9}
+        # Nothing was cold, so nothing has to be warmed up.
+        assert set(engine.paths()) == {"/ready", "/v1/loads?include=core"}
+
+    watch(Engine(), scene)
+
+
+def test_an_engine_whose_load_counts_is_looked_at_every_second() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(100)
+        assert 100 <= engine.paths()["/v1/loads?include=core"] <= 130
+
+    watch(Engine(), scene, policy="least_load")
+
+
+def test_an_end_is_told_at_once_and_a_return_within_two_seconds_without_hammering() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        now = asyncio.get_running_loop().time
+        await asyncio.sleep(60)
+        engine.down, ended = True, now()
+        await asyncio.sleep(3600)
+        told = next(at for at, state, _ in engine.told if state == "down")
+        assert told - ended <= 2.0
+        assert watcher.checks == {"gpu": "down: not ready"}
+        assert engine.paths(ended)["/ready"] <= 3600 / 1.6 + 10
+        engine.down, back = False, now()
+        await asyncio.sleep(10)
+        told = next(at for at, state, _ in engine.told if state == "warm" and at >= back)
+        assert told - back <= 2.0
+        # It was started anew.
+        assert engine.paths(back)["/v1/chat/completions"] == 1
+        assert engine.states == ["warm", "down", "loading", "warm"]
+
+    watch(Engine(), scene)
+
+
+def test_a_start_is_waited_for_and_warmed_up_before_it_is_told() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        now = asyncio.get_running_loop().time
+        await watcher.looked()
+        assert watcher.checks == {"gpu": "down: not ready"}
+        await asyncio.sleep(30)
+        engine.down = False
+        await asyncio.sleep(2)
+        engine.answers["/ready"] = (200, b"")
+        ready = now()
+        await asyncio.sleep(10)
+        assert engine.states == ["loading", "warm"]
+        warm = next(at for at, state, _ in engine.told if state == "warm")
+        assert 3.0 <= warm - ready <= 3.5, "the warm-up takes 3 s"
+        ((at, method, _, body),) = [a for a in engine.asked if a[2] == "/v1/chat/completions"]
+        asked = orjson.loads(body or b"")
+        assert (method, asked["model"], asked["max_tokens"]) == ("POST", "org/m", 1)
+        assert at >= ready
+
+    answers = {"/ready": (503, b""), "/v1/chat/completions": 3.0}
+    watch(Engine(answers, down=True), scene)
+
+
+@pytest.mark.parametrize(
+    ("info", "settings"),
+    [
+        ((200, b'{"is_generation":false}'), {}),
+        ((500, b""), {}),
+        ((200, GENERATES), {"cold": Cold(warm_up=False)}),
+    ],
+    ids=["embeddings", "unknown", "off"],
+)
+def test_no_chat_to_what_would_die_of_it(info: Any, settings: dict[str, Any]) -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(5)
+        engine.down = False
+        await asyncio.sleep(5)
+        assert engine.states == ["loading", "warm"]
+        assert engine.paths()["/v1/chat/completions"] == 0
+
+    watch(Engine({"/model_info": info}, down=True), scene, **settings)
+
+
+def test_a_warm_up_that_fails_is_tried_again() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(5)
+        engine.down = False
+        await asyncio.sleep(10)
+        assert engine.states == ["loading"]
+        engine.answers["/v1/chat/completions"] = (400, b"{}")
+        await asyncio.sleep(5)
+        assert engine.states == ["loading", "warm"], "it answers, whatever it says"
+
+    watch(Engine({"/v1/chat/completions": (500, b"")}, down=True), scene)
+
+
+def test_an_engine_that_is_about_to_end_is_down() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(5)
+        engine.answers["/ready"] = (503, b"")
+        await asyncio.sleep(5)
+        assert engine.states == ["warm", "down"]
+
+    watch(Engine(), scene)
+
+
+def test_one_slow_answer_is_asked_again_at_once() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(5)
+        engine.answers["/ready"], before = 3600.0, engine.paths()["/ready"]
+        while engine.paths()["/ready"] == before:
+            await asyncio.sleep(0.01)
+        engine.answers["/ready"] = (200, b"")
+        await asyncio.sleep(10)
+        assert engine.states == ["warm"]
+        engine.answers["/ready"] = 3600.0
+        await asyncio.sleep(7)
+        assert engine.states == ["warm", "down"]
+
+    watch(Engine(), scene)
+
+
+def test_an_upstream_that_refuses_the_question_stays_in_but_is_not_ready() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await watcher.looked()
+        assert engine.states == ["warm"]
+        assert watcher.checks == {"gpu": "down: its probe was answered with 404"}
+
+    watch(Engine({"/nowhere": (404, b"")}), scene, probe=ProbeSettings(path="/nowhere"))
+
+
+def test_models_are_discovered_and_stay_while_the_list_is_away() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(5)
+        assert watcher.checks == {"gpu": "down: not ready"}
+        engine.answers["/v1/models"] = (200, MODELS)
+        await asyncio.sleep(3)
+        assert watcher.discovered == {"gpu": ["m"]}
+        engine.answers["/v1/models"] = (200, b"?")
+        await asyncio.sleep(10)
+        assert watcher.discovered == {"gpu": ["m"]}
+        assert watcher.checks == {"gpu": "ok"}
+
+    watch(Engine({"/v1/models": (429, b"")}), scene, discover=True)
+
+
+MODAL = {"kind": "modal", "url": "https://w--app-serve.modal.run"}
+
+
+def test_what_looking_would_start_is_left_alone_until_it_is_wanted() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await watcher.looked()
+        await asyncio.sleep(290)
+        assert engine.asked == []
+        assert watcher.checks == {"gpu": "ok"}
+        await asyncio.sleep(60)
+        # Nobody has used it for 5 minutes.
+        assert engine.states == ["cold"]
+        assert watcher.checks == {"gpu": "ok: cold"}
+        assert engine.asked == []
+        engine.answers["/v1/models"] = 20.0
+        engine.wanted = ["gpu"]
+        await asyncio.sleep(1)
+        assert next(path for _, _, path, _ in engine.asked) == "/v1/models"
+        await asyncio.sleep(40)
+        assert engine.states[-1] == "warm"
+        assert engine.paths()["/v1/chat/completions"] == 1
+        before = len(engine.asked)
+        for _ in range(100):
+            engine.used += 1
+            await asyncio.sleep(60)
+        assert len(engine.asked) == before
+        assert engine.states[-1] == "warm"
+
+    watch(Engine(), scene, **MODAL)
+
+
+def test_calls_to_wake_are_few_however_many_want_it() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        now = asyncio.get_running_loop().time
+        await watcher.looked()
+        await asyncio.sleep(310)
+        assert engine.states == ["cold"]
+        engine.down, began = True, now()
+        for _ in range(200):
+            engine.wanted = ["gpu"]
+            await asyncio.sleep(0.3)
+        assert engine.states[-1] == "loading"
+        assert len(engine.asked) <= 2.5 * (now() - began) + 10
+        await asyncio.sleep(120)
+        before = len(engine.asked)
+        assert engine.states[-1] == "cold", "nobody wants it any more"
+        await asyncio.sleep(600)
+        assert len(engine.asked) == before
+
+    watch(Engine(), scene, **MODAL)
