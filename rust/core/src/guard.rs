@@ -13,8 +13,8 @@ use crate::gateway::Endpoint;
 use crate::peek::{Peek, TOKEN_FIELDS};
 use crate::snapshot::{Model, Snapshot};
 
-/// More tokens than any vocabulary has: the largest in use have a quarter of it.
-const MAX_VOCABULARY: u64 = 1 << 20;
+/// More tokens than any vocabulary has: the largest in use have half of it.
+const MAX_VOCABULARY: u64 = 1 << 19;
 
 /// What an upstream says of its models.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]

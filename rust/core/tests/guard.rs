@@ -96,7 +96,7 @@ async fn without_a_known_vocabulary_what_is_in_none_is_refused() {
         200
     );
     assert_eq!(
-        ask(&rig, Endpoint::Completions, &body(1 << 20)).await.0,
+        ask(&rig, Endpoint::Completions, &body(1 << 19)).await.0,
         400
     );
 }
