@@ -150,15 +150,7 @@ impl Gateway {
         complete(endpoint, &body)?;
         let snapshot = self.snapshot.load();
         let (asked, model) = find_model(&snapshot, &body)?;
-        if !key.may_use(&asked, &model.name) {
-            return Err(Error::new(
-                Kind::Forbidden,
-                format!("This API key may not use the model '{asked}'."),
-            )
-            .param("model")
-            .code("model_not_allowed")
-            .into());
-        }
+        permitted(&key, &asked, model)?;
         guard::check(endpoint, &body, &model.known)?;
         let whose = (&*key, &**model, arrival.unix_us);
         let (reservation, cost) = self.reserve(whose, endpoint, &body, answer_headers)?;
@@ -310,6 +302,19 @@ impl Gateway {
                 .and_then(|metered| used(&metered.meter)),
         ]
     }
+}
+
+/// Refuses a key that may not use the model.
+fn permitted(key: &Key, asked: &str, model: &Model) -> Result<(), Error> {
+    if key.may_use(asked, &model.name) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Forbidden,
+        format!("This API key may not use the model '{asked}'."),
+    )
+    .param("model")
+    .code("model_not_allowed"))
 }
 
 /// Why a request does not start at once.

@@ -261,8 +261,8 @@ impl Found {
         input: Option<&Content>,
     ) -> [TokenIds; TOKEN_FIELDS.len()] {
         let of = |content: Option<&Content>| content.map(|content| content.tally.ids);
-        let [a, b, c, d, e] = self.token_ids.map(Some);
-        [of(prompt), of(input), a, b, c, d, e].map(|ids| {
+        let [bias, stop, allowed, given, scored] = self.token_ids.map(Some);
+        [of(prompt), of(input), bias, stop, allowed, given, scored].map(|ids| {
             let ids = ids.unwrap_or_default();
             TokenIds {
                 largest: ids.largest,
