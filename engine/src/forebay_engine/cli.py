@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from forebay_engine import __version__
 from forebay_engine.sim import faults
+from forebay_engine.sim.kinds import KINDS, starts_cold
 from forebay_engine.sim.options import SimOptions
 from forebay_engine.sim.scheduler import Limits
 
@@ -20,8 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     sim = commands.add_parser(
         "sim",
-        help="serve a simulated SGLang",
-        description="Serve a simulated SGLang 0.5.23: its HTTP surface and a queue model.",
+        help="serve a simulated engine or provider",
+        description="Serve a simulated SGLang 0.5.23, or another kind of upstream: "
+        "its HTTP surface and a queue model.",
         epilog=faults.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _add_sim_arguments(sim: argparse.ArgumentParser) -> None:
     base, limits = SimOptions(), Limits()
     add = sim.add_argument
+    add("--kind", choices=sorted(KINDS), default=base.kind, help="what to simulate")
     add("--host", default=base.host)
     add("--port", type=int, default=base.port, help="0 picks a free one (default %(default)s)")
     add("--model", action="append", metavar="NAME", help="serve this name; repeatable")
@@ -46,7 +49,7 @@ def _add_sim_arguments(sim: argparse.ArgumentParser) -> None:
     add("--embedding-dim", type=int, default=base.embedding_dim)
     add("--embed-any", action="store_true", help="generative models embed as well (unlike SGLang)")
     add("--ready-file", metavar="PATH", help='written once ready: {"url", "pid"}')
-    add("--api-key", metavar="K", help="ask for `Authorization: Bearer K`")
+    add("--api-key", metavar="K", help="ask for it, as the kind takes it")
     add("--seed", type=int, default=base.seed)
     add("--prefill-rate", type=float, default=limits.prefill_rate, metavar="TOK/S")
     add(
@@ -65,6 +68,12 @@ def _add_sim_arguments(sim: argparse.ArgumentParser) -> None:
     add("--cache-report", action="store_true", help="report cached tokens in usage")
     add("--load-delay", type=float, default=0.0, metavar="S", help="refuse connections so long")
     add("--warmup", type=float, default=base.warmup_s, metavar="S", help="then not ready so long")
+    add("--cold", type=float, default=None, metavar="S", help="not loaded yet; loading takes S")
+    add("--wait", type=float, default=base.wait_s, metavar="S", help="for a worker that starts")
+    add("--comment-every", type=float, default=None, metavar="S", help="comments in idle streams")
+    add("--redirect-after", type=float, default=base.redirect_after_s, metavar="S")
+    add("--redirect-hops", type=int, default=base.redirect_hops, metavar="N")
+    add("--region", default=base.region, help="of signatures (default %(default)s)")
     add("--disconnect-poll", type=float, default=base.disconnect_poll_s, metavar="S")
     add("--health-delay", type=float, default=base.health_delay_s, metavar="S")
     add("--fault", action="append", default=[], metavar="SPEC", help="see below; repeatable")
@@ -78,10 +87,29 @@ def _sim_options(args: argparse.Namespace) -> SimOptions:
     for name in ("max_running", "kv_tokens", "context_length", "bytes_per_token", "embedding_dim"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-    for name in ("load_delay", "warmup", "disconnect_poll", "health_delay", "batch_slowdown"):
+    for name in (
+        "load_delay",
+        "warmup",
+        "disconnect_poll",
+        "health_delay",
+        "batch_slowdown",
+        "wait",
+    ):
         if getattr(args, name) < 0:
             raise ValueError(f"--{name.replace('_', '-')} must not be negative")
+    if args.cold is not None and not (args.cold >= 0 and starts_cold(args.kind)):
+        raise ValueError(f"--cold: not for {args.kind}")
+    parsed = tuple(faults.parse(item) for item in args.fault)
+    if args.kind == "sglang" and any(fault.kind in faults.OF_PROVIDERS for fault in parsed):
+        raise ValueError("--fault: SGLang has no such fault")
     return SimOptions(
+        kind=args.kind,
+        cold_s=args.cold,
+        comment_s=args.comment_every,
+        redirect_after_s=args.redirect_after,
+        redirect_hops=args.redirect_hops,
+        wait_s=args.wait,
+        region=args.region,
         host=args.host,
         port=args.port,
         models=models,
@@ -106,7 +134,7 @@ def _sim_options(args: argparse.Namespace) -> SimOptions:
         warmup_s=args.warmup,
         disconnect_poll_s=args.disconnect_poll,
         health_delay_s=args.health_delay,
-        faults=tuple(faults.parse(item) for item in args.fault),
+        faults=parsed,
         request_faults=not args.ignore_request_faults,
         exit_with_parent=args.exit_with_parent,
     )

@@ -56,6 +56,8 @@ pub struct StreamRelay {
     started: bool,
     done: bool,
     delivered: Option<Delivered>,
+    /// Usage that came with a finish reason, as the event of its own that the client asked for.
+    owed: Option<Bytes>,
 }
 
 impl StreamRelay {
@@ -72,6 +74,7 @@ impl StreamRelay {
             started: false,
             done: false,
             delivered: None,
+            owed: None,
         }
     }
 
@@ -144,6 +147,7 @@ impl StreamRelay {
             return Ok(());
         }
         if self.finishes > 0 && self.finishes >= self.shape.choices {
+            self.pay(out);
             out.extend_from_slice(DONE);
             self.done = true;
             return Ok(());
@@ -174,6 +178,7 @@ impl StreamRelay {
                 ));
             }
             self.done = true;
+            self.pay(out);
             out.extend_from_slice(&frame.raw);
             return Ok(());
         }
@@ -238,6 +243,12 @@ impl StreamRelay {
         } else {
             self.shape.continuous_usage
         };
+        if choices.is_empty() {
+            self.owed = None;
+        } else if finished && self.shape.include_usage && !self.shape.continuous_usage {
+            // Some say it here alone.
+            self.owed = usage_event(data);
+        }
         if wanted {
             self.pass(frame, data, out);
         } else if !choices.is_empty() {
@@ -246,6 +257,13 @@ impl StreamRelay {
             self.started = true;
         }
         Ok(())
+    }
+
+    /// Tells the usage that the client asked for, where the engine had no event for it.
+    fn pay(&mut self, out: &mut BytesMut) {
+        if let Some(event) = self.owed.take() {
+            out.extend_from_slice(&event);
+        }
     }
 
     fn pass(&mut self, frame: &Frame, data: &[u8], out: &mut BytesMut) {
@@ -329,6 +347,17 @@ fn says(key: &Finder<'_>, data: &[u8]) -> bool {
         rest.strip_prefix(b":")
             .is_some_and(|value| !value.trim_ascii_start().starts_with(b"null"))
     })
+}
+
+/// The usage in an event's data as an event of its own, without choices.
+fn usage_event(data: &[u8]) -> Option<Bytes> {
+    let mut chunk: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(data).ok()?;
+    chunk.insert("choices".into(), serde_json::Value::Array(Vec::new()));
+    let mut event = b"data: ".to_vec();
+    serde_json::to_writer(&mut event, &chunk).ok()?;
+    event.extend_from_slice(b"\n\n");
+    Some(event.into())
 }
 
 /// Appends `frame` with its usage member taken out, or set to null.

@@ -180,6 +180,43 @@ fn usage_is_read_and_taken_out_when_not_asked_for() {
 }
 
 #[test]
+fn usage_that_came_with_the_finish_reason_gets_the_event_that_was_asked_for() {
+    let trace = trace("020-chat-stream");
+    let asked = Shape {
+        include_usage: true,
+        ..shape(&trace)
+    };
+    let usage = r#""usage":{"prompt_tokens":3,"total_tokens":5,"completion_tokens":2}"#;
+    let delta =
+        r#"data: {"id":"x","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}"#;
+    let finish = r#"{"index":0,"delta":{},"finish_reason":"stop"}"#;
+    for end in ["data: [DONE]\n\n", ""] {
+        let answer =
+            format!("{delta}\n\ndata: {{\"id\":\"x\",\"choices\":[{finish}],{usage}}}\n\n{end}");
+        every_chunking(asked, answer.as_bytes(), |relay, out, result| {
+            assert!(result.is_ok());
+            assert!(relay.usage().is_some_and(|(_, last)| last));
+            let out = String::from_utf8_lossy(out).into_owned();
+            let events: Vec<&str> = out.split_terminator("\n\n").collect();
+            assert_eq!(events.len(), 4, "{out}");
+            assert!(!events[1].contains("usage"));
+            let told: serde_json::Value =
+                serde_json::from_str(events[2].strip_prefix("data: ").unwrap()).unwrap();
+            assert_eq!(told["choices"], serde_json::json!([]));
+            assert_eq!(told["usage"]["completion_tokens"], 2);
+            assert_eq!(events[3], "data: [DONE]");
+        });
+        let quiet = Shape {
+            include_usage: false,
+            ..asked
+        };
+        every_chunking(quiet, answer.as_bytes(), |_, out, _| {
+            assert!(!String::from_utf8_lossy(out).contains("usage"));
+        });
+    }
+}
+
+#[test]
 fn running_usage_is_cut_out_of_each_event() {
     let running = trace("022-chat-stream-continuous-usage");
     let quiet = Shape {

@@ -245,6 +245,8 @@ class App:
             fault = faults.parse(str(given))
         except faults.BadFault as error:
             raise errors.bad_request(str(error)) from None
+        if fault.kind in faults.OF_PROVIDERS and self.options.kind == "sglang":
+            raise errors.bad_request(f"fault {fault.kind!r}: not for this kind")
         return fault if fault.probability > 0 else None
 
     def _early(self, exchange: Exchange, record: Record, fault: faults.Fault | None) -> bool:

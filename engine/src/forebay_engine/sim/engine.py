@@ -6,6 +6,7 @@ import asyncio
 import time
 import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import cast
 
 from forebay_engine.sim.jobs import Job
@@ -127,6 +128,10 @@ class Engine:
         metrics.counters["prompt_tokens_total"] += job.request.prompt_tokens
         for sequence in job.sequences:
             self._observe(sequence)
+
+    def call_later(self, delay_s: float, work: Callable[[], None]) -> None:
+        """Do something in a while."""
+        self._loop.call_later(delay_s, work)
 
     def wake(self) -> None:
         """Look again at when to step, after the scheduler was changed from outside."""

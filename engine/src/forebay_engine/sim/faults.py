@@ -16,6 +16,8 @@ header `x-sim-fault` or, since gateways drop unknown headers, the body field `si
   slow-first-token:S    the request waits S seconds before it is queued
   status:CODE[:AFTER]   an error of that status, with `retry-after: AFTER` where given
   empty                 the connection closes without a byte
+  quota                 the account's quota is used up, as the kind says it (kinds but sglang)
+  filter[:K]            K events (default 3), then a content filter ends the answer (as above)
 
 An event is one SSE event, the role chunk included. On answers that are not streams, the kinds that
 need events act on the body: `stall` never answers, `cut` and `cut-mid-event` close half way.
@@ -41,6 +43,8 @@ Kind = Literal[
     "slow-first-token",
     "status",
     "empty",
+    "quota",
+    "filter",
 ]
 _DEFAULT_AFTER: dict[str, int] = {
     "stall": 3,
@@ -49,8 +53,11 @@ _DEFAULT_AFTER: dict[str, int] = {
     "garbage": 0,
     "garbage-json": 0,
     "error-event": 1,
+    "filter": 3,
 }
-_PLAIN = ("no-finish", "no-done", "no-usage", "empty")
+_PLAIN = ("no-finish", "no-done", "no-usage", "empty", "quota")
+OF_PROVIDERS = ("quota", "filter")
+"""Kinds of fault that an engine itself does not have."""
 
 
 class BadFault(ValueError):

@@ -15,8 +15,9 @@ MAX_BODIES = 64 * 1024 * 1024
 class Record:
     """One request for inference.
 
-    outcome: queued, running, then stop, length, tool_calls, abort, disconnected, error:STATUS or
-        fault:KIND. delivered_tokens: those handed to the socket while the client was there.
+    outcome: queued, running, then stop, length, tool_calls, content_filter, abort, disconnected,
+        error:STATUS or fault:KIND.
+    delivered_tokens: those handed to the socket while the client was there.
     started_at, finished_at: Unix seconds.
     """
 

@@ -21,8 +21,15 @@ class SimOptions:
     request_faults: whether requests may ask for faults.
     exit_with_parent: drain and end when the process that started this one is gone.
     bytes_per_token: UTF-8 bytes of a prompt token; 1 counts as the recorded model did.
+    kind: what is simulated. api_key: as that kind takes it; where it needs two parts, KEY:SECRET.
+    cold_s: the server is not loaded at first; loading takes so long. None: it is.
+    comment_s: seconds between comments that keep a waiting stream open; None: as the kind does.
+    redirect_after_s, redirect_hops: when and how often at most an answer is put off by a 303.
+    wait_s: how long a request waits for a worker that is being started.
+    region: of the signatures that are accepted.
     """
 
+    kind: str = "sglang"
     host: str = "127.0.0.1"
     port: int = 30000
     models: tuple[str, ...] = ("tiny",)
@@ -43,3 +50,9 @@ class SimOptions:
     faults: tuple[Fault, ...] = ()
     request_faults: bool = True
     exit_with_parent: bool = False
+    cold_s: float | None = None
+    comment_s: float | None = None
+    redirect_after_s: float = 150.0
+    redirect_hops: int = 20
+    wait_s: float = 120.0
+    region: str = "us-east-1"

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from forebay_engine.sim.app import App
+from forebay_engine.sim.kinds import make_app, refuses_while_cold
 from forebay_engine.sim.options import SimOptions
 from forebay_engine.sim.wire import Connection
 
@@ -44,8 +45,11 @@ class Server:
 
     async def start(self) -> None:
         """Load (the port refuses meanwhile), then listen. Returns once `/ready` says 200."""
-        await asyncio.sleep(self.options.load_delay_s)
-        app = self._app = App(self.options)
+        options = self.options
+        if options.cold_s is not None and refuses_while_cold(options.kind):
+            await asyncio.sleep(options.cold_s)
+        await asyncio.sleep(options.load_delay_s)
+        app = self._app = make_app(options)
         app.warm = self.options.load_delay_s <= 0
         self._server = await asyncio.get_running_loop().create_server(
             lambda: Connection(app, self.connections), sock=self._socket, backlog=BACKLOG
@@ -125,6 +129,8 @@ async def _serve(options: SimOptions) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    if options.cold_s is not None and refuses_while_cold(options.kind):
+        _announce(server)  # so that its address is known while it refuses
     starting = asyncio.ensure_future(server.start())
     stopping = asyncio.ensure_future(_wait(asked))
     if options.exit_with_parent:

@@ -12,9 +12,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from copy import copy
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import cast
+from typing import Protocol, cast
 
 import h11
 
@@ -32,6 +33,19 @@ def _common_head(status: int) -> bytes:
     if _date[0] != now:
         _date = (now, f"date: {formatdate(now, usegmt=True)}\r\nserver: uvicorn\r\n".encode())
     return b"HTTP/1.1 %d %s\r\n%s" % (status, _REASONS.get(status, "").encode(), _date[1])
+
+
+class Line(Protocol):
+    """Where an answer goes."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+
+    def close(self) -> None:
+        """Close after what was written."""
+
+    def exchange_ended(self, close: bool) -> None:
+        """The answer is complete."""
 
 
 class Exchange:
@@ -57,7 +71,7 @@ class Exchange:
         "started",
     )
 
-    def __init__(self, connection: Connection, request: h11.Request, body: bytes) -> None:
+    def __init__(self, connection: Line, request: h11.Request, body: bytes) -> None:
         self._connection = connection
         self.method = request.method.decode("ascii")
         target = request.target.decode("latin-1")
@@ -107,14 +121,24 @@ class Exchange:
         if length is None:
             self.end()
 
-    def start_stream(self, content_type: bytes = b"text/event-stream; charset=utf-8") -> bytes:
-        """Begin an answer of unknown length. Returns the head, to be sent with the first event."""
+    def start_stream(
+        self,
+        content_type: bytes = b"text/event-stream; charset=utf-8",
+        before: bytes = b"",
+        *,
+        vary: bool = True,
+    ) -> bytes:
+        """Begin an answer of unknown length. Returns the head, to be sent with the first event.
+
+        before, vary: as `respond` has them.
+        """
         self.started = True
         framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
-        return b"%scontent-type: %s\r\n%s" % (
+        return b"%s%scontent-type: %s\r\n%s" % (
             _common_head(200),
+            before,
             content_type,
-            self._tail_head(framing),
+            self._tail_head(framing, vary=vary),
         )
 
     def frame(self, payload: bytes) -> bytes:
@@ -124,6 +148,12 @@ class Exchange:
     def last_chunk(self) -> bytes:
         """What ends a body of unknown length."""
         return b"0\r\n\r\n" if self._chunked else b""
+
+    def over(self, line: Line) -> Exchange:
+        """The same request, to be answered over another line."""
+        other = copy(self)
+        other._connection = line
+        return other
 
     def write(self, data: bytes) -> None:
         """Send bytes as they are."""

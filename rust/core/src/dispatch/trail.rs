@@ -48,12 +48,12 @@ impl Trail {
         }
     }
 
-    /// Of a request that is only for targets that fit.
-    pub fn among(model: &Model, ask: &Ask, fits: impl Fn(&Target) -> bool) -> Self {
+    /// Of a request for which only targets that `fit` are left.
+    pub fn only(model: &Model, ask: &Ask, fit: impl Fn(&Target) -> bool) -> Self {
         let mut trail = Self::new();
         trail.begin(model, ask);
         for (at, target) in model.targets.iter().enumerate() {
-            if !fits(target) {
+            if !fit(target) {
                 trail.lost(at);
             }
         }

@@ -7,7 +7,6 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::Job;
-use super::feed::Path;
 use super::hedge::open_hedged;
 use super::open::{Open, Opened, Try};
 use super::out::{Out, head};
@@ -108,8 +107,7 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
                 if !job.slot.lingers(record.linger(&upstream)) {
                     return;
                 }
-                let path = Path::Fresh(course.model.resume && job.stream && job.single);
-                let attempt = Try::of(placed, &course.model, number, path);
+                let attempt = Try::of(placed, &course.model, number);
                 match course.attempt(job, attempt, &mut out, record).await {
                     Ok(()) => return,
                     Err(failed) => course.goes_on(job, failed, at, &mut out, record).await,
@@ -156,15 +154,16 @@ impl Course {
                 // Nobody is there to be told.
                 return;
             }
-            open.target.upstream.health.failed(&error, monotonic());
             // Rare, and large: apart, so that other requests do not carry its room.
-            match Box::pin(resume(self, job, open, error, joins, record)).await {
+            match Box::pin(resume(self, job, open, error, joins, out, record)).await {
                 Resumed::Open(next) => open = *next,
                 Resumed::Over(end) => {
                     let finish = end.relay.finish_reason();
                     stream::close(job, finish, end.early, record).await;
                     return;
                 }
+                // Its client has left, and nobody reads on for it.
+                Resumed::Not(error, _) if error.kind == Kind::ClientClosed => return,
                 Resumed::Not(error, end) => {
                     let finish = end.relay.finish_reason();
                     cut(job, finish, record, &error, end.early).await;

@@ -13,7 +13,7 @@ use crate::usage::Usage;
 
 /// What an answer's stream goes through on its way to the client.
 pub(super) enum Path {
-    /// A relay of its own; with `true` it is remembered what was passed on.
+    /// A relay of its own; with `true` it is remembered what was passed on of one choice.
     Fresh(bool),
     /// The join, and the relay of a stream that broke off.
     Rejoined(Box<(Splice, StreamRelay)>),
@@ -42,8 +42,8 @@ impl Feed {
             ))
         });
         let (splice, relay) = match path {
-            Path::Fresh(false) => (None, StreamRelay::new(job.shape)),
-            Path::Fresh(true) => (None, StreamRelay::new(job.shape).followed()),
+            Path::Fresh(true) if job.single => (None, StreamRelay::new(job.shape).followed()),
+            Path::Fresh(_) => (None, StreamRelay::new(job.shape)),
             Path::Rejoined(join) => (Some(join.0), join.1),
         };
         Self {

@@ -6,7 +6,6 @@ use tokio::time::Instant;
 
 use super::Job;
 use super::course::{Course, Failed};
-use super::feed::Path;
 use super::open::{Opened, Try, open};
 use crate::alarm::Alarm;
 use crate::dispatch;
@@ -39,7 +38,6 @@ async fn race(
     hedge.budget.earn();
     let (after, total) = (hedge.after, course.total);
     let number = attempt.number + 1;
-    let follows = matches!(attempt.path, Path::Fresh(true));
     let first = open(job, attempt, total, &mut course.alarm, Some(record));
     // On the heap, so that it can be dropped before its scope ends.
     let mut first = Box::pin(first);
@@ -56,7 +54,7 @@ async fn race(
         return first.await;
     };
     let beside = placed.target.clone();
-    let second = Try::of(placed, &course.model, number, Path::Fresh(follows));
+    let second = Try::of(placed, &course.model, number);
     let mut alarm = Alarm::new((Instant::now() + second.timeouts.first_byte).min(total));
     let mut second = pin!(open(job, second, total, &mut alarm, None));
     let (opened, hedged) = tokio::select! {

@@ -40,17 +40,17 @@ pub(super) struct Try {
     pub(super) number: u32,
     /// How long its parts may take.
     pub(super) timeouts: Timeouts,
-    /// Where it finds out whether the target is back.
-    trial: Option<Trial>,
     /// In place of the client's body.
     pub(super) body: Option<Box<(Bytes, Edits)>>,
     /// What a stream goes through.
     pub(super) path: Path,
+    /// Where it finds out whether the target is back.
+    trial: Option<Trial>,
 }
 
 impl Try {
     /// The `number`th attempt of a request, at a target of this model's.
-    pub(super) fn of(placed: Placed, model: &Model, number: u32, path: Path) -> Self {
+    pub(super) fn of(placed: Placed, model: &Model, number: u32) -> Self {
         let first_byte = placed.target.first_byte;
         Self {
             timeouts: Timeouts {
@@ -62,7 +62,7 @@ impl Try {
             trial: placed.trial,
             number,
             body: None,
-            path,
+            path: Path::Fresh(model.resume),
         }
     }
 }
@@ -128,9 +128,9 @@ async fn try_open(
         mut permit,
         number,
         timeouts,
-        trial: _,
         body,
         path,
+        trial: _,
     } = attempt;
     let upstream = Arc::clone(&target.upstream);
     let rid = (upstream.traits.rid && job.single).then(|| attempt_rid(&job.rid, number));

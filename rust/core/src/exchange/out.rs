@@ -19,7 +19,7 @@ const STREAM_HEADERS: [(&str, &str); 2] =
     [("cache-control", "no-cache"), ("x-accel-buffering", "no")];
 
 /// Keeps a client there whose engine is being started: a comment (WHATWG HTML §9.2.6).
-pub(super) const COMMENT: &[u8] = b": the engine is being started\n\n";
+const COMMENT: &[u8] = b": the engine is being started\n\n";
 
 /// What the client has had of its answer's head.
 pub(super) struct Out<'a> {

@@ -1,4 +1,6 @@
 //! A stream that broke off after its commit point: another engine carries it on, where that can be.
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
@@ -7,12 +9,12 @@ use super::body::speaks;
 use super::course::Course;
 use super::feed::Path;
 use super::open::{Open, Opened, Try, open};
-use super::out::COMMENT;
+use super::out::Out;
 use crate::dialect::Dialect;
-use crate::dispatch::{self, Trail, Waiting};
+use crate::dispatch::{self, Trail};
 use crate::edits::Edits;
 use crate::error::Error;
-use crate::gateway::Endpoint;
+use crate::gateway::{Endpoint, monotonic};
 use crate::peek::peek;
 use crate::record::{Progress, Record};
 use crate::relay::StreamRelay;
@@ -55,9 +57,11 @@ pub(super) async fn resume(
     dead: Open,
     error: Error,
     joins: u32,
+    out: &mut Out<'_>,
     record: &mut Record,
 ) -> Resumed {
     let (target, mut end) = dead.into_end();
+    target.upstream.health.failed(&error, monotonic());
     let now = Instant::now();
     let wanted = course.model.resume && error.elsewhere() && joins < MAX_JOINS;
     if !wanted || now >= course.total || !job.slot.lingers(None) {
@@ -89,49 +93,42 @@ pub(super) async fn resume(
         Err(why) => return Resumed::Not(not_continued(error, why.text()), end),
     };
     end.relay.rejoin();
-    let same = |a: &Target, b: &Target| {
-        std::sync::Arc::ptr_eq(&a.upstream, &b.upstream) && a.model == b.model
-    };
+    let same = |a: &Target, b: &Target| Arc::ptr_eq(&a.upstream, &b.upstream) && a.model == b.model;
     let fits = |other: &Target| {
         let goes_on = || other.upstream.traits.continues && speaks(job, other) == Dialect::OpenAi;
         !same(other, &target) && (join.body.is_none() || goes_on())
     };
-    let mut trail = Trail::among(&course.model, &job.ask, fits);
+    let model = Arc::clone(&course.model);
+    let mut trail = Trail::only(&model, &job.ask, fits);
     if !trail.has_more() {
         return Resumed::Not(not_continued(error, "no other target can go on"), end);
     }
-    let (mut last, mut running) = (error, Running(job));
+    let mut last = error;
     while trail.has_more() {
-        let next = dispatch::next(
-            &mut trail,
-            &course.model,
-            &job.ask,
-            course.total,
-            &mut course.alarm,
-            &mut running,
-        );
-        let placed = match next.await {
+        let (total, alarm) = (course.total, &mut course.alarm);
+        let placed = dispatch::next(&mut trail, &model, &job.ask, total, alarm, out);
+        let placed = match placed.await {
             Ok(placed) => placed,
             Err(error) => {
                 last = not_continued(last, &error.message);
                 break;
             }
         };
-        let target = placed.target.clone();
         if job.gateway.is_halted() {
             return Resumed::Not(last, end);
         }
         job.gateway.note(&last, &job.answer_headers);
-        let number = record.attempt(&target.upstream.name);
+        let upstream = Arc::clone(&placed.target.upstream);
+        let number = record.attempt(&upstream.name);
         // What was delivered is owed, whoever goes on.
         record.advance(progress(&end.relay));
-        if !job.slot.lingers(record.linger(&target.upstream)) {
+        if !job.slot.lingers(record.linger(&upstream)) {
             return Resumed::Not(last, end);
         }
         let rejoined = (join.splice.clone(), end.relay.clone());
-        let path = Path::Rejoined(Box::new(rejoined));
-        let mut attempt = Try::of(placed, &course.model, number, path);
+        let mut attempt = Try::of(placed, &model, number);
         attempt.body = join.body.clone().map(Box::new);
+        attempt.path = Path::Rejoined(Box::new(rejoined));
         let opened = open(job, attempt, course.total, &mut course.alarm, Some(record)).await;
         match opened {
             Ok(Opened::Stream(mut open)) => {
@@ -153,16 +150,6 @@ pub(super) async fn resume(
         }
     }
     Resumed::Not(last, end)
-}
-
-/// A client whose stream has begun, and waits for another engine that is being started.
-struct Running<'a>(&'a Job);
-
-impl Waiting for Running<'_> {
-    fn held(&mut self) {
-        self.0.slot.write(|out| out.extend_from_slice(COMMENT));
-        self.0.slot.notify();
-    }
 }
 
 /// What follows what was delivered; nothing where that was not remembered.
