@@ -88,6 +88,15 @@ class Core:
         Raises: ValueError.
         """
 
+    def describe_upstream(self, name: str, said: bytes) -> None:
+        """Tell what an upstream says of its models, in place of what it said before.
+
+        said: JSON, ``{"models": {name there: {"embedding": …, "vocab_size": …,
+            "context_tokens": …}}}``, each null where it is not known; see
+            `forebay.upstreams.describe`.
+        Raises: ValueError.
+        """
+
     def drain_upstream(self, name: str, draining: bool) -> bool:
         """Let an upstream take no new requests, or take them again; what runs goes on.
 

@@ -35,6 +35,7 @@ class Engine:
         self.down = down
         self.asked: list[tuple[float, str, str, bytes | None]] = []
         self.told: list[tuple[float, str, bytes | None]] = []
+        self.described: list[Any] = []
         self.wanted: list[str] = []
         self.used = 0
         self.was_asked = asyncio.Event()
@@ -62,6 +63,10 @@ class Engine:
         assert name == "gpu"
         self.told.append((asyncio.get_running_loop().time(), state, load))
         return True
+
+    def describe_upstream(self, name: str, said: bytes) -> None:
+        assert name == "gpu"
+        self.described.append(orjson.loads(said)["models"])
 
     def take_wanted(self) -> list[str]:
         wanted, self.wanted = self.wanted, []
@@ -113,6 +118,34 @@ def watch(engine: Engine, scene: Scene, *, policy: Any = "round_robin", **settin
     run(work())
 
 
+def test_what_an_engine_says_of_its_model_is_told_once() -> None:
+    refusal = b'{"message":"logit_bias must has keys in [0, 127], got 2147483647."}'
+    answers = {
+        "/server_info": (200, b'{"version":"0.5.23"}'),
+        "/v1/completions": (400, refusal),
+    }
+
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(60)
+        facts = {"embedding": False, "vocab_size": 128, "context_tokens": None}
+        assert engine.described == [{"org/m": facts}]
+
+    watch(Engine(answers), scene)
+
+
+def test_an_engine_that_might_die_of_the_question_is_not_asked() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(10)
+        assert engine.paths()["/v1/completions"] == 0
+        assert engine.described[0]["org/m"] == {
+            "embedding": False,
+            "vocab_size": None,
+            "context_tokens": None,
+        }
+
+    watch(Engine({"/server_info": (200, b'{"version":"0.4.9"}')}), scene)
+
+
 def test_a_good_engine_is_warm_at_the_first_look_and_looked_at_every_two_seconds() -> None:
     async def scene(engine: Engine, watcher: Watcher) -> None:
         await watcher.looked()
@@ -122,7 +155,8 @@ def test_a_good_engine_is_warm_at_the_first_look_and_looked_at_every_two_seconds
         assert 50 <= engine.paths()["/ready"] <= 65
         assert orjson.loads(engine.told[0][2] or b"") == {"running": 2, "waiting": 1, "tokens": 9}
         # Nothing was cold, so nothing has to be warmed up.
-        assert set(engine.paths()) == {"/ready", "/v1/loads?include=core"}
+        asked = {"/ready", "/v1/loads?include=core", "/model_info", "/server_info"}
+        assert set(engine.paths()) == asked
 
     watch(Engine(), scene)
 

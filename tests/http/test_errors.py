@@ -340,6 +340,28 @@ def test_unknown_path(gateway: Gateway, key: Key, path: str) -> None:
     assert path in answer.error()["message"]
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/abort_request",
+        "/flush_cache",
+        "/pause_generation",
+        "/release_memory_occupation",
+        "/update_weights_from_disk",
+        "/load_lora_adapter",
+        "/generate",
+        "/server_info",
+        "/v1/load_lora_adapter",
+        "/slow_down",
+    ],
+)
+def test_an_engine_is_not_controlled_through_the_gateway(
+    gateway: Gateway, key: Key, path: str
+) -> None:
+    answer = gateway.call(path, {}, method="POST", key=key.secret)
+    assert answer.brief() == (404, BAD, "unknown_url", None)
+
+
 def test_unknown_model_by_path(gateway: Gateway, key: Key) -> None:
     answer = gateway.call("/v1/models/nope", key=key.secret)
     assert answer.brief() == (404, BAD, "model_not_found", "model")

@@ -15,7 +15,7 @@ from forebay.config import Cold, Config
 from forebay.gateway import loads, warm_up
 from forebay.gateway.answer import Answer
 from forebay.gateway.standing import Found, Standing
-from forebay.upstreams import KINDS
+from forebay.upstreams import KINDS, describe
 from forebay.upstreams.kind import Probe
 from forebay.upstreams.listing import model_names
 
@@ -54,6 +54,7 @@ class Reports(Protocol):
     """What the core is told and asked; `Core` is one."""
 
     def report_upstream(self, name: str, state: Any, load: bytes | None) -> bool: ...
+    def describe_upstream(self, name: str, said: bytes) -> None: ...
     def take_wanted(self) -> list[str]: ...
     def upstreams(self) -> bytes: ...
 
@@ -180,6 +181,7 @@ class _Watch:
         self._weighs = self._probe is not None and self._probe.loads is not None
         self._standing = Standing(wakes=self._wake is not None, holds=self.holds)
         self._refused: int | None = None
+        self._described = False
         self._pause_s = FIRST_S
         self._wanted = asyncio.Event()
         self._wanted_at = -STILL_WANTED_S
@@ -287,6 +289,8 @@ class _Watch:
         state = self._standing.look(found, self._clock())
         if state == "warm" and self._discovers and probe.models is not None:
             await self._discover(probe.models)
+        if state == "warm" and (self._standing.fresh or not self._described):
+            await self._describe(probe)
         if state == "warm" and self._standing.fresh and self._warms_up:
             if before is not None:
                 self._core.report_upstream(self._name, "loading", None)
@@ -344,6 +348,30 @@ class _Watch:
             self._discovered[self._name] = models
             self._on_models()
             log.info("models discovered", upstream=self._name, models=models)
+
+    async def _describe(self, probe: Probe) -> None:
+        """Tell the core what it says of its model; what it does not say is not known."""
+        self._described = True
+        served = (
+            target.model or name
+            for name, model in self._config.models.items()
+            for target in model.targets
+            if target.upstream == self._name
+        )
+        names = [*served, *self._discovered.get(self._name, [])]
+        if probe.info is None or not names:
+            return
+        info = await self._get(probe.info, probe.timeout_s)
+        if info is None or info[0] != 200:
+            return
+        embedding, vocab_size = describe.embeds(info[2]), None
+        server = await self._get("/server_info", probe.timeout_s)
+        if embedding is False and server is not None and describe.checks_bias(server[2]):
+            asked = describe.question(names[0])
+            said = await self._fetch(self._name, "/v1/completions", probe.timeout_s, "POST", asked)
+            vocab_size = None if said is None else describe.vocabulary(said[2])
+        said_of = describe.description(names, embedding=embedding, vocab_size=vocab_size)
+        self._core.describe_upstream(self._name, said_of)
 
     async def _load(self, probe: Probe) -> bytes | None:
         if probe.loads is None:

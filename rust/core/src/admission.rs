@@ -9,6 +9,7 @@ use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::exchange::{self, Job, drive};
 use crate::gateway::{Endpoint, Gateway, Request};
+use crate::guard;
 use crate::headers::{rate_headers, request_id_header, upstream_headers};
 use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
@@ -149,15 +150,8 @@ impl Gateway {
         complete(endpoint, &body)?;
         let snapshot = self.snapshot.load();
         let (asked, model) = find_model(&snapshot, &body)?;
-        if !key.may_use(&asked, &model.name) {
-            return Err(Error::new(
-                Kind::Forbidden,
-                format!("This API key may not use the model '{asked}'."),
-            )
-            .param("model")
-            .code("model_not_allowed")
-            .into());
-        }
+        permitted(&key, &asked, model)?;
+        guard::check(endpoint, &body, &model.known)?;
         let whose = (&*key, &**model, arrival.unix_us);
         let (reservation, cost) = self.reserve(whose, endpoint, &body, answer_headers)?;
         let opening = Opening {
@@ -308,6 +302,19 @@ impl Gateway {
                 .and_then(|metered| used(&metered.meter)),
         ]
     }
+}
+
+/// Refuses a key that may not use the model.
+fn permitted(key: &Key, asked: &str, model: &Model) -> Result<(), Error> {
+    if key.may_use(asked, &model.name) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Forbidden,
+        format!("This API key may not use the model '{asked}'."),
+    )
+    .param("model")
+    .code("model_not_allowed"))
 }
 
 /// Why a request does not start at once.

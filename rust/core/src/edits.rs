@@ -12,6 +12,8 @@ pub struct Edits {
     pub model: Option<Range<usize>>,
     /// The value of `rid`.
     pub rid: Option<Range<usize>>,
+    /// The value of `priority`.
+    pub priority: Option<Range<usize>>,
     /// The value of `stream_options` when it is not an object.
     pub stream_options: Option<Range<usize>>,
     /// Inside an existing `stream_options` object: just after its brace, and whether it is empty.
@@ -45,6 +47,7 @@ impl Edits {
         Self {
             model: body.model_span.clone(),
             rid: body.rid_span.clone(),
+            priority: body.priority_span.clone(),
             stream_options: body.stream_options_span.clone(),
             stream_options_open: options.map(|options| (options.body_start, options.empty)),
             usage_flags: [
@@ -74,6 +77,11 @@ impl Edits {
                 changes.push((span.clone(), "null".to_owned()));
             }
             (None, _) => {}
+        }
+        if let Some(span) = &self.priority {
+            // Whose turn it is the gateway decides. SGLang reads null as none, vLLM 0.
+            let none = if wanted.hides_rid { "null" } else { "0" };
+            changes.push((span.clone(), none.to_owned()));
         }
         self.ask_for_usage(wanted.usage, &mut changes, &mut members);
         if !members.is_empty() {

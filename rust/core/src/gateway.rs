@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -14,6 +14,7 @@ use crate::counters::Counters;
 use crate::error::{Error, Kind};
 use crate::events::Events;
 use crate::exchange;
+use crate::guard::{Described, Description};
 use crate::headers::bearer;
 use crate::keys::{Denied, Key, KeySpec, Keys};
 use crate::limit::lease::{LeaseCounters, Leases};
@@ -121,6 +122,7 @@ pub struct Gateway {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) subjects: ArcSwap<Subjects>,
     prices: ArcSwap<PriceBook>,
+    described: Mutex<Described>,
     region: Arc<Region>,
     pub(crate) runtime: Handle,
     keys_current: AtomicBool,
@@ -146,6 +148,7 @@ impl Gateway {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             subjects: ArcSwap::default(),
             prices: ArcSwap::default(),
+            described: Mutex::default(),
             region,
             runtime,
             keys_current: AtomicBool::new(false),
@@ -236,8 +239,16 @@ impl Gateway {
     /// Swaps the configuration in, whole; on an error nothing changes.
     pub fn configure(&self, spec: SnapshotSpec) -> Result<(), String> {
         let next = Snapshot::build(spec, &self.snapshot.load(), &self.metrics, &self.region)?;
+        self.described.lock().tell(&next);
         self.snapshot.store(Arc::new(next));
         Ok(())
+    }
+
+    /// Takes in what an upstream said of its models, in place of what it said before.
+    pub fn describe_upstream(&self, name: &str, said: Description) {
+        let mut described = self.described.lock();
+        described.take(name, said);
+        described.tell(&self.snapshot.load());
     }
 
     /// Takes key records in; see [`Keys::load`].

@@ -20,6 +20,47 @@ pub const MAX_N: u32 = 128;
 /// Largest token cap: engines keep it in 32 signed bits.
 pub const MAX_TOKEN_CAP: u64 = (1 << 31) - 1;
 
+/// Fields that hold token ids: arrays of them, or arrays of such arrays; `logit_bias` has them as keys.
+pub const TOKEN_FIELDS: [&str; 7] = [
+    "prompt",
+    "input",
+    "logit_bias",
+    "stop_token_ids",
+    "allowed_token_ids",
+    "input_ids",
+    "token_ids_logprob",
+];
+
+/// Fields by which whoever runs an engine controls it, and a client must not: which weights, worker,
+/// session or cached state of others it uses, and what code runs in it.
+pub const CONTROL_FIELDS: [&str; 15] = [
+    "lora_path",
+    "session_params",
+    "bootstrap_host",
+    "bootstrap_port",
+    "bootstrap_room",
+    "routed_dp_rank",
+    "data_parallel_rank",
+    "disagg_prefill_dp_rank",
+    "kv_transfer_params",
+    "custom_logit_processor",
+    "custom_labels",
+    "input_embeds",
+    "prompt_embeds",
+    "request_id",
+    "lora_request",
+];
+
+/// The token ids that a field holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TokenIds {
+    /// The largest, if there is any.
+    pub largest: Option<u64>,
+    /// Something is there that is no token id, where all have to be: a negative number or one with a
+    /// fraction, or a text or something else beside numbers.
+    pub is_wrong: bool,
+}
+
 /// Why a body is refused, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} (byte {offset})")]
@@ -118,6 +159,12 @@ pub struct Peek<'a> {
     pub user: Option<Cow<'a, str>>,
     /// The value of `rid`, of whatever type, null included.
     pub rid_span: Option<Range<usize>>,
+    /// The value of `priority`, of whatever type, null included.
+    pub priority_span: Option<Range<usize>>,
+    /// Token ids, by the field's place in [`TOKEN_FIELDS`].
+    pub token_ids: [TokenIds; TOKEN_FIELDS.len()],
+    /// The first of [`CONTROL_FIELDS`] that is there and not null.
+    pub control: Option<&'static str>,
     /// The value of `stream_options`, an object or null.
     pub stream_options_span: Option<Range<usize>>,
     /// The inside of `stream_options` where it is an object.

@@ -43,6 +43,10 @@ fn value() -> impl Strategy<Value = String> {
         Just("[]"),
         Just("{}"),
         Just("[1,2 , 3]"),
+        Just("[[1,2],[70000]]"),
+        Just("[1,\"2\"]"),
+        Just("[[\"2\"]]"),
+        Just("{\"15\":1,\"\\u0036\":-1}"),
         Just("[\"a\",\"b\"]"),
     ]
     .prop_map(str::to_owned);
@@ -65,6 +69,10 @@ fn key() -> impl Strategy<Value = String> {
         Just("max_completion_tokens"),
         Just("user"),
         Just("rid"),
+        Just("logit_bias"),
+        Just("stop_token_ids"),
+        Just("lora_path"),
+        Just("priority"),
         Just("stream_options"),
         Just("include_usage"),
         Just("include\\u005fusage"),

@@ -273,6 +273,14 @@ impl Core {
         Ok(self.gateway.report_upstream(name, engine, load))
     }
 
+    /// Takes in what an upstream says of its models, as JSON.
+    fn describe_upstream(&self, name: &str, said: &[u8]) -> PyResult<()> {
+        let said =
+            serde_json::from_slice(said).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        self.gateway.describe_upstream(name, said);
+        Ok(())
+    }
+
     /// From now on an upstream takes no new requests, or does again. Whether there is such an
     /// upstream.
     fn drain_upstream(&self, name: &str, draining: bool) -> bool {

@@ -221,6 +221,7 @@ def _generation(
     if not 1 <= n <= 128:
         raise errors.bad_request(f"n must be between 1 and 128, got {n}.")
     _check_sampling(path, body)
+    _check_bias(body)
     limit = _limit(path, given, prompts, options.context_length)
     if ":" in model and model not in options.models:
         adapter = model.partition(":")[2]
@@ -258,6 +259,15 @@ def _check_sampling(path: str, body: Body) -> None:
         value = _number(path, body, name)
         if value is not None and not -2 <= value <= 2:
             raise errors.bad_request(f"{name} must be in [-2, 2], got {value}.")
+
+
+def _check_bias(body: Body) -> None:
+    bias = body.get("logit_bias")
+    for key in bias if isinstance(bias, dict) else ():
+        if not (key.lstrip("-").isdigit() and 0 <= int(key) < text.VOCAB_SIZE):
+            raise errors.bad_request(
+                f"logit_bias must has keys in [0, {text.VOCAB_SIZE - 1}], got {key}."
+            )
 
 
 def _limit(path: str, given: object, prompts: list[Prompt], context: int) -> int:

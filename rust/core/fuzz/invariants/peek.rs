@@ -2,7 +2,9 @@
 //! the oracle.
 use std::ops::Range;
 
-use forebay_core::peek::{MAX_N, MAX_TOKEN_CAP, Peek, PeekErrorKind, peek};
+use forebay_core::peek::{
+    CONTROL_FIELDS, MAX_N, MAX_TOKEN_CAP, Peek, PeekErrorKind, TOKEN_FIELDS, TokenIds, peek,
+};
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
@@ -145,6 +147,12 @@ fn same(body: &[u8], found: &Peek<'_>, tree: &Map<String, Value>) {
     );
     assert_eq!(at(&found.model_span).as_ref(), tree.get("model"));
     assert_eq!(at(&found.rid_span).as_ref(), tree.get("rid"));
+    assert_eq!(at(&found.priority_span).as_ref(), tree.get("priority"));
+    for (field, ids) in TOKEN_FIELDS.iter().zip(found.token_ids) {
+        assert_eq!(ids, token_ids(field, tree.get(*field)), "{field}");
+    }
+    let control = |field: &&&str| tree.get(**field).is_some_and(|value| !value.is_null());
+    assert_eq!(found.control, CONTROL_FIELDS.iter().find(control).copied());
 
     let options = tree.get("stream_options");
     assert_eq!(at(&found.stream_options_span).as_ref(), options);
@@ -200,6 +208,45 @@ fn same(body: &[u8], found: &Peek<'_>, tree: &Map<String, Value>) {
     // Where nothing is escaped and no nested key repeats, the sizes are the tree's too.
     let fields = ["messages", "prompt", "input"].map(|key| tree.get(key).map_or(0, string_bytes));
     assert!(found.prompt_bytes >= fields.iter().sum());
+}
+
+/// The token ids of a field, by the tree.
+fn token_ids(field: &str, value: Option<&Value>) -> TokenIds {
+    let mut ids = TokenIds::default();
+    if field == "logit_bias" {
+        for key in value
+            .and_then(Value::as_object)
+            .into_iter()
+            .flat_map(Map::keys)
+        {
+            let is_number = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_digit());
+            match key.parse().ok().filter(|_| is_number) {
+                Some(id) => ids.largest = ids.largest.max(Some(id)),
+                None => ids.is_wrong = true,
+            }
+        }
+        return ids;
+    }
+    let (mut texts, mut others) = (false, false);
+    let mut walk = vec![(value, 0)];
+    while let Some((value, depth)) = walk.pop() {
+        match value {
+            Some(Value::Array(items)) => {
+                walk.extend(items.iter().map(|item| (Some(item), depth + 1)));
+            }
+            Some(Value::Number(number)) if depth > 0 => match number.as_u64() {
+                Some(id) => ids.largest = ids.largest.max(Some(id)),
+                None => ids.is_wrong = true,
+            },
+            Some(Value::String(_)) if depth > 1 => ids.is_wrong = true,
+            Some(Value::String(_)) if depth > 0 => texts = true,
+            Some(Value::Null | Value::Bool(_)) if depth > 0 => others = true,
+            _ => {}
+        }
+    }
+    ids.is_wrong |= ids.largest.is_some() && (texts || others);
+    ids.is_wrong |= texts && !["prompt", "input"].contains(&field);
+    ids
 }
 
 fn insert(body: &[u8], at: usize, is_empty: bool) -> Value {

@@ -2,8 +2,14 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::reader::{Kind, Reader, Syntax, Tally, Text};
-use super::{MAX_N, MAX_TOKEN_CAP, Peek, PeekError, PeekErrorKind, StreamOptions, text};
+use super::reader::{Ids, Kind, Reader, Syntax, Tally, Text, number};
+use super::{
+    CONTROL_FIELDS, MAX_N, MAX_TOKEN_CAP, Peek, PeekError, PeekErrorKind, StreamOptions,
+    TOKEN_FIELDS, TokenIds, text,
+};
+
+/// Where `logit_bias` stands in [`Found::token_ids`].
+const LOGIT_BIAS: usize = 0;
 
 /// A field's value so far. Wrong values wait, as a later duplicate may mend them, and as a body
 /// that is no JSON must be called that first.
@@ -101,6 +107,11 @@ pub(super) struct Found {
     messages: Slot<Content>,
     prompt: Slot<Content>,
     input: Slot<Content>,
+    /// By their number in [`TOKEN_FIELDS`], without prompt and input.
+    token_ids: [Ids; TOKEN_FIELDS.len() - 2],
+    priority: Option<Span>,
+    /// Whether each of [`CONTROL_FIELDS`] says anything.
+    control: [bool; CONTROL_FIELDS.len()],
 }
 
 impl Found {
@@ -132,9 +143,29 @@ impl Found {
             b"messages" => content(&mut self.messages, reader, false)?,
             b"prompt" => content(&mut self.prompt, reader, true)?,
             b"input" => content(&mut self.input, reader, true)?,
-            _ => {
+            b"priority" => {
+                let start = reader.pos();
                 reader.value(1, &mut Tally::default())?;
+                self.priority = Some((start, reader.pos()));
             }
+            b"logit_bias" => self.token_ids[LOGIT_BIAS] = bias(reader, body)?,
+            other => self.rare(other, reader)?,
+        }
+        Ok(())
+    }
+
+    /// Read a member that few requests have.
+    fn rare(&mut self, key: &[u8], reader: &mut Reader<'_>) -> Result<(), Syntax> {
+        let mut tally = Tally::default();
+        let kind = reader.value(1, &mut tally)?;
+        let named = |fields: &[&str]| fields.iter().position(|field| field.as_bytes() == key);
+        if let Some(ids) = named(&TOKEN_FIELDS)
+            .and_then(|at| at.checked_sub(2))
+            .and_then(|at| self.token_ids.get_mut(at))
+        {
+            *ids = tally.ids.without_texts();
+        } else if let Some(said) = named(&CONTROL_FIELDS).and_then(|at| self.control.get_mut(at)) {
+            *said = !matches!(kind, Kind::Null);
         }
         Ok(())
     }
@@ -187,6 +218,13 @@ impl Found {
             max_completion_tokens,
             user: user.map(|user| unescaped(text, *user)).transpose()?,
             rid_span: self.rid.map(range),
+            priority_span: self.priority.map(range),
+            token_ids: self.ids(prompt, input),
+            control: self
+                .control
+                .iter()
+                .zip(CONTROL_FIELDS)
+                .find_map(|(said, field)| said.then_some(field)),
             stream_options_span: self.stream_options_span.map(range),
             prompt_bytes: bytes(messages) + bytes(prompt) + bytes(input),
             prompt_span: messages
@@ -213,6 +251,46 @@ impl Found {
             empty_object,
         })
     }
+}
+
+impl Found {
+    /// The token ids of each field that has any.
+    fn ids(
+        &self,
+        prompt: Option<&Content>,
+        input: Option<&Content>,
+    ) -> [TokenIds; TOKEN_FIELDS.len()] {
+        let of = |content: Option<&Content>| content.map(|content| content.tally.ids);
+        let [bias, stop, allowed, given, scored] = self.token_ids.map(Some);
+        [of(prompt), of(input), bias, stop, allowed, given, scored].map(|ids| {
+            let ids = ids.unwrap_or_default();
+            TokenIds {
+                largest: ids.largest,
+                is_wrong: ids.is_mixed(),
+            }
+        })
+    }
+}
+
+/// Read `logit_bias`: the token ids are its keys.
+fn bias(reader: &mut Reader<'_>, body: &[u8]) -> Result<Ids, Syntax> {
+    let mut ids = Ids::default();
+    if reader.byte() != Some(b'{') {
+        reader.value(1, &mut Tally::default())?;
+        return Ok(ids);
+    }
+    reader.object(|reader| {
+        let key = reader.text();
+        let mut buffer = [0; text::MAX_KEY];
+        let raw = body.get(key.start..key.end).unwrap_or_default();
+        match text::key(raw, key.escaped, &mut buffer).and_then(number) {
+            Some(id) => ids.largest = ids.largest.max(Some(id)),
+            None => ids.is_wrong = true,
+        }
+        reader.value(2, &mut Tally::default())?;
+        Ok(())
+    })?;
+    Ok(ids)
 }
 
 fn is_set(flag: Option<&Flag>) -> bool {
@@ -263,12 +341,8 @@ fn integer(
     *slot = match reader.value(1, &mut Tally::default())? {
         Kind::Integer => {
             let digits = body.get(start..reader.pos()).unwrap_or_default();
-            // Fails for a minus sign, which is out of range as 0 is, and on overflow.
-            let value = digits.iter().try_fold(0_u64, |sum, byte| {
-                let digit = byte.checked_sub(b'0')?;
-                sum.checked_mul(10)?.checked_add(u64::from(digit))
-            });
-            match value {
+            // None for a minus sign, which is out of range as 0 is, and on overflow.
+            match number(digits) {
                 Some(value) if (1..=max).contains(&value) => Slot::Good(value),
                 _ => Slot::OutOfRange(start),
             }

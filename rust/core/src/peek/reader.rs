@@ -82,6 +82,58 @@ pub(super) struct Tally {
     pub(super) items: u32,
     /// The value is a container without elements.
     pub(super) is_empty: bool,
+    /// Token ids: integers in an array, or in arrays of an array.
+    pub(super) ids: Ids,
+}
+
+/// The integers of an array, or of arrays within it, taken for token ids.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Ids {
+    /// The largest.
+    pub(super) largest: Option<u64>,
+    /// One that is none: negative, with a fraction, or a text where token ids stand.
+    pub(super) is_wrong: bool,
+    has_text: bool,
+    has_other: bool,
+}
+
+impl Ids {
+    /// Takes an element; `digits` is how it is written.
+    fn element(&mut self, kind: Kind, digits: &[u8], is_nested: bool) {
+        match kind {
+            Kind::Integer => match number(digits) {
+                Some(id) => self.largest = self.largest.max(Some(id)),
+                None => self.is_wrong = true,
+            },
+            Kind::Fraction => self.is_wrong = true,
+            // Engines may read a text among numbers, or in an array of arrays, as a number.
+            Kind::String if is_nested => self.is_wrong = true,
+            Kind::String => self.has_text = true,
+            Kind::Null | Kind::Bool(_) | Kind::Array | Kind::Object => self.has_other = true,
+        }
+    }
+
+    /// The same where no text may stand at all.
+    pub(super) const fn without_texts(mut self) -> Self {
+        self.is_wrong |= self.has_text;
+        self
+    }
+
+    /// Whether something is there that cannot be a token id beside others.
+    pub(super) const fn is_mixed(&self) -> bool {
+        self.is_wrong || self.largest.is_some() && (self.has_text || self.has_other)
+    }
+}
+
+/// Digits as a number; None for a minus sign and on overflow.
+pub(super) fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |sum, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        sum.checked_mul(10)?.checked_add(u64::from(digit))
+    })
 }
 
 #[derive(Debug)]
@@ -232,7 +284,13 @@ impl<'a> Reader<'a> {
                 }
                 tally.is_empty = levels == 1;
             } else {
-                self.scalar(tally)?;
+                let start = self.pos;
+                let kind = self.scalar(tally)?;
+                // Arrays all the way up.
+                if stack == 0 {
+                    let digits = self.bytes.get(start..self.pos).unwrap_or_default();
+                    tally.ids.element(kind, digits, levels > 1);
+                }
                 self.skip_space();
             }
             // A value has ended, or an empty container is about to.

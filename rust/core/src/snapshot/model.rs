@@ -8,6 +8,7 @@ use super::{MAX_TIMEOUT, ModelSpec, RetrySpec, TargetSpec, UpstreamSpec};
 use crate::counters::{Counters, OfModel};
 use crate::estimate::Estimator;
 use crate::gateway::Endpoint;
+use crate::guard::Known;
 use crate::retry::RetryBudget;
 use crate::route::Router;
 use crate::route::cold::Cold;
@@ -40,6 +41,8 @@ pub struct Model {
     pub context_fallback: Option<String>,
     /// The model for what a content filter refuses.
     pub content_filter_fallback: Option<String>,
+    /// What its engines said of it.
+    pub known: Arc<Known>,
     /// A stream whose engine dies is carried on by a sibling that can.
     pub resume: bool,
     shadow: Option<Arc<Shadow>>,
@@ -166,6 +169,7 @@ impl Model {
             fallbacks: spec.fallbacks.clone(),
             context_fallback: spec.context_fallback.clone(),
             content_filter_fallback: spec.content_filter_fallback.clone(),
+            known: Arc::default(),
             resume: spec.resume,
             shadow,
             is_restricted: targets.iter().any(Target::is_restricted),
