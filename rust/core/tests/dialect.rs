@@ -439,14 +439,17 @@ fn conversation() -> impl Strategy<Value = Value> {
                     "function": {"name": "f", "description": "d", "parameters": schema}}]);
                 body["tool_choice"] = json!("auto");
             }
-            let mut put = |name: &str, value: Value| body[name] = value;
-            top_p.into_iter().for_each(|p| put("top_p", json!(p)));
-            user.into_iter().for_each(|user| put("user", json!(user)));
-            effort
-                .into_iter()
-                .for_each(|e| put("reasoning_effort", json!(e)));
+            for (name, value) in [
+                ("top_p", json!(top_p)),
+                ("user", json!(user)),
+                ("reasoning_effort", json!(effort)),
+            ] {
+                if !value.is_null() {
+                    body[name] = value;
+                }
+            }
             if !stop.is_empty() {
-                put("stop", json!(stop));
+                body["stop"] = json!(stop);
             }
             body
         })
@@ -488,8 +491,9 @@ proptest! {
         let mut stream = String::from("data: {\"type\":\"message_start\",\"message\":{}}\n\n\
             data: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\"}}\n\n");
         for text in &texts {
-            stream += &format!("data: {}\n\n", json!({"type": "content_block_delta", "index": 0,
-                "delta": {"type": "text_delta", "text": text}}));
+            let event = json!({"type": "content_block_delta", "index": 0,
+                "delta": {"type": "text_delta", "text": text}});
+            stream.extend(["data: ", &event.to_string(), "\n\n"]);
         }
         stream += "data: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"}}\n\n\
             data: {\"type\":\"message_stop\"}\n\n";
