@@ -76,7 +76,14 @@ fn contents(
     let mut rest = messages;
     let mut written = false;
     while let Some(first) = rest.first() {
-        let joined = rest.iter().take_while(|next| joins(first, next)).count();
+        let joins = first.role == Role::Assistant || are_results(first);
+        let is_more = |next: &&Message<'_>| {
+            next.role == first.role && (next.role == Role::Assistant || are_results(next))
+        };
+        let joined = rest
+            .iter()
+            .take_while(|next| joins && is_more(next))
+            .count();
         let (turn, after) = rest.split_at(joined.max(1));
         rest = after;
         let mut parts = BytesMut::new();
@@ -114,12 +121,10 @@ fn contents(
     Err(invalid(field, format!("`{field}` has to say something.")))
 }
 
-fn joins(first: &Message<'_>, next: &Message<'_>) -> bool {
-    let results = |message: &Message<'_>| {
-        let mut parts = message.parts.iter();
-        parts.all(|part| matches!(part.content, Content::ToolResult(_)))
-    };
-    first.role == next.role && (first.role == Role::Assistant || (results(first) && results(next)))
+/// Whether a message has nothing but results of calls.
+fn are_results(message: &Message<'_>) -> bool {
+    let mut parts = message.parts.iter();
+    parts.all(|part| matches!(part.content, Content::ToolResult(_)))
 }
 
 /// One of Gemini's contents, being written.
