@@ -384,8 +384,8 @@ def translate_request(
 ) -> tuple[bytes, list[str]]:
     """A request in another dialect, and the fields that are not in it.
 
-    model: its name at the upstream. max_output_tokens: asked for where `target` wants a bound and the
-    request has none.
+    model: its name at the upstream. max_output_tokens: asked for where `target` wants a bound and
+    the request has none.
     Raises: ValueError(message, kind, field at fault or None).
     """
 

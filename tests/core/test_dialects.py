@@ -1,10 +1,9 @@
-"""Dialects turned into each other, as Python sees it; all cases are in `rust/core/tests/dialect.rs`."""
+"""Dialects turned into each other, as Python sees it; Rust's tests have all the cases."""
 
 import json
 from pathlib import Path
 
 import pytest
-
 from forebay._core import translate_answer, translate_request
 
 CASES = Path(__file__).parent.parent / "data" / "dialects" / "anthropic" / "asked"
