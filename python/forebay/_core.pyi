@@ -20,6 +20,8 @@ __all__ = [
     "bad_pattern",
     "peek",
     "sign_v4",
+    "translate_answer",
+    "translate_request",
 ]
 
 __version__: str
@@ -427,6 +429,34 @@ class SseDecoder:
 
 def peek(body: bytes) -> dict[str, Any]:
     """What admission reads of a request body. Raises: ValueError that names the byte offset."""
+
+_Dialect = Literal["open_ai", "anthropic", "gemini", "converse"]
+
+def translate_request(
+    source: _Dialect,
+    target: _Dialect,
+    body: bytes,
+    *,
+    model: str,
+    stream: bool = False,
+    drop_params: bool = False,
+    max_output_tokens: int = 4096,
+) -> tuple[bytes, list[str]]:
+    """A request in another dialect, and the fields that are not in it.
+
+    model: its name at the upstream. max_output_tokens: asked for where `target` wants a bound and
+    the request has none.
+    Raises: ValueError(message, kind, field at fault or None).
+    """
+
+def translate_answer(
+    source: _Dialect, target: _Dialect, body: bytes, *, id: str, model: str, created: int
+) -> bytes:
+    """A whole answer in another dialect.
+
+    created: Unix time, seconds. Raises: ValueError(message, kind, None); also of the kind that an
+    error in the answer's place has.
+    """
 
 def bad_pattern(patterns: list[str]) -> tuple[int | None, str] | None:
     """What is wrong with patterns for the prompt log: which one, from 0, and why.

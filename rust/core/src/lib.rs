@@ -2,8 +2,8 @@
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
 //! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`], [`mod@copy`], [`tags`], [`price`],
-//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`],
-//! [`guard`]. Effects: [`upstream`] alone opens sockets, [`spool`] alone writes
+//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`guard`].
+//! Effects: [`upstream`] alone opens sockets, [`spool`] alone writes
 //! files, [`gate`] lets requests in to it;
 //! [`exchange`] alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end
 //! comes in, [`slot`] where an answer goes out.

@@ -2,6 +2,7 @@
 mod bridge;
 mod convert;
 mod core;
+mod dialects;
 mod exchange;
 mod leases;
 mod limits;
@@ -19,6 +20,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 mod _core {
     #[pymodule_export]
     use crate::core::Core;
+    #[pymodule_export]
+    use crate::dialects::{translate_answer, translate_request};
     #[pymodule_export]
     use crate::exchange::Exchange;
     #[pymodule_export]

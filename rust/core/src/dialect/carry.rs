@@ -117,7 +117,8 @@ impl Carry {
     }
 }
 
-fn unsupported(field: String) -> Error {
+/// A field that has no place in the upstream's dialect.
+pub(crate) fn unsupported(field: String) -> Error {
     let message = format!("The model behind this name does not support `{field}`.");
     // Another target may speak a dialect that has it.
     invalid(field, message)

@@ -9,6 +9,8 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::Dialect;
+use super::carry::MAX_LISTED;
+use super::json::Path;
 pub(crate) use crate::usage::Usage;
 
 /// JSON that is carried as it is.
@@ -51,8 +53,18 @@ pub(crate) struct Request<'a> {
     /// Whatever else was in the request, as `(name, value)`: its top-level fields that no other
     /// dialect has. None of them null.
     pub other: Vec<(Cow<'a, str>, Raw<'a>)>,
-    /// Paths of fields that no other dialect has and that do not change the answer.
+    /// Paths of fields that no other dialect has and that do not change the answer; the first
+    /// [`MAX_LISTED`].
     pub hints: Vec<String>,
+}
+
+impl Request<'_> {
+    /// Notes a field that does not change the answer.
+    pub(crate) fn hint(&mut self, path: &Path<'_>) {
+        if self.hints.len() < MAX_LISTED {
+            self.hints.push(path.to_string());
+        }
+    }
 }
 
 /// Who speaks.

@@ -93,7 +93,7 @@ pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
 /// Most members of an object that is read: they are searched one by one. Tools' parameters and other
 /// JSON that is carried as it is may have more.
-const MAX_MEMBERS: usize = 256;
+const MAX_MEMBERS: usize = 128;
 
 /// An object's members, each to be taken once; what is null counts as absent, and of members of one
 /// name the last one counts.

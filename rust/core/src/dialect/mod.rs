@@ -125,7 +125,7 @@ pub fn answer(
 ) -> Result<Vec<u8>, Error> {
     let body = simdutf8::basic::from_utf8(body).map_err(carry::broken)?;
     let answer = match from {
-        Dialect::OpenAi => openai::parse_answer(body)?,
+        Dialect::OpenAi => openai::parse_answer(body, &context.id)?,
         Dialect::Anthropic => anthropic::parse_answer(body)?,
         Dialect::Gemini => gemini::parse_answer(body, &context.id)?,
         Dialect::Converse => converse::parse_answer(body)?,
@@ -196,7 +196,9 @@ impl Transcoder {
     /// max_event_bytes: the longest event of `from` that is taken.
     pub fn new(from: Dialect, to: Dialect, context: Context, max_event_bytes: usize) -> Self {
         let reader = match from {
-            Dialect::OpenAi => Reader::OpenAi(openai::Reader::new(max_event_bytes)),
+            Dialect::OpenAi => {
+                Reader::OpenAi(openai::Reader::new(context.id.clone(), max_event_bytes))
+            }
             Dialect::Anthropic => Reader::Anthropic(anthropic::Reader::new(max_event_bytes)),
             Dialect::Gemini => {
                 Reader::Gemini(gemini::Reader::new(context.id.clone(), max_event_bytes))

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use bytes::BytesMut;
 use serde::Deserialize;
 
-use crate::error::Error;
-use crate::scrub::{self, Asked};
+use crate::error::{Error, Kind};
 
 use super::super::Context;
 use super::super::carry::broken;
 use super::super::chat::{Answer, Content, Stop, ToolCall, Usage};
+use super::super::failure;
 use super::super::json::{List, Object, Text};
 use super::block::{self, Block, redacted, signature, thinking, tool_use};
 use super::count::{self, Counts};
@@ -49,31 +49,21 @@ pub(super) struct Fault<'a> {
 }
 
 impl Fault<'_> {
-    /// The error, of the kind that its type's status stands for.
+    /// The error, of the kind that its type stands for.
     pub(super) fn into_error(self) -> Error {
         let kind = self.r#type.map_or(Cow::Borrowed(""), |text| text.0);
-        let status = match &*kind {
-            "invalid_request_error" => 400,
-            "authentication_error" => 401,
-            "billing_error" => 402,
-            "permission_error" => 403,
-            "not_found_error" => 404,
-            "request_too_large" => 413,
-            "rate_limit_error" => 429,
-            "timeout_error" => 504,
-            "overloaded_error" => 529,
-            _ => 502,
+        let meant = match &*kind {
+            "invalid_request_error" => Kind::InvalidRequest,
+            "not_found_error" => Kind::ModelNotFound,
+            "request_too_large" => Kind::PayloadTooLarge,
+            "rate_limit_error" => Kind::RateLimited,
+            "overloaded_error" => Kind::Unavailable,
+            "timeout_error" => Kind::UpstreamTimeout,
+            // Faults of our own account there are the upstream's to the client.
+            _ => Kind::UpstreamError,
         };
-        let message = self.message.map_or(Cow::Borrowed(""), |text| text.0);
-        let mut body = BytesMut::new();
-        Object::write(&mut body, |envelope| {
-            envelope.object("error", |error| {
-                error.put("message", message);
-                error.put("type", kind);
-                error.put("code", status);
-            });
-        });
-        scrub::stream_error(&body, Asked::default())
+        let said = self.message.map(|text| text.0);
+        failure::told(meant, said.as_deref(), kind)
     }
 }
 

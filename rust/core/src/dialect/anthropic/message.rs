@@ -131,7 +131,7 @@ impl<'a, 'r> Messages<'a, 'r> {
             });
             for (name, raw) in block.rest() {
                 if raw.get() != "[]" {
-                    self.request.hints.push(at.key(&name).to_string());
+                    self.request.hint(&at.key(&name));
                 }
             }
         }

@@ -55,7 +55,7 @@ pub(crate) fn parse_request(body: &str) -> Result<Request<'_>, Error> {
         .flatten();
     for (name, raw) in members.rest() {
         if HINTS.contains(&&*name) {
-            request.hints.push(name.into_owned());
+            request.hint(&at.key(&name));
         } else {
             request.other.push((name, Cow::Borrowed(raw)));
         }

@@ -1,5 +1,6 @@
 //! Blocks of content, written.
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -93,7 +94,11 @@ pub(super) fn is_blank(text: &str) -> bool {
 
 /// Names of a request's documents: each has to have one of its own.
 #[derive(Default)]
-pub(super) struct Names(Vec<String>);
+pub(super) struct Names {
+    taken: HashSet<String>,
+    /// The last number that was put behind each.
+    numbers: HashMap<String, u32>,
+}
 
 impl Names {
     /// A name that Converse takes: letters, digits, single spaces, hyphens and brackets.
@@ -114,12 +119,14 @@ impl Names {
         while clean.contains("  ") {
             clean = clean.replace("  ", " ");
         }
-        let taken = self.0.iter().filter(|taken| **taken == clean).count();
-        self.0.push(clean.clone());
-        if taken > 0 {
-            clean = format!("{clean} ({})", taken + 1);
+        let number = self.numbers.entry(clean.clone()).or_insert(1);
+        let mut name = clean.clone();
+        while self.taken.contains(&name) {
+            *number += 1;
+            name = format!("{clean} ({number})");
         }
-        clean
+        self.taken.insert(name.clone());
+        name
     }
 }
 

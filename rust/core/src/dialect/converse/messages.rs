@@ -7,7 +7,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::error::Error;
 
 use super::super::base64::is_base64;
-use super::super::carry::invalid;
+use super::super::carry::{invalid, unsupported};
 use super::super::chat::{
     Content, Media, Message, Part, Place, Raw, Role, Spot, ToolCall, ToolResult,
 };
@@ -20,13 +20,6 @@ use super::wire::signature;
 pub(super) struct Messages<'a> {
     /// Names of called tools, by the calls' ids.
     calls: FxHashMap<Cow<'a, str>, Cow<'a, str>>,
-}
-
-/// What no other provider has.
-pub(super) fn unsupported(at: &Path<'_>) -> Error {
-    let path = at.to_string();
-    let message = format!("The model behind this name does not support `{path}`.");
-    invalid(path, message).code("unsupported_parameter")
 }
 
 /// Everything up to here is cached: said as Anthropic's `cache_control`.
@@ -67,7 +60,7 @@ impl<'a> Messages<'a> {
             }
             let text = block.text("text", at)?;
             if let Some((name, _)) = block.rest().first() {
-                return Err(unsupported(&at.key(name)));
+                return Err(unsupported(at.key(name).to_string()));
             }
             let text = text.ok_or_else(|| at.key("text").is_missing())?;
             let spot = Spot {
@@ -154,7 +147,7 @@ impl<'a> Messages<'a> {
             return reasoning(raw, &at.key("reasoningContent"));
         }
         match block.rest().first() {
-            Some((name, _)) => Err(unsupported(&at.key(name))),
+            Some((name, _)) => Err(unsupported(at.key(name).to_string())),
             None => Err(at.has_to_be("a block of content")),
         }
     }
@@ -203,7 +196,7 @@ impl<'a> Messages<'a> {
             } else if let Some(media) = media(&mut block, at)? {
                 content.push(media);
             } else if let Some((name, _)) = block.rest().first() {
-                return Err(unsupported(&at.key(name)));
+                return Err(unsupported(at.key(name).to_string()));
             }
         }
         Ok(ToolResult {

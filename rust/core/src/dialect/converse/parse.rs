@@ -5,9 +5,10 @@ use serde_json::value::RawValue;
 
 use crate::error::Error;
 
+use super::super::carry::unsupported;
 use super::super::chat::{Format, Request, Thinking, Tool, ToolChoice};
 use super::super::json::{self, Members, Path};
-use super::messages::{Messages, cache_point, unsupported};
+use super::messages::{Messages, cache_point};
 
 /// Top-level fields that say nothing about the answer itself.
 const HINTS: [&str; 4] = [
@@ -52,7 +53,7 @@ pub(crate) fn parse_request(body: &str) -> Result<Request<'_>, Error> {
 fn unknown(members: Members<'_>, at: &Path<'_>) -> Result<(), Error> {
     match members.rest().first() {
         None => Ok(()),
-        Some((name, _)) => Err(unsupported(&at.key(name))),
+        Some((name, _)) => Err(unsupported(at.key(name).to_string())),
     }
 }
 

@@ -12,6 +12,9 @@ use super::super::failure::told;
 use super::super::frames::{cut_off, unreadable};
 use super::wire::{Counts, exception, signature, stop};
 
+/// Most calls that are open at once; models make them one after the other.
+const MAX_OPEN: usize = 128;
+
 /// Reads the bytes of a stream.
 pub(crate) struct Reader {
     decoder: Decoder,
@@ -209,6 +212,9 @@ impl State {
         let Some(call) = block.start.tool_use else {
             return Ok(());
         };
+        if self.calls.len() == MAX_OPEN {
+            return Err(unreadable("too many open calls"));
+        }
         let index = self.next_call;
         self.next_call += 1;
         self.calls.push(Call {

@@ -1,23 +1,25 @@
 //! The messages of a request, read.
 use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
 
 use serde_json::value::RawValue;
 
 use crate::error::Error;
 
 use super::super::base64::is_base64;
-use super::super::carry::invalid;
+use super::super::carry::{invalid, unsupported};
 use super::super::chat::{
     Content, Media, Message, Part, Place, Role, Signature, Signer, Spot, ToolCall, ToolResult,
 };
 use super::super::json::{self, Members, Path};
-use super::parse::unsupported;
 
 /// Reads contents one by one; knows the calls that wait for their results.
 #[derive(Default)]
 pub(super) struct Contents<'a> {
-    /// Ids and names of calls, each until it is answered.
-    calls: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// Names of calls that are not answered, by their ids.
+    open: HashMap<Cow<'a, str>, Cow<'a, str>>,
+    /// Ids of calls in their order, answered or not, by their names.
+    called: HashMap<Cow<'a, str>, VecDeque<Cow<'a, str>>>,
 }
 
 impl<'a> Contents<'a> {
@@ -86,7 +88,7 @@ impl<'a> Contents<'a> {
         let call = part.take("functionCall");
         let result = part.take("functionResponse");
         if let Some((name, _)) = part.rest().first() {
-            return Err(unsupported(&at.key(name)));
+            return Err(unsupported(at.key(name).to_string()));
         }
         let told = [
             text.is_some(),
@@ -157,7 +159,9 @@ impl<'a> Contents<'a> {
             let message = spot.message.unwrap_or_default();
             Cow::Owned(format!("call_{message}_{place}"))
         });
-        self.calls.push((id.clone(), name.clone()));
+        self.open.insert(id.clone(), name.clone());
+        let called = self.called.entry(name.clone()).or_default();
+        called.push_back(id.clone());
         Ok(ToolCall {
             id,
             name,
@@ -170,18 +174,17 @@ impl<'a> Contents<'a> {
     fn result(&mut self, raw: &'a RawValue, at: &Path<'_>) -> Result<ToolResult<'a>, Error> {
         let mut result = Members::read(raw.get(), at)?;
         let name = result.need_text("name", at)?;
-        let id = result.text("id", at)?.filter(|id| !id.is_empty());
-        let found = self.calls.iter().position(|call| match &id {
-            Some(id) => call.0 == *id,
-            None => call.1 == name,
-        });
-        let Some(found) = found else {
-            let field = if id.is_some() { "id" } else { "name" };
+        let given = result.text("id", at)?.filter(|id| !id.is_empty());
+        let field = if given.is_some() { "id" } else { "name" };
+        let answered = match given {
+            Some(id) => self.open.remove_entry(&id),
+            None => self.first_of(&name),
+        };
+        let Some((id, _)) = answered else {
             return Err(at
                 .key(field)
                 .has_to_be("that of an unanswered function call before it"));
         };
-        let (id, _) = self.calls.remove(found);
         let response = result.need("response", at)?;
         let (text, is_error) = response_text(response, &at.key("response"))?;
         let mut content = vec![Content::Text(text)];
@@ -206,6 +209,19 @@ impl<'a> Contents<'a> {
             content,
             is_error,
         })
+    }
+}
+
+impl<'a> Contents<'a> {
+    /// Answers the first call of that name.
+    fn first_of(&mut self, name: &str) -> Option<(Cow<'a, str>, Cow<'a, str>)> {
+        let called = self.called.get_mut(name)?;
+        loop {
+            let id = called.pop_front()?;
+            if let Some(entry) = self.open.remove_entry(&id) {
+                return Some(entry);
+            }
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Requests, read.
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use serde_json::value::RawValue;
 
 use crate::error::Error;
 
-use super::super::carry::invalid;
+use super::super::carry::unsupported;
 use super::super::chat::{Content, Format, Part, Place, Request, Spot, Thinking, Tool, ToolChoice};
 use super::super::json::{self, Members, Path};
 use super::contents::Contents;
@@ -91,17 +92,10 @@ fn tools<'a>(raw: &'a RawValue, at: &Path<'_>) -> Result<Vec<Tool<'a>>, Error> {
             });
         }
         if let Some((name, _)) = tool.rest().first() {
-            return Err(unsupported(&at.key(name)));
+            return Err(unsupported(at.key(name).to_string()));
         }
     }
     Ok(tools)
-}
-
-/// What no other provider has.
-pub(super) fn unsupported(at: &Path<'_>) -> Error {
-    let path = at.to_string();
-    let message = format!("The model behind this name does not support `{path}`.");
-    invalid(path, message).code("unsupported_parameter")
 }
 
 fn choice<'a>(raw: &'a RawValue, at: &Path<'_>, request: &mut Request<'a>) -> Result<(), Error> {
@@ -109,7 +103,7 @@ fn choice<'a>(raw: &'a RawValue, at: &Path<'_>, request: &mut Request<'a>) -> Re
     let inner = &at.key("functionCallingConfig");
     let calling = config.take("functionCallingConfig");
     if let Some((name, _)) = config.rest().first() {
-        return Err(unsupported(&at.key(name)));
+        return Err(unsupported(at.key(name).to_string()));
     }
     let Some(raw) = calling else {
         return Ok(());
@@ -124,8 +118,8 @@ fn choice<'a>(raw: &'a RawValue, at: &Path<'_>, request: &mut Request<'a>) -> Re
     for (i, name) in names.into_iter().enumerate() {
         allowed.push(json::text(name, &at.index(i))?);
     }
-    let is_known = |name: &Cow<'_, str>| request.tools.iter().any(|tool| tool.name == *name);
-    if !allowed.iter().all(is_known) {
+    let known: HashSet<&str> = request.tools.iter().map(|tool| &*tool.name).collect();
+    if !allowed.iter().all(|name| known.contains(&**name)) {
         return Err(at.has_to_be("a list of names of declared functions"));
     }
     let mode = mode.as_deref().unwrap_or("AUTO").to_ascii_uppercase();
@@ -135,7 +129,7 @@ fn choice<'a>(raw: &'a RawValue, at: &Path<'_>, request: &mut Request<'a>) -> Re
         ("ANY", 1) => allowed.pop().map(ToolChoice::Named),
         ("ANY", n) if n == 0 || n == request.tools.len() => Some(ToolChoice::Required),
         ("ANY", _) => return Err(at.has_to_be("one name, or all of them")),
-        ("AUTO" | "MODE_UNSPECIFIED" | "VALIDATED", _) => return Err(unsupported(at)),
+        ("AUTO" | "MODE_UNSPECIFIED" | "VALIDATED", _) => return Err(unsupported(at.to_string())),
         _ => {
             let path = inner.key("mode");
             return Err(path.has_to_be("AUTO, ANY, NONE or VALIDATED"));
@@ -184,7 +178,7 @@ fn config<'a>(raw: &'a RawValue, at: &Path<'_>, request: &mut Request<'a>) -> Re
     if modalities
         .is_some_and(|raw| serde_json::from_str::<[&str; 1]>(raw.get()).ok() != Some(["TEXT"]))
     {
-        return Err(unsupported(&at.key("responseModalities")));
+        return Err(unsupported(at.key("responseModalities").to_string()));
     }
     for (name, raw) in config.rest() {
         let name = Cow::Owned(at.key(&name).to_string());

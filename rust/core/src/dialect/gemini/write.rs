@@ -13,6 +13,8 @@ use super::answer::{
 
 /// Most bytes of calls that wait for their ends; Gemini's calls are whole.
 const MAX_CALLS: usize = 16 << 20;
+/// What a call without a letter counts, bytes.
+const MIN_CALL: usize = 256;
 
 /// Writes the bytes of a stream.
 pub(crate) struct Writer {
@@ -81,7 +83,7 @@ impl Writer {
                     index: *index,
                     call,
                 });
-                self.hold(id.len() + name.len())
+                self.hold(MIN_CALL + id.len() + name.len())
             }
             Event::ToolArguments { index, json } => {
                 let mut calls = self.calls.iter_mut();
@@ -129,7 +131,7 @@ impl Writer {
     fn call(&mut self, call: &ToolCall<'_>, out: &mut BytesMut) -> Result<(), Error> {
         self.held = self
             .held
-            .saturating_sub(call.id.len() + call.name.len() + call.arguments.len());
+            .saturating_sub(MIN_CALL + call.id.len() + call.name.len() + call.arguments.len());
         self.put(out, |list| put_call(list, call))
     }
 

@@ -9,6 +9,7 @@ use crate::error::{Error, Kind};
 use crate::scrub::{self, Asked};
 
 use super::super::Context;
+use super::super::calls::call_id;
 use super::super::carry::broken;
 use super::super::chat::{Answer, Content, Signature, Signer, Stop, ToolCall, Usage};
 use super::super::json::{Object, Path, Text, is_text};
@@ -95,8 +96,10 @@ impl<'a> Extra<'a> {
 }
 
 /// Reads an answer's first choice. Errors: `UpstreamError`, or what an error in its place says.
-pub(crate) fn parse_answer(body: &str) -> Result<Answer<'_>, Error> {
-    let wire: Wire<'_> = serde_json::from_str(body).map_err(broken)?;
+///
+/// id: the answer's, for calls that have none.
+pub(crate) fn parse_answer<'a>(body: &'a str, id: &str) -> Result<Answer<'a>, Error> {
+    let wire: Wire<'a> = serde_json::from_str(body).map_err(broken)?;
     if wire.error.is_some_and(says_something) {
         return Err(scrub::stream_error(body.as_bytes(), Asked::default()));
     }
@@ -115,7 +118,7 @@ pub(crate) fn parse_answer(body: &str) -> Result<Answer<'_>, Error> {
     let mut calls = 0;
     for call in message.tool_calls.unwrap_or_default() {
         content.push(Content::ToolCall(ToolCall {
-            id: id(call.id, calls),
+            id: known_id(call.id).unwrap_or_else(|| call_id(id, calls).into()),
             name: call.function.name.0,
             arguments: call.function.arguments.map_or("{}".into(), |text| text.0),
             signature: call.extra_content.and_then(Extra::signature),
@@ -156,12 +159,9 @@ fn thoughts<'a>(message: &Message<'a>) -> Result<Vec<Content<'a>>, Error> {
     Ok(content)
 }
 
-/// A call's id, made up where the engine gives none.
-pub(super) fn id(id: Option<Text<'_>>, number: u32) -> Cow<'_, str> {
-    match id.filter(|id| !id.0.is_empty()) {
-        Some(id) => id.0,
-        None => format!("call_{number}").into(),
-    }
+/// A call's id, where the engine gives one.
+pub(super) fn known_id(id: Option<Text<'_>>) -> Option<Cow<'_, str>> {
+    id.map(|id| id.0).filter(|id| !id.is_empty())
 }
 
 /// Python's truth, as OpenAI's SDK judges an `error` member.

@@ -90,7 +90,7 @@ impl<'a, 'r> Messages<'a, 'r> {
     fn rest(&mut self, members: Members<'a>, at: &Path<'_>) {
         for (name, raw) in members.rest() {
             if raw.get() != "[]" {
-                self.request.hints.push(at.key(&name).to_string());
+                self.request.hint(&at.key(&name));
             }
         }
     }
@@ -162,7 +162,7 @@ impl<'a, 'r> Messages<'a, 'r> {
             .text("detail", at)?
             .is_some_and(|detail| detail != "auto")
         {
-            self.request.hints.push(at.key("detail").to_string());
+            self.request.hint(&at.key("detail"));
         }
         Ok(Content::Image(media))
     }

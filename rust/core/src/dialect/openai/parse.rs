@@ -54,7 +54,7 @@ pub(crate) fn parse_request(body: &str) -> Result<Request<'_>, Error> {
     request.user = members.text("safety_identifier", at)?.or(user);
     for (name, raw) in members.rest() {
         if HINTS.contains(&&*name) {
-            request.hints.push(name.into_owned());
+            request.hint(&at.key(&name));
         } else if !says_nothing(&name, raw) {
             request.other.push((name, Cow::Borrowed(raw)));
         }

@@ -7,10 +7,11 @@ use crate::error::{Error, Kind};
 use crate::scrub::{self, Asked};
 
 use super::super::Sink;
+use super::super::calls::call_id;
 use super::super::chat::{Event, Usage};
 use super::super::frames::{Frames, cut_off, unreadable};
 use super::super::json::{Path, Text};
-use super::answer::{Extra, id, says_something, sequence, stop};
+use super::answer::{Extra, known_id, says_something, sequence, stop};
 use super::format::{Detail, Piece};
 
 /// Most calls of one answer.
@@ -88,16 +89,21 @@ struct State {
     started: bool,
     finished: bool,
     ended: bool,
-    /// The engine's numbers of the calls, in order of their beginning.
-    calls: Vec<u32>,
+    /// The answer's id, for calls that have none.
+    id: String,
+    /// The engine's number and id of each call, in order of their beginning.
+    calls: Vec<(u32, String)>,
 }
 
 impl Reader {
-    /// max_event_bytes: the longest event taken.
-    pub(crate) fn new(max_event_bytes: usize) -> Self {
+    /// id: the answer's, for calls that have none. max_event_bytes: the longest event taken.
+    pub(crate) fn new(id: String, max_event_bytes: usize) -> Self {
         Self {
             frames: Frames::new(max_event_bytes),
-            state: State::default(),
+            state: State {
+                id,
+                ..State::default()
+            },
         }
     }
 
@@ -161,7 +167,8 @@ impl State {
         if let Some(delta) = choice.delta {
             self.delta(delta, sink)?;
         }
-        let Some(reason) = choice.finish_reason else {
+        // Some say "" until they know.
+        let Some(reason) = choice.finish_reason.filter(|reason| !reason.0.is_empty()) else {
             return Ok(());
         };
         let sequence = choice
@@ -216,26 +223,34 @@ impl State {
             Some(function) => (function.name, function.arguments),
             None => (None, None),
         };
+        let name = name.filter(|name| !name.0.is_empty());
+        let id = known_id(call.id);
         let known = match call.index {
-            Some(number) => self.calls.iter().position(|call| *call == number),
+            // Some engines number all their calls alike: another id and name begin another one.
+            Some(number) => self.calls.iter().rposition(|(other, known)| {
+                let another = id.as_ref().is_some_and(|id| id != known) && name.is_some();
+                *other == number && !another
+            }),
             // Without a number, what has an id begins a call.
-            None if call.id.is_some() => None,
+            None if id.is_some() => None,
             None => self.calls.len().checked_sub(1),
         };
         let index = if let Some(index) = known {
             index as u32
         } else {
-            let Some(name) = name.filter(|name| !name.0.is_empty()) else {
+            let Some(name) = name else {
                 return Err(unreadable("a tool call without a name"));
             };
             if self.calls.len() >= MAX_CALLS {
                 return Err(unreadable("too many tool calls"));
             }
             let index = self.calls.len() as u32;
-            self.calls.push(call.index.unwrap_or(index));
+            let id = id.unwrap_or_else(|| call_id(&self.id, index).into());
+            self.calls
+                .push((call.index.unwrap_or(index), id.clone().into_owned()));
             sink.event(Event::ToolStart {
                 index,
-                id: id(call.id, index),
+                id,
                 name: name.0,
                 signature: call.extra_content.and_then(Extra::signature),
             })?;
