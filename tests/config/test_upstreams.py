@@ -122,6 +122,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     (section("openai", headers={"a b": "x"}), "headers.a b", "no valid header name"),
     (section("openai", headers={"x-a": "1\r\nx-b: 2"}), "headers.x-a", "printable ASCII"),
     (section("openai", headers={"x-a": "1", "X-A": "2"}), "headers.X-A", "given twice"),
+    (section("openai", headers={"Authorization": "x"}), "headers.Authorization", "not beside"),
     (section("openai", probe={"path": "health"}), "probe.path", ""),
     (section("openai", probe={"interval": 0}), "probe.interval", "> 0"),
     (section("openai", outlier={"base_ejection": 90}), "outlier.max_ejection", "at least"),

@@ -31,11 +31,19 @@ def routed(
     """A gateway with two engines and one that is not there."""
     first, second = engines
     config = {
+        # None is ever out for what its requests come to: that is tests/faults' subject.
         "upstreams": {
-            "a": {"kind": "sglang", "url": first.url, "discover": True, "api_key": "engine-key"},
+            "a": {
+                "kind": "sglang",
+                "url": first.url,
+                "discover": True,
+                "api_key": "engine-key",
+                "outlier": None,
+            },
             "b": {
                 "kind": "sglang",
                 "url": second.url,
+                "outlier": None,
                 "max_concurrency": 1,
                 "queue": {"max_waiting": 0},
             },
@@ -97,17 +105,24 @@ def test_a_failure_before_the_first_byte_is_invisible(
         connection.event("[DONE]")
         connection.end()
 
+    engines[0].script = lambda connection, _: connection.reset()
     if stream:
         engines[1].script = finishes
     for _ in range(4):
-        got = routed.call(CHAT, chat("half", stream=stream), key=secret)
+        got = routed.call(CHAT, chat("both", stream=stream), key=secret)
         assert got.status == 200
         assert got.complete
         assert got.header("x-forebay-upstream") == "b"
     attempts = routed.usage_of(got)["attempts"]
     assert got.header("x-forebay-attempts") == str(attempts)
-    rows = [routed.call(CHAT, chat("half", stream=stream), key=secret) for _ in range(2)]
-    assert {row.header("x-forebay-attempts") for row in rows} == {"1", "2"}
+    assert len(engines[0].requests) > 0
+
+
+def test_an_engine_that_is_known_to_be_away_is_not_tried(routed: Gateway, secret: str) -> None:
+    for _ in range(4):
+        got = routed.call(CHAT, chat("half"), key=secret)
+        assert (got.status, got.header("x-forebay-attempts")) == (200, "1")
+        assert got.header("x-forebay-upstream") == "b"
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])

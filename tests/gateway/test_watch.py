@@ -38,6 +38,7 @@ class Engine:
         self.described: list[Any] = []
         self.wanted: list[str] = []
         self.used = 0
+        self.was_asked = asyncio.Event()
 
     async def fetch(
         self, upstream: str, path: str, limit_s: float, method: str, body: bytes | None
@@ -45,6 +46,7 @@ class Engine:
         assert upstream == "gpu"
         now = asyncio.get_running_loop().time()
         self.asked.append((now, method, path, body))
+        self.was_asked.set()
         answer = None if self.down else self.answers.get(path, (404, b""))
         if isinstance(answer, (int, float)):
             await asyncio.sleep(min(answer, limit_s))
@@ -257,9 +259,9 @@ def test_an_engine_that_is_about_to_end_is_down() -> None:
 def test_one_slow_answer_is_asked_again_at_once() -> None:
     async def scene(engine: Engine, watcher: Watcher) -> None:
         await asyncio.sleep(5)
-        engine.answers["/ready"], before = 3600.0, engine.paths()["/ready"]
-        while engine.paths()["/ready"] == before:
-            await asyncio.sleep(0.01)
+        engine.answers["/ready"] = 3600.0
+        engine.was_asked.clear()
+        await engine.was_asked.wait()
         engine.answers["/ready"] = (200, b"")
         await asyncio.sleep(10)
         assert engine.states == ["warm"]

@@ -190,7 +190,7 @@ class Gateway(Process):
 
     def usage(self, count: int, timeout_s: float = 10.0, **where: str) -> list[dict[str, Any]]:
         """The usage rows with these column values, by admission, once there are `count`."""
-        condition = " AND ".join(f"{name} = ${i}" for i, name in enumerate(where, 1))
+        condition = " AND ".join(f"{name} = ${i}" for i, name in enumerate(where, 1)) or "true"
         query = f"SELECT * FROM usage_events WHERE {condition} ORDER BY event_id"
 
         async def run() -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import pytest
 from forebay.config import Config, Upstream, load, to_public
 from forebay.config.kinds import FORMS, UpstreamKind
 from forebay.gateway import snapshot
-from forebay.upstreams import KINDS, Probe
+from forebay.upstreams import KINDS, Probe, Wake
 from forebay.upstreams.kind import ErrorKind, ErrorRule
 
 from tests.upstreams.examples import SECRET, SECTIONS
@@ -208,6 +208,12 @@ def test_what_wakes_is_asked_only_when_wanted(tmp_path: Path, kind: str) -> None
     assert probe.wakes == (kind in {"modal", "baseten"})
     for path in (probe.ready, probe.models, probe.loads, probe.info, probe.auth):
         assert path is None or path.startswith("/")
+
+
+@pytest.mark.parametrize("kind", ["sglang", "baseten", "runpod"])
+def test_a_wake_call_of_ones_own(tmp_path: Path, kind: str) -> None:
+    wake = KINDS[kind].wake_for(settings(tmp_path, kind, cold={"wake": "/start?now=1"}))
+    assert wake == Wake("POST", "/start?now=1")
 
 
 def test_a_probe_as_the_settings_have_it(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from unittest import mock
 from urllib.parse import quote
 
 import pytest
-from botocore import auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
+from botocore import auth  # type: ignore[import-untyped]
+from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
+from botocore.credentials import Credentials  # type: ignore[import-untyped]
 from forebay._core import sign_v4
 from hypothesis import example, given, settings
 from hypothesis import strategies as st

@@ -152,6 +152,10 @@ def _headers(document: Document, path: FieldPath, upstream: Upstream) -> None:
             raise document.error((*path, "headers", name), str(error)) from None
         if name.lower() in seen:
             raise document.error((*path, "headers", name), "given twice")
+        if name.lower() == "authorization" and upstream.api_key is not None:
+            raise document.error(
+                (*path, "headers", name), "not beside api_key: give one of the two"
+            )
         seen.add(name.lower())
 
 

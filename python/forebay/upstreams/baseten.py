@@ -39,7 +39,7 @@ class Baseten(Kind):
     __slots__ = ()
 
     def address(self, upstream: Upstream) -> str:
-        """Without the deployment, which `paths` and `wake_for` have."""
+        """Without the deployment, which `paths` and `own_wake` have."""
         url = super().address(upstream)
         parts = urlsplit(url)
         return f"{parts.scheme}://{parts.netloc}"
@@ -75,7 +75,7 @@ class Baseten(Kind):
         path = f"{below}/sync/v1/models"
         return self._as_set(Probe(ready=path, models=path, wakes=True, timeout_s=30.0), upstream)
 
-    def wake_for(self, upstream: Upstream) -> Wake | None:
+    def own_wake(self, upstream: Upstream) -> Wake | None:
         """Of a deployment."""
         below = self._deployment(upstream)
         return None if below is None else Wake("POST", f"{below}/wake")

@@ -80,7 +80,7 @@ class Bedrock(Kind):
                     session_token=login.session_token,
                 )
             )
-        return AwsSource(None if login is None else login.profile)
+        return AwsSource(None if login is None else login.profile, upstream.region)
 
 
 KIND = Bedrock(

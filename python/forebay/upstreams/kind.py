@@ -192,7 +192,14 @@ class Kind:
         return self._as_set(self.probe, upstream)
 
     def wake_for(self, upstream: Upstream) -> Wake | None:
-        """How this upstream is started."""
+        """How this upstream is started: as its settings say, else as its kind is."""
+        cold = upstream.cold
+        if cold is not None and cold.wake is not None:
+            return Wake("POST", cold.wake)
+        return self.own_wake(upstream)
+
+    def own_wake(self, upstream: Upstream) -> Wake | None:
+        """How this upstream is started where its settings say nothing."""
         return self.wake
 
     def can_be_cold(self, upstream: Upstream) -> bool:

@@ -24,7 +24,8 @@ def model_names(body: bytes) -> list[str]:
     names: set[str] = set()
     for entry in entries:
         name = entry.get("id", entry.get("name")) if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not name:
+        own = name.removeprefix("models/") if isinstance(name, str) else ""
+        if not own:
             raise ValueError("a model without a name")
-        names.add(name.removeprefix("models/"))
+        names.add(own)
     return sorted(names)

@@ -86,7 +86,7 @@ class RunPod(Kind):
         count = Workers(ready=f"{queue}/health", models=models, interval_s=5.0, timeout_s=5.0)
         return self._as_set(count, upstream)
 
-    def wake_for(self, upstream: Upstream) -> Wake | None:
+    def own_wake(self, upstream: Upstream) -> Wake | None:
         """Any request does it; this one runs no model."""
         queue = self._queue(upstream)
         return self.wake if queue is None else Wake("GET", f"{queue}/openai/v1/models")

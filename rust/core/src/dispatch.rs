@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::gate::{self, Permit};
 use crate::gateway::monotonic;
 use crate::health::{Availability, Trial};
+use crate::limit::Nanos;
 use crate::route::{Ask, Set, Tier};
 use crate::snapshot::{Model, Target};
 
@@ -154,7 +155,12 @@ impl Search<'_> {
                 _ if yielded => ramps = false,
                 Some(hold) => hold.wait(trail, until, alarm, waiting).await,
                 None if self.model.router.has_canaries() && !self.canaries => self.canaries = true,
-                None => return Err(refuse::unavailable(self.model, trail, self.refused)),
+                None => {
+                    return match self.last_resort() {
+                        Some(placed) => Ok(self.go(trail, placed)),
+                        None => Err(refuse::unavailable(self.model, trail, self.refused)),
+                    };
+                }
             }
             if Instant::now() >= until {
                 return Err(refuse::unavailable(self.model, trail, self.refused));
@@ -255,6 +261,38 @@ impl Search<'_> {
             target: target.clone(),
             permit,
             trial,
+        })
+    }
+
+    /// A target that is only ejected, the one that is back soonest: where nothing is there that could
+    /// be full, a guess that it fails is no reason to refuse (Envoy's panic threshold).
+    fn last_resort(&self) -> Option<Placed> {
+        if self.refused.is_some() {
+            return None;
+        }
+        let now = monotonic();
+        let mut ejected: Vec<(Nanos, usize)> = self
+            .model
+            .targets
+            .iter()
+            .enumerate()
+            .filter(|(at, target)| {
+                !self.skip.has(*at)
+                    && (!target.is_canary || self.canaries)
+                    && target.upstream.health.is_last_resort(now)
+            })
+            .map(|(at, target)| (target.upstream.health.back_at(now).unwrap_or(now), at))
+            .collect();
+        ejected.sort_unstable();
+        ejected.into_iter().find_map(|(_, at)| {
+            let target = self.model.targets.get(at)?;
+            let permit = target.upstream.gate.try_acquire(&self.ask.queue)?;
+            Some(Placed {
+                at,
+                target: target.clone(),
+                permit,
+                trial: None,
+            })
         })
     }
 

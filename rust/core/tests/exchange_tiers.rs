@@ -142,6 +142,26 @@ async fn a_higher_tier_serves_only_what_the_lower_cannot() {
 }
 
 #[tokio::test]
+async fn a_whole_tier_that_is_gone_costs_a_few_refused_connections() {
+    let gone = [
+        Engine::down().await,
+        Engine::down().await,
+        Engine::down().await,
+    ];
+    let spare = engine().await;
+    let [one, two, three] = &gone;
+    let mut tiers = flat(&[one, two, three, &spare]);
+    tiers.models[0].targets[3].tier = 1;
+    let rig = rig(tiers);
+    let since = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(served(&ask(&rig).await), ("d", "4"));
+    }
+    assert!(since.elapsed() < 1000 * MS, "{:?}", since.elapsed());
+    rig.events(20).await;
+}
+
+#[tokio::test]
 async fn a_full_tier_spills_and_one_with_a_queue_does_not() {
     let (busy, spare) = (slow(150 * MS).await, engine().await);
     let mut full = spec(&[&busy, &spare]);

@@ -106,6 +106,44 @@ fn failures_in_a_row_eject_and_a_trial_brings_back_slowly() {
 }
 
 #[test]
+fn streams_that_begin_and_are_cut_are_failures_in_a_row() {
+    let health = of(OUTLIER);
+    let now = 100 * SECOND;
+    for at in 0..5 {
+        assert_eq!(health.availability(now + at), WHOLE);
+        health.first_token(20 * MS, now + at);
+        health.failed(&broken(), now + at);
+    }
+    assert_eq!(health.availability(now + 9), Availability::Out);
+    // A first token brings it back; a cut afterwards is the first of the next five.
+    let now = now + 10 * SECOND;
+    let trial = health.take_trial(now).unwrap();
+    health.first_token(20 * MS, now);
+    drop(trial);
+    health.failed(&broken(), now);
+    assert_eq!(health.availability(now), Availability::Open { share: 0.1 });
+}
+
+#[test]
+fn only_what_is_merely_ejected_is_a_last_resort() {
+    let health = of(OUTLIER);
+    let now = 100 * SECOND;
+    assert!(!health.is_last_resort(now), "it is open");
+    fail(&health, 5, now);
+    assert!(health.is_last_resort(now));
+    health.report(Engine::Down, now);
+    assert!(!health.is_last_resort(now));
+    health.report(Engine::Warm, now);
+    health.drain(true);
+    assert!(!health.is_last_resort(now));
+    health.drain(false);
+    let wait = Duration::from_secs(2);
+    health.failed(&Error::new(Kind::RateLimited, "x").retry_after(wait), now);
+    assert!(!health.is_last_resort(now));
+    assert!(health.is_last_resort(now + 2 * SECOND));
+}
+
+#[test]
 fn each_ejection_is_longer_than_the_last_until_it_stays_in() {
     let health = of(OUTLIER);
     let mut now = 100 * SECOND;

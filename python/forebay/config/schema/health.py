@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from forebay.config.schema.base import Seconds, SecondsOrNone, Section
 
+UrlPath = Annotated[str, Meta(pattern=r"^/[!-~]*$", max_length=1000)]
 Share = Annotated[int, Meta(ge=0, le=100)]
 
 
@@ -18,7 +19,7 @@ class ProbeSettings(Section, frozen=True, kw_only=True):
 
     interval: Seconds | None = None
     timeout: Seconds | None = None
-    path: Annotated[str, Meta(pattern=r"^/[!-~]*$", max_length=1000)] | None = None
+    path: UrlPath | None = None
 
 
 class Outlier(Section, frozen=True, kw_only=True):
@@ -49,6 +50,7 @@ class Cold(Section, frozen=True, kw_only=True):
         client. max_held: requests that wait at most.
     idle: without requests for so long it is taken to have been stopped; 0 never, None as its
         kind does.
+    wake: path below its address that is posted to (`{}`) to have it started; None as its kind does.
     warm_up: have it answer one token before it gets requests.
     """
 
@@ -57,4 +59,5 @@ class Cold(Section, frozen=True, kw_only=True):
     keep_alive: Seconds = 10.0
     max_held: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
     idle: SecondsOrNone | None = None
+    wake: UrlPath | None = None
     warm_up: bool = True

@@ -13,10 +13,12 @@ AGAIN_S = 300.0
 class AwsSource:
     """botocore's chain, for a profile or for none.
 
+    region: where a role is taken on, if the surroundings do not say.
     Source: botocore/credentials.py (`RefreshableCredentials`).
     """
 
     profile: str | None
+    region: str | None = None
     _found: Any = field(default=None, repr=False)
 
     def fetch(self) -> Credentials:
@@ -28,7 +30,10 @@ class AwsSource:
             raise SourceError("botocore is not installed: pip install 'forebay[bedrock]'") from None
         try:
             if self._found is None:
-                self._found = Session(profile=self.profile).get_credentials()
+                session = Session(profile=self.profile)
+                if session.get_config_variable("region") is None:
+                    session.set_config_variable("region", self.region)
+                self._found = session.get_credentials()
             if self._found is None:
                 raise SourceError("no AWS credentials: none of botocore's sources has any")
             now = self._found.get_frozen_credentials()

@@ -148,6 +148,7 @@ impl Course {
         loop {
             let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
             let Err(error) = relayed else {
+                open.target.upstream.health.succeeded(None, monotonic());
                 return;
             };
             if error.kind == Kind::ClientClosed {

@@ -108,7 +108,8 @@ pub(super) async fn open(
     let trial = attempt.trial.take();
     let opened = try_open(job, attempt, total, alarm, record).await;
     match &opened {
-        Ok(Opened::Stream(_)) => health.succeeded(Some(began.elapsed()), monotonic()),
+        // How it ends is told then.
+        Ok(Opened::Stream(_)) => health.first_token(began.elapsed(), monotonic()),
         Ok(Opened::Whole(..)) => health.succeeded(None, monotonic()),
         Err(failed) => health.failed(&failed.error, monotonic()),
     }

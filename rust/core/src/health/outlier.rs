@@ -27,21 +27,25 @@ pub struct Interval {
 }
 
 impl Detector {
-    /// A request succeeded, its first token having come after `ttft`. Gives the interval that ended
-    /// before it, if one did.
-    pub fn succeeded(
+    /// A request's first token came after `ttft`; nothing is said yet of how it ends. Gives the
+    /// interval that ended before, if one did.
+    pub fn first_token(
         &mut self,
         spec: &OutlierSpec,
-        ttft: Option<Duration>,
+        ttft: Duration,
         now: Nanos,
     ) -> Option<Interval> {
         let ended = self.turn(spec, now);
+        self.first_tokens = self.first_tokens.saturating_add(1);
+        self.first_token_sum = self.first_token_sum.saturating_add(ttft);
+        ended
+    }
+
+    /// A request succeeded. Gives the interval that ended before, if one did.
+    pub fn succeeded(&mut self, spec: &OutlierSpec, now: Nanos) -> Option<Interval> {
+        let ended = self.turn(spec, now);
         self.in_a_row = 0;
         self.requests = self.requests.saturating_add(1);
-        if let Some(ttft) = ttft {
-            self.first_tokens = self.first_tokens.saturating_add(1);
-            self.first_token_sum = self.first_token_sum.saturating_add(ttft);
-        }
         ended
     }
 

@@ -187,27 +187,42 @@ impl Health {
         })
     }
 
-    /// An attempt succeeded: its first token came after `ttft`, or it was not streamed.
-    pub fn succeeded(&self, ttft: Option<Duration>, now: Nanos) {
-        self.counters.successes.inc();
+    /// A stream's first token came after `ttft`: a trial has gone well. What comes of the stream is
+    /// told afterwards, by [`Health::succeeded`] or [`Health::failed`].
+    pub fn first_token(&self, ttft: Duration, now: Nanos) {
         let mut machines = self.machines.lock();
-        if let Some(ttft) = ttft {
-            let average = nanos(machines.peak.add(ttft, now)).max(1);
-            self.first_token.store(average, Ordering::Relaxed);
-        }
-        let Some(spec) = machines.settings.outlier else {
-            return;
-        };
-        if machines.ejections.until().is_some() {
-            // What began before the ejection says nothing of how it does now.
-            if self.trial.swap(0, Ordering::AcqRel) != 0 {
-                self.come_in(&mut machines, now);
-            }
-            return;
-        }
-        if let Some(ended) = machines.detector.succeeded(&spec, ttft, now) {
+        let average = nanos(machines.peak.add(ttft, now)).max(1);
+        self.first_token.store(average, Ordering::Relaxed);
+        if let Some(spec) = self.in_order(&mut machines, now) {
+            let ended = machines.detector.first_token(&spec, ttft, now);
             self.judge_latency(&mut machines, &spec, ended, now);
         }
+    }
+
+    /// An answer was whole. `ttft`: when its first token came, unless that was told.
+    pub fn succeeded(&self, ttft: Option<Duration>, now: Nanos) {
+        if let Some(ttft) = ttft {
+            self.first_token(ttft, now);
+        }
+        self.counters.successes.inc();
+        let mut machines = self.machines.lock();
+        if let Some(spec) = self.in_order(&mut machines, now) {
+            let ended = machines.detector.succeeded(&spec, now);
+            self.judge_latency(&mut machines, &spec, ended, now);
+        }
+    }
+
+    /// An attempt goes well. The settings to judge it by; none where it is not judged, as it began
+    /// before an ejection or has ended one.
+    fn in_order(&self, machines: &mut Machines, now: Nanos) -> Option<OutlierSpec> {
+        let spec = machines.settings.outlier?;
+        if machines.ejections.until().is_none() {
+            return Some(spec);
+        }
+        if self.trial.swap(0, Ordering::AcqRel) != 0 {
+            self.come_in(machines, now);
+        }
+        None
     }
 
     /// An attempt failed with `error`; see [`Verdict::of`] for what that says. Not for what the gateway
@@ -306,6 +321,15 @@ impl Health {
         self.load.get(now)
     }
 
+    /// Whether nothing speaks against it but how its requests went: it may be tried where there is
+    /// nothing else.
+    pub fn is_last_resort(&self, now: Nanos) -> bool {
+        self.is_ejected()
+            && !self.is_draining()
+            && matches!(self.engine(), Engine::Unknown | Engine::Warm)
+            && now >= self.backs_off_until.load(Ordering::Relaxed)
+    }
+
     /// When it is next worth asking, so far as that is known beforehand: an ejection's end, or that of
     /// a back-off. None when it takes requests, or when only a probe can tell.
     pub fn back_at(&self, now: Nanos) -> Option<Nanos> {
@@ -388,10 +412,10 @@ impl Health {
         &self,
         machines: &mut Machines,
         spec: &OutlierSpec,
-        ended: Interval,
+        ended: Option<Interval>,
         now: Nanos,
     ) {
-        let Some(mean) = ended.first_token else {
+        let Some(mean) = ended.and_then(|ended| ended.first_token) else {
             return;
         };
         self.interval_first_token

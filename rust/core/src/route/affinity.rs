@@ -14,7 +14,7 @@ pub const BOUND: f64 = 1.25;
 /// So many requests a target may always have: below that, batching makes them cheap, and a cache that
 /// is hit is worth more than an idle engine.
 pub const ALWAYS: f64 = 4.0;
-/// Beginnings that are remembered; of more, those are forgotten that were used longest ago. 2 MiB.
+/// Beginnings that are remembered; of more, those are forgotten that were used longest ago. 1.5 MiB.
 pub const REMEMBERED: usize = 65_536;
 /// A beginning counts as known from this part of the prompt's head on: less is a greeting that all
 /// prompts have.
