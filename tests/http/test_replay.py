@@ -83,11 +83,11 @@ REFUSED_BY_ENGINE = {
 
 NO_ANSWER = names("""
 136-abort-by-rid-nonstream 608-chat-on-embedding 701-nonstream-when-scheduler-killed
-914-token-id-out-of-vocab
 """)
 """The engine closed the connection without a byte, or says in its answer that it gave up: 502."""
 
 REFUSED_BY_GATEWAY = {
+    "914-token-id-out-of-vocab": (400, "invalid_value", "prompt"),
     "016-chat-no-model-field": (400, "missing_required_parameter", "model"),
     "100-chat-bad-json": (400, "invalid_json", None),
     "101-chat-missing-messages": (400, "missing_required_parameter", "messages"),
