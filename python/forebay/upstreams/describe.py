@@ -1,8 +1,8 @@
 """What an engine says of the model that it serves, for the core to guard it by. Pure.
 
 SGLang tells by ``/model_info`` whether it makes text or embeddings. How many tokens its vocabulary
-has no path of it tells; its refusal of a bias for a token that cannot exist does, before anything is
-computed (``logit_bias must has keys in [0, 128255], got 2147483647.``).
+has no path of it tells; its refusal of a bias for a token that cannot exist does, before anything
+is computed (``logit_bias must has keys in [0, 128255], got 2147483647.``).
 """
 
 import re
