@@ -3,6 +3,7 @@
 //! Source: googleapis/python-genai 2.19.0, `types.py`, `models.py`, `_api_client.py`;
 //! ai.google.dev/gemini-api/docs: thinking, thought-signatures, function-calling.
 mod answer;
+mod config;
 mod contents;
 mod generation;
 mod parse;

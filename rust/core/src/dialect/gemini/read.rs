@@ -77,7 +77,12 @@ impl Reader {
 impl State {
     fn frame(&mut self, frame: &Frame, sink: &mut impl Sink) -> Result<(), Error> {
         if let Some(data) = frame.data() {
-            return self.response(text(&data)?, sink);
+            let data = text(&data)?;
+            // Google sends no end marker; some proxies before it do.
+            if data == "[DONE]" {
+                return Ok(());
+            }
+            return self.response(data, sink);
         }
         let raw = text(&frame.raw)?.trim_ascii();
         if raw.starts_with(['{', '[']) {
