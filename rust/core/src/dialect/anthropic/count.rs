@@ -1,11 +1,10 @@
 //! Counts of tokens: Anthropic's parts of the input are disjoint, its output is cumulative.
 use serde::Deserialize;
 
+use crate::usage::MAX_TOKENS;
+
 use super::super::chat::Usage;
 use super::super::json::Object;
-
-/// Largest count taken as one; more is a broken upstream.
-const MAX_TOKENS: u64 = 1 << 40;
 
 /// A usage object; of a stream, what has been told so far.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
