@@ -82,7 +82,8 @@ REFUSED_BY_ENGINE = {
 """The engine's error with its status, in OpenAI's shape: param and a part of the message."""
 
 NO_ANSWER = names("""
-136-abort-by-rid-nonstream 608-chat-on-embedding 701-nonstream-when-scheduler-killed 914-token-id-out-of-vocab
+136-abort-by-rid-nonstream 608-chat-on-embedding 701-nonstream-when-scheduler-killed
+914-token-id-out-of-vocab
 """)
 """The engine closed the connection without a byte, or says in its answer that it gave up: 502."""
 
