@@ -219,6 +219,10 @@ fn a_filter_is_recognised() {
             r#"{"type":"error","error":{"type":"invalid_request_error","message":"Output blocked by content filtering policy"}}"#,
         ),
         (
+            400,
+            r#"{"error":{"message":"Invalid prompt: your prompt was flagged as potentially violating our usage policy.","type":"invalid_request_error","param":null,"code":"invalid_prompt"}}"#,
+        ),
+        (
             403,
             r#"{"error":{"code":403,"message":"Your input was flagged","metadata":{"reasons":["violence"],"flagged_input":"…"}}}"#,
         ),
@@ -262,10 +266,14 @@ fn a_quota_is_not_a_rate() {
         assert!(!found.message.to_lowercase().contains("credit"));
     }
     let slow = r#"{"error":{"message":"Rate limit reached","type":"rate_limit_error","code":"rate_limit_exceeded"}}"#;
-    let found = error(429, slow);
-    assert_eq!((found.kind, found.reason), (Kind::RateLimited, None));
-    assert!(found.elsewhere());
-    assert_eq!(found.should_retry, None);
+    // Google says "quota" of a minute, too.
+    let minute = r#"{"error":{"code":429,"message":"You exceeded your current quota, please check your plan and billing details.","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerMinutePerProjectPerModel"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"7s"}]}}"#;
+    for body in [slow, minute] {
+        let found = error(429, body);
+        assert_eq!((found.kind, found.reason), (Kind::RateLimited, None));
+        assert!(found.elsewhere());
+        assert_eq!(found.should_retry, None);
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ const CODES: [(&str, Reason); 17] = [
 ];
 
 /// Words within a message, in lower case: all of a line have to be there.
-const WORDS: [(&[&str], Reason); 24] = [
+const WORDS: [(&[&str], Reason); 25] = [
     // vLLM, OpenAI, OpenRouter, Fireworks; SGLang's "maximum context length of".
     (&["maximum context length"], Reason::ContextOverflow),
     // SGLang: "The input (9 tokens) is longer than the model's context length (8 tokens)."
@@ -78,6 +78,8 @@ const WORDS: [(&[&str], Reason); 24] = [
         Reason::ContentFilter,
     ),
     (&["content filter", "blocked"], Reason::ContentFilter),
+    // OpenAI, as `invalid_prompt`.
+    (&["flagged as potentially violating"], Reason::ContentFilter),
     // LiteLLM names its own classes in front of the provider's words.
     (&["contextwindowexceedederror"], Reason::ContextOverflow),
     (&["contentpolicyviolationerror"], Reason::ContentFilter),
@@ -108,6 +110,8 @@ pub(super) fn detect(said: &Said<'_>, status: u16) -> Option<Reason> {
                 .iter()
                 .find(|(words, _)| words.iter().all(|word| message.contains(word)))
                 .map(|(_, reason)| *reason)
+                // Google says the same words of a minute's quota; its details tell which it was.
+                .filter(|reason| *reason != Reason::Quota || said.details.is_empty())
         })
         .filter(|reason| fits(*reason, status))
 }
