@@ -1,38 +1,39 @@
 //! How often failed attempts are made again, and how long that waits. Pure: time and chance are
 //! given.
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::limit::Nanos;
 use crate::snapshot::RetrySpec;
 
 /// Retries are counted in thousandths, so that a request may earn a part of one.
-const ONE: i64 = 1000;
+const ONE: u64 = 1000;
 
 /// For how long what was not used stays.
-const MEMORY: Duration = Duration::from_secs(MEMORY_S as u64);
-const MEMORY_S: u32 = 10;
+const MEMORY: Nanos = MEMORY_S * 1_000_000_000;
+const MEMORY_S: u64 = 10;
+const SECOND: u128 = 1_000_000_000;
 
 /// What is retried beyond it would be a storm: retries that a model's requests have earned and not
 /// used. A request earns a part of one, and every second some more, so that few requests can be
 /// retried too (as in Finagle's `RetryBudget`).
 #[derive(Debug)]
 pub struct RetryBudget {
-    balance: AtomicI64,
+    balance: AtomicU64,
     refilled: AtomicU64,
-    per_request: i64,
-    per_second: i64,
-    most: i64,
+    per_request: u64,
+    per_second: u64,
+    most: u64,
 }
 
 impl RetryBudget {
     /// A full one. `budget`: retries for each request. `min_per_second`: retries besides.
     pub fn new(budget: f64, min_per_second: f64) -> Self {
-        let thousandths = |n: f64| (n.clamp(0.0, 1e6) * ONE as f64) as i64;
+        let thousandths = |n: f64| (n.clamp(0.0, 1e6) * ONE as f64) as u64;
         let per_second = thousandths(min_per_second);
-        let most = per_second.saturating_mul(i64::from(MEMORY_S));
+        let most = per_second.saturating_mul(MEMORY_S);
         Self {
-            balance: AtomicI64::new(most),
+            balance: AtomicU64::new(most),
             refilled: AtomicU64::new(0),
             per_request: thousandths(budget),
             per_second,
@@ -52,38 +53,44 @@ impl RetryBudget {
         let spent = self
             .balance
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |balance| {
-                (balance >= ONE).then_some(balance - ONE)
+                balance.checked_sub(ONE)
             });
         spent.is_ok()
     }
 
     fn refill(&self, now: Nanos) {
         let before = self.refilled.load(Ordering::Relaxed);
+        let passed = now.saturating_sub(before);
         // The first look at the clock starts it.
-        let passed = match before {
-            0 => Duration::ZERO,
-            before => Duration::from_nanos(now.saturating_sub(before)).min(MEMORY),
+        let (earned, until) = if before == 0 {
+            (0, now)
+        } else if passed >= MEMORY {
+            (self.most, now)
+        } else {
+            // What is less than a thousandth stays to be earned.
+            let earned = u128::from(self.per_second) * u128::from(passed) / SECOND;
+            let spanned = (earned * SECOND).div_ceil(u128::from(self.per_second.max(1)));
+            (earned as u64, before.saturating_add(spanned as Nanos))
         };
-        let earned = (self.per_second as f64 * passed.as_secs_f64()) as i64;
-        if before != 0 && earned == 0 {
+        if until == before {
             return;
         }
         let mine =
             self.refilled
-                .compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed);
+                .compare_exchange(before, until, Ordering::Relaxed, Ordering::Relaxed);
         if mine.is_ok() {
             self.add(earned);
         }
     }
 
-    fn add(&self, earned: i64) {
+    fn add(&self, earned: u64) {
         if earned == 0 || self.balance.load(Ordering::Relaxed) >= self.most {
             return;
         }
         let balance = self.balance.fetch_add(earned, Ordering::Relaxed);
-        let over = balance + earned - self.most;
+        let over = (balance + earned).saturating_sub(self.most);
         if over > 0 {
-            self.balance.fetch_sub(over, Ordering::Relaxed);
+            self.balance.fetch_sub(over.min(earned), Ordering::Relaxed);
         }
     }
 }
@@ -101,8 +108,6 @@ pub fn backoff(spec: &RetrySpec, retry: u32, chance: f64) -> Duration {
 pub struct Tries {
     /// Attempts that an upstream has had.
     pub made: u32,
-    /// How often all targets had been tried and were tried again.
-    pub rounds: u32,
 }
 
 impl Tries {
