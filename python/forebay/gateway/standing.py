@@ -16,7 +16,8 @@ WAKING_S = 600.0
 class Standing:
     """Where one upstream stands.
 
-    wakes: it can be started by a call. holds: requests may wait for it while it starts.
+    wakes: it can be started by a call. holds: requests may wait for it though it does not answer at
+    all.
     """
 
     def __init__(self, *, wakes: bool, holds: bool) -> None:

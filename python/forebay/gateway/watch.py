@@ -179,7 +179,9 @@ class _Watch:
         self._discovers = settings.discover and self._probe is not None
         self._warms_up = self.holds and cold.warm_up
         self._weighs = self._probe is not None and self._probe.loads is not None
-        self._standing = Standing(wakes=self._wake is not None, holds=self.holds)
+        # A port that refuses may be a wrong address: who waits for it has said so.
+        awaits = settings.cold is not None and self.holds
+        self._standing = Standing(wakes=self._wake is not None, holds=awaits)
         self._refused: int | None = None
         self._described = False
         self._pause_s = FIRST_S

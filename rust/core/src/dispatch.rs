@@ -264,8 +264,8 @@ impl Search<'_> {
         })
     }
 
-    /// A target that is only ejected, the one that is back soonest: where nothing is there that could
-    /// be full, a guess that it fails is no reason to refuse (Envoy's panic threshold).
+    /// A target that is out, the one that is back soonest: where nothing is there that could be full,
+    /// a guess that it fails is no reason to refuse (Envoy's panic threshold).
     fn last_resort(&self) -> Option<Placed> {
         if self.refused.is_some() {
             return None;

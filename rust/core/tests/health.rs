@@ -125,22 +125,25 @@ fn streams_that_begin_and_are_cut_are_failures_in_a_row() {
 }
 
 #[test]
-fn only_what_is_merely_ejected_is_a_last_resort() {
+fn what_is_out_is_a_last_resort_unless_that_was_decided() {
     let health = of(OUTLIER);
     let now = 100 * SECOND;
     assert!(!health.is_last_resort(now), "it is open");
     fail(&health, 5, now);
-    assert!(health.is_last_resort(now));
+    assert!(health.is_last_resort(now), "ejected");
     health.report(Engine::Down, now);
-    assert!(!health.is_last_resort(now));
+    assert!(health.is_last_resort(now), "down");
     health.report(Engine::Warm, now);
     health.drain(true);
-    assert!(!health.is_last_resort(now));
+    assert!(!health.is_last_resort(now), "drained");
     health.drain(false);
     let wait = Duration::from_secs(2);
     health.failed(&Error::new(Kind::RateLimited, "x").retry_after(wait), now);
-    assert!(!health.is_last_resort(now));
-    assert!(health.is_last_resort(now + 2 * SECOND));
+    assert!(health.is_last_resort(now), "left alone as it asked");
+    for engine in [Engine::Cold, Engine::Loading] {
+        health.report(engine, now);
+        assert!(!health.is_last_resort(now), "being started");
+    }
 }
 
 #[test]

@@ -61,7 +61,8 @@ async def test_every_operation_that_writes_is_in_it(admin: Admin, database: Data
     operations = {
         (operation.method, operation.path): operation
         for operation in OPERATIONS
-        if operation.method != "GET"
+        # Where an upstream stands is a matter of the processes that run, not of the database.
+        if operation.method != "GET" and not operation.path.startswith("/upstreams/")
     }
     assert operations.keys() == WRITES.keys()
     await insert(database.url, log(key=("old", OLD)))

@@ -321,13 +321,13 @@ impl Health {
         self.load.get(now)
     }
 
-    /// Whether nothing speaks against it but how its requests went: it may be tried where there is
-    /// nothing else.
+    /// Whether it is out, but may be tried where there is nothing else: what its requests came to, or
+    /// what a probe found, is a guess of what the next one comes to.
     pub fn is_last_resort(&self, now: Nanos) -> bool {
-        self.is_ejected()
-            && !self.is_draining()
-            && matches!(self.engine(), Engine::Unknown | Engine::Warm)
-            && now >= self.backs_off_until.load(Ordering::Relaxed)
+        matches!(
+            self.availability(now),
+            Availability::Out | Availability::Trial
+        )
     }
 
     /// When it is next worth asking, so far as that is known beforehand: an ejection's end, or that of
