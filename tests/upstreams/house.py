@@ -111,7 +111,11 @@ def build(folder: Path, database_url: str) -> Iterator[House]:
 
         def add(name: str, target: Target, model: dict[str, Any] | None = None, **sim: Any) -> None:
             sims[name] = thread.bind(**{**sim_options(target), **sim})
-            more = {"credentials": {"file": google}} if target.kind == "vertex" else {}
+            more: dict[str, Any] = {}
+            if target.kind == "vertex":
+                more["credentials"] = {"file": google}
+            if "cold_s" in sim:
+                more["cold"] = {"hold": 20, "keep_alive": 0.2}
             upstreams[name] = section(target, sims[name].url, outlier=None, **more)
             targets = [{"upstream": name, "model": target.model}]
             models[name] = {"targets": targets, "timeouts": QUICK, "retry": {"attempts": 1}}
