@@ -17,7 +17,7 @@ from forebay.gateway import Gateway
 from forebay.http.address import local_url
 from forebay.http.app import create_app
 from forebay.http.server import create_server
-from forebay.metering.scheduler import Scheduler, ledger_jobs
+from forebay.metering.scheduler import Job, Scheduler, ledger_jobs
 from forebay.ready import remove_ready_file, write_ready_file
 from forebay.store import (
     Database,
@@ -33,8 +33,11 @@ from forebay.store import (
     encode_spent,
     seed_prices,
 )
+from forebay.store.database import UNREACHABLE
+from forebay.telemetry.logs import setup_logging
 
 if TYPE_CHECKING:
+    from forebay.reload import Reloader
     from forebay.workers.seat import Seat
 
 log = structlog.get_logger("forebay")
@@ -59,6 +62,7 @@ class Store:
         self._books = Books(gateway.core, gateway.config)
         self._scheduler: Scheduler | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._seeding: asyncio.Task[None] | None = None
         gateway.checks["database"] = self._state
         gateway.checks["usage"] = self._books.state
         gateway.checks["jobs"] = self._jobs_state
@@ -91,10 +95,7 @@ class Store:
                 log.error("the database cannot be used", cause=str(error) or type(error).__name__)
             await asyncio.sleep(RETRY_S)
         self._database = database
-        config = self._gateway.config
-        kept = msgspec.structs.asdict(config.retention)
-        kept["prompt_log_days"] = config.prompt_logs.retention_days
-        self._scheduler = Scheduler(database, ledger_jobs(**kept))
+        self._scheduler = Scheduler(database, self._jobs())
         self._scheduler.start()
         self._watcher = KeyWatcher(
             database,
@@ -120,6 +121,33 @@ class Store:
         if applied:
             log.info("migrations applied", versions=applied)
         return database
+
+    def reload(self) -> None:
+        """Follow the gateway's new configuration: what is kept how long, and prices."""
+        if self._scheduler is not None:
+            self._scheduler.replace(self._jobs())
+        if self._seeding is not None:
+            self._seeding.cancel()
+        if self._database is not None:
+            seeding = self._seed_again(self._database)
+            self._seeding = asyncio.create_task(seeding, name="seed-prices")
+
+    def _jobs(self) -> list[Job]:
+        config = self._gateway.config
+        kept = msgspec.structs.asdict(config.retention)
+        kept["prompt_log_days"] = config.prompt_logs.retention_days
+        return ledger_jobs(**kept)
+
+    async def _seed_again(self, database: Database) -> None:
+        while True:
+            try:
+                await self._seed(database)
+                return
+            except (StoreUnavailable, *UNREACHABLE):
+                await asyncio.sleep(RETRY_S)
+            except Exception as error:
+                log.error("prices of the configuration are not in the book", cause=repr(error))
+                return
 
     async def _seed(self, database: Database) -> None:
         models = self._gateway.config.models
@@ -162,8 +190,9 @@ class Store:
 
     async def stop(self) -> None:
         """Write what is left, then close."""
-        if self._opening is not None:
-            self._opening.cancel()
+        for task in (self._opening, self._seeding):
+            if task is not None:
+                task.cancel()
         if self._scheduler is not None:
             await self._scheduler.stop()
         if self._watcher is not None:
@@ -193,11 +222,13 @@ async def serve(
     ready: dict[str, Any] | None = None,
     on_ready: Callable[[dict[str, Any]], None] | None = None,
     seat: "Seat | None" = None,
+    reloader: "Reloader | None" = None,
 ) -> None:
     """Serve until a signal says stop, then drain.
 
     ready: more members for the ready file. on_ready: called with its content once requests are
         taken. seat: the place among the workers of a supervisor; None for a process of its own.
+    reloader: gives configurations after the first; None: there are none, or they come to the seat.
     """
     assert config.database_url is not None
     stop = asyncio.Event()
@@ -218,15 +249,27 @@ async def serve(
         else Gateway(config, limits_fd=seat.limits_fd, worker=seat.index)
     )
     store = Store(config.database_url, gateway)
-    app = create_app(gateway, lambda: store.database, None if seat is None else seat.figures)
+
+    def apply(changed: Config) -> None:
+        gateway.reload(changed)
+        setup_logging(changed.log.level, changed.log.format)
+        store.reload()
+
+    async def own_figures() -> str:
+        own = gateway.core.metrics()
+        return own if reloader is None else own + reloader.figures()
+
+    app = create_app(gateway, lambda: store.database, own_figures if seat is None else seat.figures)
     if seat is not None:
         seat.take(
             drain=stop.set,
             hurry=now.set,
             figures=gateway.core.metrics,
             drain_upstream=gateway.core.drain_upstream,
+            reload=apply,
         )
         gateway.tell_drain = seat.tell_drain
+        gateway.checks["configuration"] = seat.reload_state
     server = create_server(app, gateway.core, config, shared=None if seat is None else seat.folder)
     grpc_server = None
     if config.listen.grpc is not None:
@@ -247,6 +290,11 @@ async def serve(
     if grpc_server is not None:
         await grpc_server.start()
     await gateway.looked()
+    reloading = None
+    if reloader is not None:
+        gateway.checks["configuration"] = reloader.state
+        reloading = asyncio.create_task(reloader.run(apply), name="reload")
+        loop.add_signal_handler(signal.SIGHUP, reloader.ask)
     facts = {
         "http": local_url(server.address),
         "grpc": str(grpc_server.address) if grpc_server is not None else None,
@@ -264,11 +312,13 @@ async def serve(
     await stop.wait()
 
     log.info("draining", in_flight=gateway.core.in_flight)
+    if reloading is not None:
+        reloading.cancel()
     if seat is not None:
         # The others may be well: what comes now is theirs.
-        await server.close_door()
+        await server.close_door(gateway.config.drain_s)
     gateway.begin_drain()
-    drain = asyncio.create_task(gateway.drained(config.drain_s))
+    drain = asyncio.create_task(gateway.drained(gateway.config.drain_s))
     hurry = asyncio.create_task(now.wait())
     await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()

@@ -1,12 +1,15 @@
 """`forebay serve`: read the settings, then serve in this process or in several."""
 
 import os
+import signal
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from forebay.cli.common import bad_pattern
 from forebay.config import Config, ConfigError, load
+from forebay.reload import Reloader
 from forebay.telemetry.logs import setup_logging
 
 
@@ -47,14 +50,18 @@ def run(
     ready_file: Path | None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. Raises: ConfigError, OSError."""
-    loaded = settings(config, http, grpc, workers)
+    # What comes before somebody listens is covered by the first reading.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    file = config or (Path(named) if (named := os.environ.get("FOREBAY_CONFIG")) else None)
+    reloader = Reloader(file, partial(settings, file, http, grpc, workers))
+    loaded = reloader.current
     setup_logging(loaded.log.level, loaded.log.format)
     # The supervisor stays small: it never imports what only a worker needs.
     if loaded.workers > 1:
         from forebay.workers.supervisor import supervise
 
-        supervise(loaded, ready_file)
+        supervise(loaded, ready_file, reloader)
     else:
         from forebay.serve import run_on_loop, serve
 
-        run_on_loop(loaded, serve(loaded, ready_file=ready_file))
+        run_on_loop(loaded, serve(loaded, ready_file=ready_file, reloader=reloader))

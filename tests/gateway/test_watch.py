@@ -10,7 +10,7 @@ import orjson
 import pytest
 from forebay.config import Cold, Config, Model, ProbeSettings, Target, Upstream
 from forebay.gateway.answer import Answer
-from forebay.gateway.watch import Watcher
+from forebay.gateway.watcher import Watcher
 
 from tests.support.virtual_time import run
 

@@ -11,8 +11,8 @@ from forebay._core import Core
 from forebay.config import Config
 from forebay.gateway import snapshot
 from forebay.gateway.answer import Answer
-from forebay.gateway.credentials import refreshers
-from forebay.gateway.watch import Watcher
+from forebay.gateway.credentials import Refreshers
+from forebay.gateway.watcher import Watcher
 
 log = structlog.get_logger("forebay.gateway")
 
@@ -48,18 +48,29 @@ class Gateway:
         """Has the other processes of this machine do what `drain_upstream` does here."""
         self._watcher = Watcher(config, self.core, self._fetch, self._apply)
         self._tasks: list[asyncio.Task[None]] = []
-        self._credentials = refreshers(config, self.core)
-        for name, refresher in self._credentials.items():
-            self.checks[f"credentials:{name}"] = refresher.state
+        self._credentials = Refreshers(config, self.core)
         self._apply()
 
     async def start(self) -> None:
         """Attach to the running event loop and begin to watch the upstreams."""
         self.core.attach(asyncio.get_running_loop())
         self._watcher.start()
-        for name, refresher in self._credentials.items():
-            self._tasks.append(asyncio.create_task(refresher.run(), name=f"credentials-{name}"))
+        self._credentials.start()
         self._tasks.append(asyncio.create_task(self._tell_failures(), name="failures"))
+
+    def reload(self, config: Config) -> None:
+        """Go on with another configuration: all of it, or an error and none of it.
+
+        Running requests end as they began. Upstreams that did not change keep their connections,
+        permits, health and credentials. What of `config` a process is started with (`config.live`)
+        is the caller's to keep.
+
+        Raises: ValueError for what the core does not take.
+        """
+        self.core.configure(snapshot.build(config, self._watcher.still_discovered(config)))
+        self.config = config
+        self._watcher.reload(config)
+        self._credentials.reload(config)
 
     async def looked(self) -> None:
         """Wait, some seconds at most, until every upstream has been looked at once."""
@@ -105,6 +116,7 @@ class Gateway:
     async def stop(self) -> None:
         """End the upkeep and the core. What still runs is dropped and booked."""
         await self._watcher.stop()
+        await self._credentials.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -117,6 +129,8 @@ class Gateway:
         checks = {f"upstream:{name}": text for name, text in upstreams.items()}
         # A cold one is woken by who needs it.
         some_upstream = any(text.startswith("ok") for text in upstreams.values())
+        for name, text in self._credentials.states.items():
+            checks[f"credentials:{name}"] = text
         for name, check in self.checks.items():
             checks[name] = check()
         rest = [text for name, text in checks.items() if not name.startswith("upstream:")]

@@ -32,6 +32,11 @@ class Standing:
         self._was_warm = False
         self._woken_at: float | None = None
 
+    def take_over(self, before: "Standing") -> None:
+        """Go on where another stands, which followed the same upstream under other settings."""
+        self.state, self.fresh, self.doubtful = before.state, before.fresh, before.doubtful
+        self._was_warm, self._woken_at = before._was_warm, before._woken_at
+
     def woken(self, now: float) -> None:
         """It was called to wake."""
         self._woken_at = now

@@ -1,13 +1,11 @@
-"""Watching the upstreams: how each is, which models it lists, what it has to do, who must wake."""
+"""Watching one upstream: how it is, which models it lists, what it has to do, when to wake it."""
 
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-import msgspec
 import orjson
 import structlog
 
@@ -28,12 +26,8 @@ FIRST_S = 0.25
 LOADING_S = 0.5
 """The same while it is being started: requests wait for it."""
 BACK_OFF = 1.5
-LOOKED_S = 5.0
-"""Seconds that a start waits for the first looks: one that starts an engine may take minutes."""
 LOADS_S = 1.0
 """Seconds between two looks at an upstream whose load decides where requests go."""
-WANTED_S = 0.25
-"""Seconds between two looks at who is wanted awake."""
 STILL_WANTED_S = 60.0
 """Seconds after the last request that wanted an engine during which it is looked at for that."""
 WAKE_S = 10.0
@@ -59,104 +53,25 @@ class Reports(Protocol):
     def upstreams(self) -> bytes: ...
 
 
-class _Use(msgspec.Struct):
-    """What of an upstream's view tells whether it is used."""
+class Watch:
+    """Follows one upstream of a configuration.
 
-    name: str
-    in_flight: int
-    successes: int
-    failures: int
-
-
-class Watcher:
-    """Follows every upstream of a configuration.
-
-    on_models: called when an upstream lists other models than before (`discovered`).
-    clock: monotonic seconds. jitter: for pauses, so that many gateways do not ask in step.
+    discovered: the models that upstreams list, by upstream; its own go in there. on_models: called
+        when they are others than before. before: what followed it until now, if that was at the
+        same address: what is known of it stays.
     """
 
     def __init__(
         self,
-        config: Config,
-        core: Reports,
-        fetch: Fetch,
-        on_models: Callable[[], None],
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        jitter: random.Random | None = None,
-    ) -> None:
-        self.discovered: dict[str, list[str]] = {}
-        self._core = core
-        self._clock = clock
-        self._watches = {
-            name: _Watch(self, name, config, core, fetch, on_models, clock, jitter)
-            for name in config.upstreams
-        }
-        self._used: dict[str, tuple[int, float]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self) -> None:
-        """Begin, on the running event loop."""
-        for name, watch in self._watches.items():
-            self._tasks.append(asyncio.create_task(watch.run(), name=f"watch-{name}"))
-        if any(watch.holds for watch in self._watches.values()):
-            self._tasks.append(asyncio.create_task(self._follow_wants(), name="wanted"))
-
-    async def looked(self) -> None:
-        """Wait until every upstream has been looked at once, whatever came of it, or `LOOKED_S`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOKED_S):
-                for watch in self._watches.values():
-                    await watch.looked.wait()
-
-    async def stop(self) -> None:
-        """End."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    @property
-    def checks(self) -> dict[str, str]:
-        """How each upstream is: ``ok``, ``ok: cold``, or ``down: …``."""
-        return {name: watch.check for name, watch in self._watches.items()}
-
-    async def _follow_wants(self) -> None:
-        rests = {name: watch.idle_s for name, watch in self._watches.items() if watch.idle_s > 0}
-        looked_at = 0.0
-        while True:
-            await asyncio.sleep(WANTED_S)
-            for name in self._core.take_wanted():
-                self._watches[name].wanted()
-            if rests and self._clock() - looked_at >= min(*rests.values(), 10.0) / 10:
-                looked_at = self._clock()
-                self._let_rest(rests)
-
-    def _let_rest(self, rests: dict[str, float]) -> None:
-        now = self._clock()
-        for use in msgspec.json.decode(self._core.upstreams(), type=list[_Use]):
-            if use.name not in rests:
-                continue
-            count = use.successes + use.failures
-            before, since = self._used.get(use.name, (-1, now))
-            if count != before or use.in_flight > 0:
-                self._used[use.name] = (count, now)
-            elif now - since >= rests[use.name]:
-                self._watches[use.name].rested()
-
-
-class _Watch:
-    """Follows one upstream."""
-
-    def __init__(
-        self,
-        watcher: Watcher,
         name: str,
         config: Config,
         core: Reports,
         fetch: Fetch,
+        discovered: dict[str, list[str]],
         on_models: Callable[[], None],
         clock: Callable[[], float],
         jitter: random.Random | None,
+        before: "Watch | None" = None,
     ) -> None:
         settings = config.upstreams[name]
         kind = KINDS[settings.kind]
@@ -169,7 +84,7 @@ class _Watch:
         self._config = config
         self._core = core
         self._fetch = fetch
-        self._discovered = watcher.discovered
+        self._discovered = discovered
         self._on_models = on_models
         self._clock = clock
         # Not for secrets.
@@ -177,30 +92,45 @@ class _Watch:
         self._probe = kind.probe_for(settings)
         self._wake = kind.wake_for(settings) if self.holds else None
         self._discovers = settings.discover and self._probe is not None
+        self._listed = before is not None and name in discovered
+        self._check_before = None if before is None else before.check
         self._warms_up = self.holds and cold.warm_up
         self._weighs = self._probe is not None and self._probe.loads is not None
         # A port that refuses may be a wrong address: who waits for it has said so.
         awaits = settings.cold is not None and self.holds
         self._standing = Standing(wakes=self._wake is not None, holds=awaits)
+        if before is not None:
+            self._standing.take_over(before._standing)
         self._refused: int | None = None
         self._described = False
         self._pause_s = FIRST_S
         self._wanted = asyncio.Event()
-        self._wanted_at = -STILL_WANTED_S
-        self._woke_at = -WAKE_S
+        self._wanted_at: float = -STILL_WANTED_S if before is None else before._wanted_at
+        self._woke_at: float = -WAKE_S if before is None else before._woke_at
         self._waking: asyncio.Task[None] | None = None
         self._told: tuple[str, bool] | None = None
-        by_load = any(
+        self._by_load = self._is_by_load()
+
+    def reconfigure(self, config: Config) -> None:
+        """Go on under a configuration that says the same of how this upstream is looked at."""
+        if config.models != self._config.models:
+            self._described = False
+        self._config = config
+        self._by_load = self._is_by_load()
+
+    def _is_by_load(self) -> bool:
+        return self._weighs and any(
             model.policy in _LOAD_POLICIES
-            for model in config.models.values()
-            if any(target.upstream == name for target in model.targets)
+            for model in self._config.models.values()
+            if any(target.upstream == self._name for target in model.targets)
         )
-        self._by_load = by_load and self._weighs
 
     @property
     def check(self) -> str:
         """How it is, for `/readyz`."""
-        if self._discovers and self._name not in self._discovered:
+        if self._check_before is not None and not self.looked.is_set():
+            return self._check_before
+        if self._discovers and not self._listed:
             return "down: not ready"
         if self._probe is None or (self._probe.wakes and self._standing.state is None):
             return "ok"
@@ -231,6 +161,9 @@ class _Watch:
         """Look, again and again."""
         if self._probe is None:
             self.looked.set()
+            if self._standing.state not in (None, "warm"):
+                # It was looked at before; from now on only its requests tell.
+                self._core.report_upstream(self._name, "warm", None)
             return
         try:
             while True:
@@ -248,7 +181,7 @@ class _Watch:
 
     def _asks(self, probe: Probe) -> bool:
         """Whether to look now: not at what that alone would start, unless requests want it."""
-        if not probe.wakes or (self._discovers and self._name not in self._discovered):
+        if not probe.wakes or (self._discovers and not self._listed):
             return True
         return self._standing.state in ("cold", "loading") and self._is_wanted()
 
@@ -346,6 +279,7 @@ class _Watch:
         except ValueError as error:
             log.warning("upstream lists no models", upstream=self._name, cause=str(error))
             return
+        self._listed = True
         if models != self._discovered.get(self._name):
             self._discovered[self._name] = models
             self._on_models()

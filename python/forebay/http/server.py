@@ -33,9 +33,10 @@ class HttpServer(Protocol):
     async def start(self) -> None:
         """Listen; returns once connections are taken. Raises: OSError."""
 
-    async def close_door(self) -> None:
+    async def close_door(self, drain_s: float) -> None:
         """Accept no more and close idle connections; running requests go on until `stop`.
 
+        drain_s: seconds that they have at most.
         Only where the server can: Granian goes on accepting.
         """
 
@@ -66,7 +67,7 @@ class CoreServer:
         self, app: ASGIApp, core: Core, address: Address, config: Config, shared: Path | None
     ) -> None:
         self._core = core
-        self._config = config
+        self._limits = config.limits
         self._wanted = resolve(address)
         self._shared = shared is not None
         self._folder = tempfile.TemporaryDirectory(prefix="forebay-", dir=shared)
@@ -78,7 +79,7 @@ class CoreServer:
     async def start(self) -> None:
         """See `HttpServer`."""
         await self._app.start(lambda: asyncio.open_unix_connection(self._socket))
-        limits = self._config.limits
+        limits = self._limits
         try:
             host, port = self._core.listen(
                 self._wanted.host,
@@ -96,10 +97,10 @@ class CoreServer:
             ) from None
         self.address = Address(host, port)
 
-    async def close_door(self) -> None:
+    async def close_door(self, drain_s: float) -> None:
         """See `HttpServer`."""
         # The wait ends with the last connection, and at the latest when the core is closed.
-        ends = asyncio.to_thread(self._core.stop_listening, self._config.drain_s + STOP_S)
+        ends = asyncio.to_thread(self._core.stop_listening, drain_s + STOP_S)
         self._ending = asyncio.create_task(ends, name="forebay-door")
         await asyncio.sleep(DOOR_S)
 
@@ -147,7 +148,7 @@ class GranianServer:
         if self._reserved is not None:
             self._reserved.close()
 
-    async def close_door(self) -> None:
+    async def close_door(self, drain_s: float) -> None:
         """See `HttpServer`."""
 
     async def stop(self) -> None:

@@ -124,6 +124,10 @@ class Scheduler:
             return "ok"
         return "degraded: " + "; ".join(f"{job}: {why}" for job, why in self._failing.items())
 
+    def replace(self, jobs: Sequence[Job]) -> None:
+        """Do these from now on; those of the same name go on with what was done."""
+        self._jobs = tuple(jobs)
+
     def start(self) -> None:
         """Begin, on the running event loop."""
         if self._task is None:

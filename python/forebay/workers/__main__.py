@@ -3,6 +3,7 @@
 FD is the worker's end of the socket pair, inherited.
 """
 
+import signal
 import socket
 import sys
 
@@ -16,6 +17,8 @@ from forebay.workers.seat import Seat
 
 def main(index: int, end: socket.socket) -> int:
     """Serve until told to stop; the exit status."""
+    # A terminal sends it to all; the supervisor alone reads the configuration again.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = Settings.receive(end)
     if settings is None:
         return 1

@@ -21,7 +21,7 @@ NUMBER_BYTES = 4
 
 
 class Kind(enum.IntEnum):
-    """What a message is. The first five go to a worker, the others come from it, the last both."""
+    """What a message is. Who sends it follows from what it says; `UPSTREAM` goes both ways."""
 
     SETTINGS = 1
     """`Settings` as JSON; the first message of all."""
@@ -43,6 +43,10 @@ class Kind(enum.IntEnum):
     """Send the figures of all; a number."""
     UPSTREAM = 10
     """An upstream is drained or no longer: `Draining` as JSON, for all workers."""
+    RELOAD = 11
+    """The configuration was read again: `Reload` as JSON, for all workers."""
+    REFUSED = 12
+    """The worker does not take the configuration of the last `RELOAD`: `Refusal` as JSON."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +72,42 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         size = _HEAD.unpack(head)[1]
         data = end.recv(size, socket.MSG_WAITALL)
         return None if len(data) < size else msgspec.json.decode(data, type=cls)
+
+
+class Reload(msgspec.Struct, frozen=True, kw_only=True):
+    """What reading the configuration again came to.
+
+    number: counts what was put in force. config: is in force from now on. state: for `/readyz`.
+    """
+
+    number: int
+    config: Config
+    state: str
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Reload":
+        """From JSON."""
+        return msgspec.json.decode(data, type=cls)
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a worker goes on with what it had. number: of the `Reload`."""
+
+    number: int
+    reason: str
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Refusal":
+        """From JSON."""
+        return msgspec.json.decode(data, type=cls)
 
 
 class Draining(msgspec.Struct, frozen=True, kw_only=True):

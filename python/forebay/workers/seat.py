@@ -10,7 +10,17 @@ from typing import Any
 import orjson
 import structlog
 
-from forebay.workers.channel import NUMBER_BYTES, Channel, Draining, Kind, Rounds, Settings
+from forebay.config import Config
+from forebay.workers.channel import (
+    NUMBER_BYTES,
+    Channel,
+    Draining,
+    Kind,
+    Refusal,
+    Reload,
+    Rounds,
+    Settings,
+)
 
 log = structlog.get_logger("forebay.worker")
 
@@ -36,6 +46,8 @@ class Seat:
         self._hearing: asyncio.Task[None] | None = None
         self._orphaned = False
         self._drain_upstream: Callable[[str, bool], object] = lambda _name, _draining: None
+        self._reload: Callable[[Config], None] = lambda _config: None
+        self._reload_state = "ok"
 
     def take(
         self,
@@ -44,15 +56,22 @@ class Seat:
         hurry: Callable[[], None],
         figures: Callable[[], str],
         drain_upstream: Callable[[str, bool], object],
+        reload: Callable[[Config], None],
     ) -> None:
         """Listen from now on.
 
         drain: called when the worker shall end, also when the supervisor is gone. hurry: called
             when it shall not wait for what runs. figures: the worker's own. drain_upstream: called
-            when an upstream is drained, or is no longer, by whichever worker.
+            when an upstream is drained, or is no longer, by whichever worker. reload: puts a
+            configuration in force. Raises: ValueError, and nothing has changed.
         """
         self._drain_upstream = drain_upstream
+        self._reload = reload
         self._hearing = asyncio.create_task(self._hear(drain, hurry, figures), name="supervisor")
+
+    def reload_state(self) -> str:
+        """``ok``, or ``degraded: …`` while the configuration is older than what was read last."""
+        return self._reload_state
 
     def ready(self, facts: dict[str, Any]) -> None:
         """Requests are taken."""
@@ -105,11 +124,25 @@ class Seat:
             elif kind == Kind.UPSTREAM:
                 told = Draining.decode(data)
                 self._drain_upstream(told.upstream, told.draining)
+            elif kind == Kind.RELOAD:
+                self._take_over(Reload.decode(data))
             elif kind == Kind.FIGURES:
                 self._answered(int.from_bytes(data[:NUMBER_BYTES]), data[NUMBER_BYTES:].decode())
         log.error("the supervisor is gone; draining")
         self._orphaned = True
         drain()
+
+    def _take_over(self, told: Reload) -> None:
+        self._reload_state = told.state
+        if told.config == self.config:
+            return
+        try:
+            self._reload(told.config)
+        except ValueError as error:
+            refusal = Refusal(number=told.number, reason=str(error))
+            self._channel.send(Kind.REFUSED, refusal.encode())
+        else:
+            self.config = told.config
 
     def _answered(self, number: int, text: str) -> None:
         # An answer that was given up may still come.

@@ -20,8 +20,10 @@ from forebay._core import SharedLimits
 from forebay.config import Config, parse_address
 from forebay.http.address import bound_to, reserve, resolve
 from forebay.ready import remove_ready_file, write_ready_file
+from forebay.reload import Reloader
+from forebay.telemetry.logs import setup_logging
 from forebay.workers import figures
-from forebay.workers.channel import Channel, Draining, Kind, Rounds, Settings
+from forebay.workers.channel import Channel, Draining, Kind, Refusal, Reload, Rounds, Settings
 
 log = structlog.get_logger("forebay.supervisor")
 
@@ -44,15 +46,17 @@ forebay_worker_restarts_total {restarts}
 # TYPE forebay_worker_silences_total counter
 forebay_worker_silences_total {silent}
 """
-"""The supervisor's own figures."""
+"""The supervisor's own figures, besides the reloader's."""
 
 
 class WorkersError(OSError):
     """The workers cannot start; the message says why."""
 
 
-def supervise(config: Config, ready_file: Path | None) -> None:
+def supervise(config: Config, ready_file: Path | None, reloader: Reloader) -> None:
     """Serve with `config.workers` processes until SIGTERM or SIGINT.
+
+    reloader: gives the configurations after `config`.
 
     Raises: AddressInUse, before anything is started; WorkersError, OSError.
     """
@@ -69,7 +73,7 @@ def supervise(config: Config, ready_file: Path | None) -> None:
             folder=folder,
         )
         try:
-            asyncio.run(Supervisor(settings, limits, ready_file).run())
+            asyncio.run(Supervisor(settings, limits, ready_file, reloader).run())
         finally:
             for held in reserved:
                 held.close()
@@ -106,9 +110,16 @@ class Supervisor:
     """Keeps the workers.
 
     limits: the table that they share. ready_file: written once all are ready, and current.
+    reloader: reads the configuration again, for all of them.
     """
 
-    def __init__(self, settings: Settings, limits: SharedLimits, ready_file: Path | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        limits: SharedLimits,
+        ready_file: Path | None,
+        reloader: Reloader,
+    ) -> None:
         self._settings = settings
         self._limits = limits
         self._ready_file = ready_file
@@ -126,24 +137,57 @@ class Supervisor:
         self._silent = 0
         self._draining: dict[str, bytes] = {}
         """What was told last of each upstream, for workers that start anew."""
+        self._reloader = reloader
+        self._reloads = 0
 
     async def run(self) -> None:
         """Until a signal. Raises: WorkersError."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+        reloading = asyncio.create_task(
+            self._reloader.run(self._reload, self._tell_reload), name="reload"
+        )
         keepers = []
         for worker in self._workers:
             keeper = asyncio.create_task(self._keep(worker), name=f"worker-{worker.index}")
             keeper.add_done_callback(self._check)
             keepers.append(keeper)
         await self._stop.wait()
+        reloading.cancel()
         await self._end(keepers)
         if self._ready_file is not None:
             remove_ready_file(self._ready_file)
         if self._fatal is not None:
             raise WorkersError(self._fatal)
         log.info("stopped")
+
+    def _reload(self, config: Config) -> None:
+        """Start workers with this configuration from now on."""
+        # The address that was found for them stays.
+        listen = self._settings.config.listen
+        config = msgspec.structs.replace(config, listen=listen)
+        self._settings = msgspec.structs.replace(self._settings, config=config)
+        self._reloads += 1
+        for name in self._draining.keys() - config.upstreams.keys():
+            del self._draining[name]
+        setup_logging(config.log.level, config.log.format)
+
+    def _reloaded(self) -> bytes:
+        config, state = self._settings.config, self._reloader.state()
+        return Reload(number=self._reloads, config=config, state=state).encode()
+
+    def _tell_reload(self) -> None:
+        told = self._reloaded()
+        for worker in self._workers:
+            worker.send(Kind.RELOAD, told)
+
+    def _refused(self, refusal: Refusal) -> None:
+        # The first one is enough: all will say the same.
+        if refusal.number == self._reloads and self._reloader.refused(refusal.reason):
+            self._reload(self._reloader.current)
+            self._tell_reload()
 
     def _on_signal(self) -> None:
         (self._hurry if self._stop.is_set() else self._stop).set()
@@ -201,6 +245,7 @@ class Supervisor:
         worker.process = process
         worker.channel = await Channel.open(ours)
         worker.send(Kind.SETTINGS, self._settings.encode())
+        worker.send(Kind.RELOAD, self._reloaded())
         for told in self._draining.values():
             worker.send(Kind.UPSTREAM, told)
         if self._stop.is_set():
@@ -232,6 +277,8 @@ class Supervisor:
             elif kind == Kind.OWN:
                 worker.last = figures.parse(data.decode())
                 worker.told.set()
+            elif kind == Kind.REFUSED:
+                self._refused(Refusal.decode(data))
             elif kind == Kind.UPSTREAM:
                 self._draining[Draining.decode(data).upstream] = data
                 for other in self._workers:
@@ -262,8 +309,8 @@ class Supervisor:
             else:
                 self._silent += 1
                 parts.append(figures.counters(worker.last))
-        own = figures.parse(OWN.format(restarts=self._restarts, silent=self._silent))
-        return figures.render(figures.merge([*parts, self._departed, own]))
+        text = OWN.format(restarts=self._restarts, silent=self._silent) + self._reloader.figures()
+        return figures.render(figures.merge([*parts, self._departed, figures.parse(text)]))
 
     def _tell(self) -> None:
         """Keep the ready file current: which workers take requests."""

@@ -123,7 +123,7 @@ class Endpoint:
     ) -> None:
         self._operations = {operation.method: operation for operation in operations}
         self._core = gateway.core
-        self._config = gateway.config
+        self._gateway = gateway
         self._aliased = gateway.aliased
         self._drain_upstream = gateway.drain_upstream
         self._database = database
@@ -152,7 +152,7 @@ class Endpoint:
                 limit.reschedule(asyncio.get_running_loop().time() + work_s)
                 call = Call(
                     self._core,
-                    self._config,
+                    self._gateway.config,
                     self._aliased,
                     self._drain_upstream,
                     request.path_params,
@@ -160,7 +160,7 @@ class Endpoint:
                     body,
                     self._database(),
                 )
-                who = actor(request, headers, self._config.listen)
+                who = actor(request, headers, self._gateway.config.listen)
                 with acting(who):
                     answer = await operation.run(call)
         except (StoreUnavailable, *UNREACHABLE) as error:
