@@ -346,3 +346,99 @@ def test_calls_to_wake_are_few_however_many_want_it() -> None:
         assert len(engine.asked) == before
 
     watch(Engine(), scene, **MODAL)
+
+
+def reconfigured(watcher: Watcher, **settings: Any) -> None:
+    """Other settings of the same upstream, or of none."""
+    watcher.reload(
+        Config(
+            upstreams={"gpu": Upstream(**settings)} if settings else {},
+            models={"m": Model(targets=(Target(upstream="gpu", model="org/m"),))},
+        )
+    )
+
+
+GPU = {"kind": "sglang", "url": "http://127.0.0.1:1"}
+
+
+def test_another_pace_is_no_reason_to_look_anew() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(10.1)
+        before = len(engine.asked)
+        reconfigured(watcher, **GPU, draining=True, max_concurrency=3)
+        await asyncio.sleep(0.01)
+        assert len(engine.asked) == before
+        assert watcher.checks == {"gpu": "ok"}
+        await asyncio.sleep(10)
+        assert 5 <= engine.paths(since=1010.1)["/ready"] <= 7
+
+    watch(Engine(), scene)
+
+
+def test_one_that_is_gone_is_looked_at_no_more() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(5)
+        assert watcher.discovered == {"gpu": ["m"]}
+        reconfigured(watcher)
+        assert (watcher.checks, watcher.discovered) == ({}, {})
+        before = len(engine.asked)
+        engine.wanted = ["gpu"]  # just before it went
+        await asyncio.sleep(60)
+        assert len(engine.asked) == before
+        reconfigured(watcher, **GPU)
+        await watcher.looked()
+        assert watcher.checks == {"gpu": "ok"}
+
+    watch(Engine(), scene, discover=True)
+
+
+def test_what_is_known_stays_where_only_the_way_of_looking_changes() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(5)
+        engine.down = True
+        await asyncio.sleep(5)
+        assert watcher.checks == {"gpu": "down: not ready"}
+        engine.down = False
+        engine.answers["/ready"] = 1.0
+        reconfigured(watcher, **GPU, discover=True, probe=ProbeSettings(interval=7))
+        assert watcher.checks == {"gpu": "down: not ready"}
+        assert watcher.discovered == {"gpu": ["m"]}
+        await asyncio.sleep(3)
+        assert watcher.checks == {"gpu": "ok"}
+        # It was away, so that it was warmed up.
+        assert engine.paths()["/v1/chat/completions"] == 1
+        reconfigured(watcher, **GPU)
+        assert watcher.checks == {"gpu": "ok"}
+        assert watcher.discovered == {}
+        reconfigured(watcher, kind="sglang", url="http://127.0.0.1:2")
+        assert watcher.checks == {"gpu": "down: not ready"}, "of another address nothing is known"
+
+    watch(Engine(), scene, discover=True)
+
+
+def test_a_cold_one_is_still_woken_after_a_reload() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        engine.down = True
+        await asyncio.sleep(5)
+        assert engine.states == ["cold"]
+        cold = Cold(wake="/wake", hold=30)
+        reconfigured(watcher, **GPU, cold=cold)
+        assert watcher.checks == {"gpu": "ok: cold"}
+        engine.wanted = ["gpu"]
+        await asyncio.sleep(3)
+        assert engine.paths()["/wake"] == 1
+
+    watch(Engine(), scene, cold=Cold(wake="/wake"))
+
+
+def test_one_that_is_asked_no_more_is_left_to_its_requests() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(5)
+        assert engine.states == ["down"]
+        reconfigured(watcher, kind="openai_compatible", url="http://127.0.0.1:1")
+        await asyncio.sleep(5)
+        assert engine.states == ["down", "warm"]
+        assert watcher.checks == {"gpu": "ok"}
+
+    probe = ProbeSettings(path="/nowhere")
+    watch(Engine({"/nowhere": (500, b"")}), scene, kind="openai_compatible", probe=probe)
