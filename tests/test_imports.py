@@ -26,7 +26,17 @@ MAY_IMPORT: dict[str, set[str]] = {
 ADMIN = PACKAGE / "http" / "admin"
 """Of the front ends, the admin API alone may reach the database."""
 
-TOP = {"cli", "workers", "start.py", "serve.py", "books.py", "dev.py", "ready.py", "__init__.py"}
+TOP = {
+    "__init__.py",
+    "books.py",
+    "cli",
+    "dev.py",
+    "ready.py",
+    "reload.py",
+    "serve.py",
+    "start.py",
+    "workers",
+}
 """These wire all the others together and may import anything. Nothing may import them."""
 
 

@@ -16,11 +16,14 @@ async def test_a_configuration_is_taken_once_or_refused_with_the_reason() -> Non
     settings = Settings(config=first, limits_fd=0, folder="/nowhere")
     seat = Seat(0, settings, await Channel.open(theirs))
     taken: list[float] = []
+    last = asyncio.Event()
 
     def reload(config: Config) -> None:
         if config.drain_s == 13:
             raise ValueError("not that one")
         taken.append(config.drain_s)
+        if config.drain_s == 6:
+            last.set()
 
     seat.take(
         drain=lambda: None,
@@ -49,8 +52,7 @@ async def test_a_configuration_is_taken_once_or_refused_with_the_reason() -> Non
     send(3, 5, "degraded: refused")
     send(4, 6, "degraded: still")
     async with asyncio.timeout(5):
-        while len(taken) < 2:
-            await asyncio.sleep(0.01)
+        await last.wait()
     assert seat.reload_state() == "degraded: still"
     seat.leave()
     supervisor.close()
