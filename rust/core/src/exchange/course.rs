@@ -156,7 +156,7 @@ impl Course {
                 return;
             }
             // Rare, and large: apart, so that other requests do not carry its room.
-            match Box::pin(resume(self, job, open, error, joins, out, record)).await {
+            match Box::pin(resume(self, job, open, error, &mut joins, out, record)).await {
                 Resumed::Open(next) => open = *next,
                 Resumed::Over(end) => {
                     let finish = end.relay.finish_reason();
@@ -171,7 +171,6 @@ impl Course {
                     return;
                 }
             }
-            joins += 1;
         }
     }
 

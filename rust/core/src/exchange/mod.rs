@@ -145,7 +145,8 @@ pub async fn fetch(
 pub async fn drive(job: Job, mut record: Record) {
     let gateway = Arc::clone(&job.gateway);
     let may_linger = |target: &Target| target.upstream.on_disconnect != OnDisconnect::Abort;
-    let lingers = job.model.targets.iter().any(may_linger);
+    // Of fallbacks it is not known before.
+    let lingers = job.model.falls_back() || job.model.targets.iter().any(may_linger);
     let mut gone = false;
     tokio::select! {
         biased;
