@@ -149,7 +149,9 @@ async fn a_stream_that_ends_its_engines_does_not_end_them_all() {
     let rig = rig(upstreams.collect(), models);
     let answer = Answer::of(&rig.admit(Endpoint::Chat, &chat(true))).await;
     assert!(answer.body.contains("upstream_error"), "{answer:?}");
-    let ended = engines.iter().filter(|engine| !engine.requests().is_empty());
+    let ended = engines
+        .iter()
+        .filter(|engine| !engine.requests().is_empty());
     assert_eq!(ended.count(), 1 + 8);
     assert_eq!(rig.event().await.attempts, 1 + 8);
 }

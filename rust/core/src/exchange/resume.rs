@@ -55,7 +55,7 @@ struct Join {
 pub(super) async fn resume(
     course: &mut Course,
     job: &Job,
-    dead: Open,
+    dead: Box<Open>,
     error: Error,
     joins: &mut u32,
     out: &mut Out<'_>,
