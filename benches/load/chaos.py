@@ -58,7 +58,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--decode-rate", type=float, default=400.0, help="tokens a second of one answer")
     add("--first-byte", type=float, default=1.0, help="seconds, the model's timeout")
     add("--idle", type=float, default=1.0, help="seconds, the model's timeout")
-    add("--hedge-after", type=float, default=0.1, help="seconds; 0: no hedging")
+    add("--hedge-after", type=float, default=0.03, help="seconds; 0: no hedging")
     add("--hedge-percent", type=float, default=20.0, help="requests that may be hedged")
     add("--policy", default="least_load", help="of the model")
     add("--no-resume", action="store_true", help="streams are not carried on")

@@ -55,6 +55,8 @@ READS = {
     *("prices list", "prices show", "invoice list", "invoice show", "terms list", "seller show"),
     *("config check", "config show", "config schema", "usage", "audit", "doctor", "export"),
     *("serve", "dev"),
+    # Where an upstream stands is a matter of the processes that run, not of the database.
+    *("upstreams list", "upstreams drain", "upstreams undrain"),
 }
 
 UPKEEP = {"rollup"}

@@ -236,14 +236,14 @@ def test_a_start_is_waited_for_and_warmed_up_before_it_is_told() -> None:
         assert at >= ready
 
     answers = {"/ready": (503, b""), "/v1/chat/completions": 3.0}
-    watch(Engine(answers, down=True), scene)
+    watch(Engine(answers, down=True), scene, cold=Cold())
 
 
 @pytest.mark.parametrize(
     ("info", "settings"),
     [
-        ((200, b'{"is_generation":false}'), {}),
-        ((500, b""), {}),
+        ((200, b'{"is_generation":false}'), {"cold": Cold()}),
+        ((500, b""), {"cold": Cold()}),
         ((200, GENERATES), {"cold": Cold(warm_up=False)}),
     ],
     ids=["embeddings", "unknown", "off"],
@@ -269,7 +269,7 @@ def test_a_warm_up_that_fails_is_tried_again() -> None:
         await asyncio.sleep(5)
         assert engine.states == ["loading", "warm"], "it answers, whatever it says"
 
-    watch(Engine({"/v1/chat/completions": (500, b"")}, down=True), scene)
+    watch(Engine({"/v1/chat/completions": (500, b"")}, down=True), scene, cold=Cold())
 
 
 def test_an_engine_that_is_about_to_end_is_down() -> None:

@@ -24,6 +24,11 @@ from tests.upstreams.token_server import TokenServer
 
 HELLO = " Hello there, this is a scripted answer."
 COLD = ("tgi", "vllm", "sglang", "trtllm", "modal", "baseten", "runpod")
+POOR = (
+    *("openai", "azure", "azure-classic", "anthropic", "gemini", "gemini-openai", "vertex"),
+    *("vertex-native", "litellm", "together", "fireworks", "openrouter"),
+)
+"""Targets whose provider has quotas."""
 CONTINUES = ("sglang", "vllm")
 QUICK = {"first_byte": 8, "idle": 3, "total": 20}
 
@@ -106,7 +111,11 @@ def build(folder: Path, database_url: str) -> Iterator[House]:
 
         def add(name: str, target: Target, model: dict[str, Any] | None = None, **sim: Any) -> None:
             sims[name] = thread.bind(**{**sim_options(target), **sim})
-            more = {"credentials": {"file": google}} if target.kind == "vertex" else {}
+            more: dict[str, Any] = {}
+            if target.kind == "vertex":
+                more["credentials"] = {"file": google}
+            if "cold_s" in sim:
+                more["cold"] = {"hold": 20, "keep_alive": 0.2}
             upstreams[name] = section(target, sims[name].url, outlier=None, **more)
             targets = [{"upstream": name, "model": target.model}]
             models[name] = {"targets": targets, "timeouts": QUICK, "retry": {"attempts": 1}}
@@ -118,6 +127,20 @@ def build(folder: Path, database_url: str) -> Iterator[House]:
         for name, target in TARGETS.items():
             add(name, target)
             sims[name].start()
+        # An SGLang serves chat or embeddings.
+        sims["vectors"] = thread.bind(
+            api_key=KEY, models=(), embedding_models=("tiny-embed",)
+        ).start()
+        upstreams["vectors"] = section(TARGETS["sglang"], sims["vectors"].url)
+        vectors = [{"upstream": "vectors", "model": "tiny-embed"}]
+        models["sglang-embed"] = {"targets": vectors, "timeouts": QUICK}
+        for name in POOR:
+            # An upstream of its own: it is left alone for long.
+            upstreams[f"{name}-poor"] = upstreams[name]
+            models[f"{name}-poor"] = {
+                **models[name],
+                "targets": [{"upstream": f"{name}-poor", "model": TARGETS[name].model}],
+            }
         for name in COLD:
             add(f"cold-{name}", TARGETS[name], cold_s=0.8)
         add("hops-modal", TARGETS["modal"], cold_s=0.8, redirect_after_s=0.2)

@@ -378,7 +378,9 @@ class _Watch:
             asked = describe.question(names[0])
             said = await self._fetch(self._name, "/v1/completions", probe.timeout_s, "POST", asked)
             vocab_size = None if said is None else describe.vocabulary(said[2])
-        said_of = describe.description(names, embedding=embedding, vocab_size=vocab_size)
+        # What it says is of one model; which of several is not known.
+        told = embedding if len(set(names)) == 1 else None
+        said_of = describe.description(names, embedding=told, vocab_size=vocab_size)
         self._core.describe_upstream(self._name, said_of)
 
     async def _load(self, probe: Probe) -> bytes | None:

@@ -276,8 +276,10 @@ impl Course {
         if self.trail.has_more() && (!failed.sent || budget()) {
             return Some(Step::Sibling);
         }
-        // What is broken stays so; what has too much to do may have less soon.
-        let busy = matches!(error.kind, Kind::Unavailable | Kind::RateLimited);
+        // What is broken stays so; what has too much to do may have less soon: one of several, or the
+        // only one if it says so.
+        let busy = matches!(error.kind, Kind::Unavailable | Kind::RateLimited)
+            && (error.retry_after.is_some() || self.model.targets.len() > 1);
         if !self.trail.has_more() && failed.sent && busy && budget() {
             let wait = backoff(retry, self.tries.made, job.chance(self.tries.made));
             let wait = error.retry_after.map_or(wait, |asked| asked.max(wait));

@@ -19,7 +19,8 @@ pub(super) async fn open_hedged(
     attempt: Box<Try>,
     record: &mut Record,
 ) -> Result<Opened, Failed> {
-    if course.model.hedge.is_some() {
+    // A whole answer has no first token to be late with.
+    if job.stream && course.model.hedge.is_some() {
         // Rare, and large: apart, so that other requests do not carry its room.
         return Box::pin(race(course, job, attempt, record)).await;
     }
