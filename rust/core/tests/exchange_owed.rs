@@ -155,3 +155,58 @@ async fn a_stream_that_ends_its_engines_does_not_end_them_all() {
     assert_eq!(ended.count(), 1 + 8);
     assert_eq!(rig.event().await.attempts, 1 + 8);
 }
+
+/// Its client leaves once `engine` has been asked; nothing of the request is left soon after.
+async fn leaves(rig: &Rig, body: &str, engine: &Engine) {
+    let slot = rig.admit(Endpoint::Chat, body);
+    until("it is asked", || !engine.requests().is_empty()).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let left = Instant::now();
+    slot.cancel();
+    let event = rig.event().await;
+    assert!(left.elapsed() < Duration::from_millis(500), "{left:?}");
+    assert_eq!((event.outcome, event.status), ("client_closed", 499));
+}
+
+#[tokio::test]
+async fn who_leaves_between_two_attempts_ends_it_all() {
+    let busy = b"HTTP/1.1 503 Busy\r\nretry-after-ms: 1900\r\ncontent-length: 2\r\n\r\n{}";
+    let engine = Engine::always(vec![Step::Send(busy.to_vec())]).await;
+    for drain in [
+        None,
+        Some(DrainSpec {
+            seconds: 5.0,
+            bytes: 1 << 20,
+        }),
+    ] {
+        let mut only = upstream("a", &engine);
+        only.drain = drain;
+        let rig = rig(vec![only], vec![model("m", &["a"])]);
+        leaves(&rig, &chat(false), &engine).await;
+        assert_eq!(engine.requests().len(), 1);
+        engine.log.requests.lock().clear();
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_while_two_engines_work_stops_both() {
+    let engines = [
+        Engine::always(vec![Step::Hang]).await,
+        Engine::always(vec![Step::Hang]).await,
+    ];
+    let hedge = Some(forebay_core::snapshot::HedgeSpec {
+        after_s: 0.02,
+        max_percent: 100.0,
+    });
+    let model = ModelSpec {
+        hedge,
+        ..model("m", &["a", "b"])
+    };
+    let both = vec![upstream("a", &engines[0]), upstream("b", &engines[1])];
+    let rig = rig(both, vec![model]);
+    leaves(&rig, &chat(true), &engines[1]).await;
+    until("both are left", || {
+        engines.iter().all(|engine| engine.active() == 0)
+    })
+    .await;
+}
