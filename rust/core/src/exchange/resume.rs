@@ -122,7 +122,8 @@ pub(super) async fn resume(
         job.gateway.note(&last, &job.answer_headers);
         let upstream = Arc::clone(&placed.target.upstream);
         let number = record.attempt(&upstream.name);
-        // What was delivered is owed, whoever goes on.
+        // What was delivered is owed, whoever goes on; until one does, to who delivered it.
+        record.owe(&target.upstream.name);
         record.advance(progress(&end.relay));
         if !job.slot.lingers(record.linger(&upstream)) {
             return Resumed::Not(last, end);
@@ -137,6 +138,7 @@ pub(super) async fn resume(
                 let mut early = std::mem::take(&mut end.early);
                 early.extend_from_slice(&open.early);
                 open.early = early;
+                record.owe(&upstream.name);
                 record.advance(open.progress());
                 return Resumed::Open(open);
             }
