@@ -62,8 +62,12 @@ pub(super) async fn resume(
     record: &mut Record,
 ) -> Resumed {
     let (target, mut end) = dead.into_end();
-    target.upstream.health.failed(&error, monotonic());
     let now = Instant::now();
+    if now < course.total {
+        // That a request took longer than it may is not its engine's fault: it may have asked for
+        // much, or its client does not read.
+        target.upstream.health.failed(&error, monotonic());
+    }
     let wanted = course.model.resume && error.elsewhere() && *joins < MAX_JOINS;
     if !wanted || now >= course.total || !job.slot.lingers(None) {
         return Resumed::Not(error, end);
