@@ -55,7 +55,7 @@ impl Gateway {
                 .observe_duration(arrival.at.elapsed());
         }
         let driver = match decided {
-            Ok((job, record)) => self.runtime.spawn(drive(*job, record)),
+            Ok((job, record)) => self.runtime.spawn(drive(job, record)),
             Err(No::Error(error)) => return Arc::new(self.refusal(&error, answer_headers)),
             Err(No::Wanting(wanting)) => {
                 let request = Kept::of(&request);
@@ -105,7 +105,7 @@ impl Gateway {
             .observe_duration(arrival.at.elapsed());
         let error = match decided {
             Ok((job, record)) => {
-                drive(*job, record).await;
+                drive(job, record).await;
                 return;
             }
             Err(No::Error(error)) => error,

@@ -67,7 +67,7 @@ pub struct UsageEvent {
     pub model_asked: String,
     /// The model's own name.
     pub model_served: Arc<str>,
-    /// The last upstream tried.
+    /// The last upstream tried; of a stream that broke off the last one that delivered of it.
     pub upstream: Option<Arc<str>>,
     /// The door.
     pub front: &'static str,
@@ -157,7 +157,7 @@ pub struct Record {
     client_gone: bool,
     /// What is kept of it for the prompt log.
     pub(crate) log: Option<Box<Capture>>,
-    /// What the upstream tried last costs.
+    /// What that upstream costs.
     price: Option<Price>,
     /// Updated as the answer goes by.
     pub progress: Progress,
@@ -319,17 +319,11 @@ impl Record {
         let Some(event) = &mut self.event else {
             return 0;
         };
-        self.price = self
-            .gateway
-            .prices()
-            .rates(&self.model.name, &event.account)
-            .at(upstream, event.admitted_us)
-            .copied();
-        event.upstream = Some(Arc::clone(upstream));
         event.attempts += 1;
         // What a failed attempt said of usage is not the client's to pay.
         self.progress = Progress::default();
         let attempts = event.attempts;
+        self.owe(upstream);
         if self.contact == Contact::Made {
             self.contact = Contact::Failed;
             self.note();
@@ -338,6 +332,18 @@ impl Record {
             spool.attempt(opened, upstream);
         }
         attempts
+    }
+
+    /// What there is of an answer is `upstream`'s, and is booked at its price.
+    pub(crate) fn owe(&mut self, upstream: &Arc<str>) {
+        let Some(event) = &mut self.event else { return };
+        self.price = self
+            .gateway
+            .prices()
+            .rates(&self.model.name, &event.account)
+            .at(upstream, event.admitted_us)
+            .copied();
+        event.upstream = Some(Arc::clone(upstream));
     }
 
     /// Another model is to answer from now on: a fallback.

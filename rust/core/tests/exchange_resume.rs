@@ -10,6 +10,7 @@
 mod support;
 
 use forebay_core::gateway::Endpoint;
+use forebay_core::price::PriceSpec;
 use serde_json::json;
 use support::engine::{
     DONE, Engine, FINISH, LAST_CHUNK, STREAM_HEAD, Step, USAGE, chunk, content, unary,
@@ -157,6 +158,29 @@ async fn siblings_are_tried_in_turn_and_what_was_delivered_is_owed() {
     let event = rig.event().await;
     assert_eq!((event.outcome, event.attempts), ("upstream_cut", 2));
     assert_eq!((event.usage.prompt, event.usage.completion), (7, 2));
+}
+
+#[tokio::test]
+async fn what_was_delivered_is_owed_to_who_delivered_it() {
+    let price = |id, upstream: &str, pico| PriceSpec {
+        id,
+        model: "m".to_owned(),
+        upstream: Some(upstream.to_owned()),
+        input: pico,
+        output: pico,
+        ..PriceSpec::default()
+    };
+    let first = Engine::always(breaks("", Step::Close)).await;
+    let busy = Engine::always(vec![Step::Send(unary("503 Service Unavailable", "{}"))]).await;
+    let setup = Setup {
+        prices: vec![price(1, "a", 1), price(2, "b", 1_000)],
+        ..setup()
+    };
+    let rig = Rig::new(setup, &[&first, &busy]);
+    assert!(rig.chat(true).await.body.contains("\"error\""));
+    let event = rig.event().await;
+    assert_eq!((event.upstream.as_deref(), event.attempts), (Some("a"), 2));
+    assert_eq!((event.price_id, event.cost_pico), (Some(1), Some(7 + 2)));
 }
 
 #[tokio::test]

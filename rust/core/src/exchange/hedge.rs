@@ -16,7 +16,7 @@ use crate::record::Record;
 pub(super) async fn open_hedged(
     course: &mut Course,
     job: &Job,
-    attempt: Try,
+    attempt: Box<Try>,
     record: &mut Record,
 ) -> Result<Opened, Failed> {
     // A whole answer has no first token to be late with.
@@ -30,7 +30,7 @@ pub(super) async fn open_hedged(
 async fn race(
     course: &mut Course,
     job: &Job,
-    attempt: Try,
+    attempt: Box<Try>,
     record: &mut Record,
 ) -> Result<Opened, Failed> {
     let Some(hedge) = &course.model.hedge else {

@@ -142,19 +142,23 @@ pub async fn fetch(
 
 /// Runs the exchange to its end, or to the gateway's. Everything of it is released when this future
 /// ends or is dropped; the record then says what had come of it.
-pub async fn drive(job: Job, mut record: Record) {
+pub fn drive(job: Box<Job>, mut record: Record) -> impl Future<Output = ()> + Send {
     let gateway = Arc::clone(&job.gateway);
     let may_linger = |target: &Target| target.upstream.on_disconnect != OnDisconnect::Abort;
-    let lingers = job.model.targets.iter().any(may_linger);
-    let mut gone = false;
-    tokio::select! {
-        biased;
-        () = course::run(&job, &mut record) => {}
-        () = gateway.halting() => {}
-        () = outstayed(&job.slot, &mut gone), if lingers => {}
-    }
-    if gone {
-        record.client_gone();
+    // Of fallbacks it is not known before.
+    let lingers = job.model.falls_back() || job.model.targets.iter().any(may_linger);
+    // An async function would have room for its arguments twice.
+    async move {
+        let mut gone = false;
+        tokio::select! {
+            biased;
+            () = course::run(&job, &mut record) => {}
+            () = gateway.halting() => {}
+            () = outstayed(&job.slot, &mut gone), if lingers => {}
+        }
+        if gone {
+            record.client_gone();
+        }
     }
 }
 
