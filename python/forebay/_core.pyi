@@ -236,8 +236,14 @@ class Core:
         Once a core. Raises: OSError; RuntimeError if there is a spool already.
         """
 
-    def take_failures(self) -> list[tuple[str, str, str, str]]:
-        """What the log should be told: (kind, message, private cause, request id) each."""
+    def take_failures(
+        self,
+    ) -> list[tuple[str, str, str, str, tuple[str, int, str, int | None, float] | None]]:
+        """What the log should be told: (kind, message, private cause, request id, attempt) each.
+
+        attempt: of an attempt that failed, (upstream, number, why it was made, the upstream's
+        status, milliseconds).
+        """
 
     @property
     def usage_backlog(self) -> int:

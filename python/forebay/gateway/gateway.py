@@ -148,6 +148,19 @@ class Gateway:
             self._log_failures()
 
     def _log_failures(self) -> None:
-        for kind, message, cause, request_id in self.core.take_failures():
+        for kind, message, cause, request_id, attempt in self.core.take_failures():
+            fields: dict[str, object] = {"kind": kind, "cause": cause, "request_id": request_id}
+            if attempt is not None:
+                upstream, number, why, status, ms = attempt
+                fields |= {
+                    "upstream": upstream,
+                    "attempt": number,
+                    "why": why,
+                    "reason": kind,
+                    "status": status,
+                    "duration_ms": ms,
+                }
+            # What a client got wrong is nothing that the operator has to look at.
+            tell = log.info if kind == "invalid_request" else log.warning
             with contextlib.suppress(ValueError):
-                log.warning(message, kind=kind, cause=cause, request_id=request_id)
+                tell(message, **fields)

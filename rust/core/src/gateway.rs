@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use crate::attempts::Attempt;
 use crate::counters::Counters;
 use crate::error::{Error, Kind};
 use crate::events::Events;
@@ -104,8 +105,18 @@ pub fn monotonic() -> Nanos {
     mono.tv_sec as Nanos * 1_000_000_000 + mono.tv_nsec as Nanos
 }
 
+/// A failure, as the log is told of it.
+pub struct Failure<'a> {
+    /// What failed.
+    pub error: &'a Error,
+    /// As in `x-request-id`; empty where there is none.
+    pub request_id: &'a str,
+    /// The attempt that failed; of other failures there is none.
+    pub attempt: Option<&'a Attempt>,
+}
+
 /// What the log is told of a failure.
-pub type Note = Box<dyn Fn(&Error, &str) + Send + Sync>;
+pub type Note = Box<dyn Fn(&Failure<'_>) + Send + Sync>;
 
 /// The gateway's state: what every request is decided by.
 pub struct Gateway {
@@ -228,11 +239,23 @@ impl Gateway {
             let id = answer_headers
                 .iter()
                 .find(|(name, _)| name == "x-request-id");
-            note(
+            let id = id.and_then(|(_, value)| value.to_str().ok());
+            note(&Failure {
                 error,
-                id.and_then(|(_, value)| value.to_str().ok())
-                    .unwrap_or_default(),
-            );
+                request_id: id.unwrap_or_default(),
+                attempt: None,
+            });
+        }
+    }
+
+    /// Tells the log of an attempt that failed.
+    pub(crate) fn note_attempt(&self, error: &Error, request_id: &str, attempt: &Attempt) {
+        if let Some(note) = &*self.note.read() {
+            note(&Failure {
+                error,
+                request_id,
+                attempt: Some(attempt),
+            });
         }
     }
 

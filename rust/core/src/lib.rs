@@ -11,6 +11,7 @@ pub mod adaptive;
 mod admission;
 pub mod alarm;
 mod arrival;
+pub mod attempts;
 pub mod copy;
 pub mod counters;
 pub mod dialect;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::arrival::Arrival;
+use crate::attempts::{self, Attempts, Why};
 use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
 use crate::keys::KeyId;
@@ -12,11 +13,14 @@ use crate::linger::{Linger, OnDisconnect};
 use crate::price::Price;
 use crate::prompt_log::Capture;
 use crate::slot::stopped;
-use crate::snapshot::Model;
+use crate::snapshot::{Model, Target};
 use crate::spool::row::{Reached, put_usage};
 use crate::spool::{Durability, Full, Opened, Spool};
 use crate::upstream::Upstream;
 use crate::usage::{Source, Usage};
+
+mod tried;
+pub(crate) use self::tried::Hedge;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +89,9 @@ pub struct UsageEvent {
     pub error_kind: Option<&'static str>,
     /// Upstreams tried.
     pub attempts: u32,
+    /// What came of each, where there were several: the text of a JSON array; see
+    /// [`crate::attempts`].
+    pub attempt_log: Option<Box<str>>,
     /// Tokens.
     pub usage: Usage,
     /// Where the tokens come from.
@@ -128,6 +135,15 @@ pub struct Progress {
     pub answered: bool,
 }
 
+/// What came of the attempt that a request ended with.
+fn reason(outcome: Outcome, error: Option<&'static str>) -> &'static str {
+    match outcome {
+        Outcome::Ok => attempts::OK,
+        Outcome::ClientClosed | Outcome::GatewayDied => outcome.name(),
+        Outcome::UpstreamCut | Outcome::Error => error.unwrap_or(outcome.name()),
+    }
+}
+
 /// What came of the request's way to engines.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Contact {
@@ -163,6 +179,10 @@ pub struct Record {
     pub progress: Progress,
     /// Set once the answer's end is known.
     pub outcome: Option<Outcome>,
+    /// What came of each attempt.
+    tried: Attempts,
+    /// The private cause that the log has been told last.
+    told: Option<String>,
     /// Its place in the spool, where there is one.
     opened: Option<(Arc<Spool>, Opened)>,
     /// What the spool gave for its end.
@@ -235,6 +255,7 @@ impl Record {
             finish_reason: None,
             error_kind: None,
             attempts: 0,
+            attempt_log: None,
             usage: Usage::default(),
             source: Source::Estimated.name(),
             duration_ms: 0.0,
@@ -278,13 +299,15 @@ impl Record {
             price: None,
             progress: Progress::default(),
             outcome: None,
+            tried: Attempts::default(),
+            told: None,
             opened,
             recorded: None,
         })
     }
 
     /// Notes how far the request has come, where it survives this process.
-    fn note(&self) {
+    fn mark(&self) {
         let (Some((_, opened)), Some(event)) = (&self.opened, &self.event) else {
             return;
         };
@@ -315,10 +338,16 @@ impl Record {
     }
 
     /// One more upstream is tried.
-    pub fn attempt(&mut self, upstream: &Arc<str>) -> u32 {
+    pub fn attempt(&mut self, target: &Target) -> u32 {
+        let at_us = self.since(Instant::now());
+        self.attempt_since(target, at_us)
+    }
+
+    fn attempt_since(&mut self, target: &Target, at_us: u64) -> u32 {
         let Some(event) = &mut self.event else {
             return 0;
         };
+        let upstream = &target.upstream.name;
         self.price = self
             .gateway
             .prices()
@@ -330,9 +359,10 @@ impl Record {
         // What a failed attempt said of usage is not the client's to pay.
         self.progress = Progress::default();
         let attempts = event.attempts;
+        self.tried.begin(attempts, upstream, &target.model, at_us);
         if self.contact == Contact::Made {
             self.contact = Contact::Failed;
-            self.note();
+            self.mark();
         }
         if let Some((spool, opened)) = &self.opened {
             spool.attempt(opened, upstream);
@@ -343,19 +373,9 @@ impl Record {
     /// Another model is to answer from now on: a fallback.
     pub(crate) fn serve(&mut self, model: &Arc<Model>) {
         self.model = Arc::clone(model);
+        self.tried.next_is(Why::Fallback);
         if let Some(event) = &mut self.event {
             event.model_served = Arc::clone(&model.name);
-        }
-    }
-
-    /// A second attempt was made at `upstream` beside the last one; with `won` it is the one that
-    /// answers.
-    pub(crate) fn hedged(&mut self, upstream: &Arc<Upstream>, won: bool) {
-        if won {
-            self.attempt(&upstream.name);
-            self.contacted();
-        } else if let Some(event) = &mut self.event {
-            event.attempts += 1;
         }
     }
 
@@ -369,7 +389,7 @@ impl Record {
     /// count before.
     pub fn contacted(&mut self) -> bool {
         let before = std::mem::replace(&mut self.contact, Contact::Made);
-        self.note();
+        self.mark();
         before == Contact::Never
     }
 
@@ -379,14 +399,14 @@ impl Record {
         let nothing = !self.progress.answered && self.progress.reported.is_none();
         if self.contact == Contact::Made && nothing {
             self.contact = Contact::Failed;
-            self.note();
+            self.mark();
         }
     }
 
     /// No connection came about, so nothing was sent after all.
     pub fn not_contacted(&mut self) {
         self.contact = Contact::Never;
-        self.note();
+        self.mark();
     }
 
     /// How an attempt at `upstream` goes on when its client leaves; `None`: not.
@@ -456,7 +476,7 @@ impl Record {
             let duration_us = self.started.elapsed().as_micros() as u64;
             reservation.spend_progress(price.nano(&usage, duration_us));
         }
-        self.note();
+        self.mark();
     }
 
     /// The answer's status and how it ended.
@@ -568,6 +588,9 @@ impl Record {
         self.model.metrics.input.add(usage.prompt);
         self.model.metrics.output.add(usage.completion);
         event.usage = usage;
+        self.tried
+            .end(reason(outcome, event.error_kind), None, duration_us);
+        event.attempt_log = self.tried.json();
         event.source = source.name();
         event.outcome = outcome.name();
         if outcome == Outcome::ClientClosed {

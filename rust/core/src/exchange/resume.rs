@@ -61,6 +61,7 @@ pub(super) async fn resume(
     record: &mut Record,
 ) -> Resumed {
     let (target, mut end) = dead.into_end();
+    record.lost(&error);
     target.upstream.health.failed(&error, monotonic());
     let now = Instant::now();
     let wanted = course.model.resume && error.elsewhere() && joins < MAX_JOINS;
@@ -82,7 +83,7 @@ pub(super) async fn resume(
             end.relay.rejoin();
             return match end.relay.feed(events, &mut end.early) {
                 Ok(()) => {
-                    job.gateway.note(&error, &job.answer_headers);
+                    record.note(&error, &job.answer_headers);
                     record.advance(progress(&end.relay));
                     Resumed::Over(end)
                 }
@@ -117,9 +118,10 @@ pub(super) async fn resume(
         if job.gateway.is_halted() {
             return Resumed::Not(last, end);
         }
-        job.gateway.note(&last, &job.answer_headers);
+        record.note(&last, &job.answer_headers);
         let upstream = Arc::clone(&placed.target.upstream);
-        let number = record.attempt(&upstream.name);
+        record.resumes();
+        let number = record.attempt(&placed.target);
         // What was delivered is owed, whoever goes on.
         record.advance(progress(&end.relay));
         if !job.slot.lingers(record.linger(&upstream)) {
@@ -141,6 +143,7 @@ pub(super) async fn resume(
             // A stream was asked for.
             Ok(Opened::Whole(..)) => {}
             Err(failed) => {
+                record.lost(&failed.error);
                 record.advance(progress(&end.relay));
                 last = failed.error;
             }
