@@ -245,6 +245,18 @@ class Core:
         status, milliseconds).
         """
 
+    def trace(self, sample: float) -> None:
+        """From now on requests are traced: those of clients that say so, and of the others a share.
+
+        Once a core: a second share is dropped.
+        """
+
+    def take_traces(self, limit: int) -> bytes | None:
+        """Up to `limit` traced requests that have ended, oldest first, as a JSON array."""
+
+    def drop_traces(self, count: int) -> None:
+        """Counts traced requests that could not be exported."""
+
     @property
     def usage_backlog(self) -> int:
         """Finished requests that were not taken yet."""

@@ -26,6 +26,7 @@ use crate::slot::{Answering, Head, Headers, Slot, error_headers};
 use crate::snapshot::{Model, Snapshot, SnapshotSpec};
 use crate::spool::{Spool, SpoolCounters};
 use crate::subjects::{Ground, SubjectSpec, Subjects};
+use crate::trace::Traces;
 use crate::upstream::{Rope, Upstream};
 
 /// Which inference API.
@@ -143,6 +144,8 @@ pub struct Gateway {
     note: RwLock<Option<Note>>,
     prompt_log: OnceLock<PromptLog>,
     spool: OnceLock<Arc<Spool>>,
+    /// Traced requests.
+    pub traces: Traces,
 }
 
 impl Gateway {
@@ -150,6 +153,7 @@ impl Gateway {
     /// `region`.
     pub fn new(runtime: Handle, region: Arc<Region>) -> Self {
         let metrics = Counters::new();
+        let traces = Traces::registered(&metrics.registry);
         Self {
             leases: Arc::new(Leases::new(LeaseCounters::registered(&metrics.registry))),
             spool_counters: SpoolCounters::registered(&metrics.registry),
@@ -169,6 +173,7 @@ impl Gateway {
             note: RwLock::new(None),
             prompt_log: OnceLock::new(),
             spool: OnceLock::new(),
+            traces,
         }
     }
 

@@ -50,6 +50,7 @@ pub mod spool;
 pub mod sse;
 pub mod subjects;
 pub mod tags;
+pub mod trace;
 pub mod upstream;
 pub mod usage;
 pub mod watch;

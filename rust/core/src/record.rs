@@ -16,6 +16,7 @@ use crate::slot::stopped;
 use crate::snapshot::{Model, Target};
 use crate::spool::row::{Reached, put_usage};
 use crate::spool::{Durability, Full, Opened, Spool};
+use crate::trace::Trace;
 use crate::upstream::Upstream;
 use crate::usage::{Source, Usage};
 
@@ -179,6 +180,8 @@ pub struct Record {
     pub progress: Progress,
     /// Set once the answer's end is known.
     pub outcome: Option<Outcome>,
+    /// Its place in a trace.
+    trace: Option<Box<Trace>>,
     /// What came of each attempt.
     tried: Attempts,
     /// The private cause that the log has been told last.
@@ -193,6 +196,8 @@ pub struct Record {
 pub struct Opening {
     /// When it came, and the id made of that.
     pub arrival: Arrival,
+    /// Its place in a trace.
+    pub trace: Option<Box<Trace>>,
     /// See [`UsageEvent::tags`].
     pub tags: Option<Box<str>>,
     /// As in `x-request-id`.
@@ -226,6 +231,7 @@ impl Record {
     ) -> Result<Self, Error> {
         let Opening {
             arrival,
+            trace,
             tags,
             request_id,
             account,
@@ -299,6 +305,7 @@ impl Record {
             price: None,
             progress: Progress::default(),
             outcome: None,
+            trace,
             tried: Attempts::default(),
             told: None,
             opened,
@@ -598,6 +605,9 @@ impl Record {
         }
         if let Some(log) = self.log.take() {
             log.end(&event);
+        }
+        if let Some(trace) = &self.trace {
+            self.gateway.traces.push(trace, &event, self.tried.all());
         }
         self.gateway
             .metrics

@@ -245,20 +245,21 @@ impl Spool {
     /// The keeper's work. Whether it should come again soon.
     fn keep(&self) -> bool {
         let (synced, usage) = self.usage.keep();
+        let machine = self.config.durability == Durability::Machine;
+        // First: who waits for what is on the disk may begin the next request at once.
+        self.is_unsafe
+            .store(machine && usage.is_err() && synced == 0, Ordering::Relaxed);
+        self.synced.send_if_modified(|known| {
+            let more = synced > *known;
+            *known = synced.max(*known);
+            more
+        });
         let (_, logs) = self.logs.keep();
         let outcome = usage.and(logs);
         if outcome.is_err() {
             self.counters.failures.inc();
         }
         let failed = outcome.is_err();
-        let is_unsafe = failed && synced == 0 && self.config.durability == Durability::Machine;
-        self.is_unsafe.store(is_unsafe, Ordering::Relaxed);
-        // Last: who waited for it may begin the next request at once.
-        self.synced.send_if_modified(|known| {
-            let more = synced > *known;
-            *known = synced.max(*known);
-            more
-        });
         *self.trouble.lock() = outcome.err().map(|error| error.to_string());
         failed || self.usage.is_busy() || self.logs.is_busy()
     }

@@ -538,6 +538,22 @@ impl Core {
         std::iter::from_fn(|| self.notes.pop()).collect()
     }
 
+    /// From now on requests are traced.
+    fn trace(&self, sample: f64) {
+        self.gateway.traces.begin(sample);
+    }
+
+    /// Takes up to `limit` traced requests that have ended, as a JSON array; None: none waits.
+    fn take_traces<'py>(&self, py: Python<'py>, limit: usize) -> Option<Bound<'py, PyBytes>> {
+        let taken = self.gateway.traces.take(limit)?;
+        Some(PyBytes::new(py, &taken))
+    }
+
+    /// Counts traced requests that could not be exported.
+    fn drop_traces(&self, count: u64) {
+        self.gateway.traces.dropped.add(count);
+    }
+
     /// Finished requests that were not taken yet.
     #[getter]
     fn usage_backlog(&self) -> usize {
