@@ -1,5 +1,6 @@
 """Which target a request goes to, what it looks like there, and what happens when one fails."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,3 +203,28 @@ def test_an_address_alone_is_enough(
         assert engine.only().header("authorization") == "Bearer engine-key"
     finally:
         assert process.stop() == 0
+
+
+def test_each_attempt_is_told(routed: Gateway, secret: str) -> None:
+    rows = [routed.call(CHAT, chat("half"), key=secret) for _ in range(4)]
+    several = [got for got in rows if got.header("x-forebay-attempts") == "2"]
+    assert several
+    for got in rows:
+        log = got.header("x-forebay-attempt-log")
+        row = routed.usage_of(got)
+        if got not in several:
+            assert log is None
+            continue
+        assert log is not None
+        assert log.startswith('"gone";reason=unavailable;ms=')
+        assert ', "b";reason=ok' in log
+        assert row["attempts"] == 2
+    id = several[0].header("x-request-id")
+    until(lambda: id in routed.log(), "the log")
+    [line] = [
+        fields
+        for text in routed.log().splitlines()
+        if text.startswith("{") and (fields := json.loads(text)).get("request_id") == id
+    ]
+    assert (line["upstream"], line["attempt"], line["reason"]) == ("gone", 1, "unavailable")
+    assert line["duration_ms"] >= 0
