@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 from forebay.config import Config
-from forebay.config.schema import Telemetry
+from forebay.config.kinds import UpstreamKind
+from forebay.config.schema import Telemetry, Upstream
 from forebay.telemetry import traces
 
 from tests.support.collector import Collector, Span, collector
@@ -69,17 +70,14 @@ def kept() -> Iterator[Collector]:
 def started(core: Core, kept: Collector | None, **env: str) -> traces.Traces | None:
     """What exports, with an upstream `cloud` of AWS's."""
     endpoint = None if kept is None else kept.url
-    config = Config(telemetry=Telemetry(otlp_endpoint=endpoint, sample=0.25))
-    upstream: Any = msgspec.structs.replace(_upstream("bedrock"))
-    config = msgspec.structs.replace(
-        config, upstreams={"cloud": upstream, "gpu": _upstream("vllm")}
+    config = Config(
+        telemetry=Telemetry(otlp_endpoint=endpoint, sample=0.25),
+        upstreams={"cloud": _upstream("bedrock"), "gpu": _upstream("vllm")},
     )
     return traces.start(config, core, env)
 
 
-def _upstream(kind: Any) -> Any:
-    from forebay.config.schema import Upstream
-
+def _upstream(kind: UpstreamKind) -> Upstream:
     return Upstream(kind=kind, url="http://127.0.0.1:1")
 
 
@@ -152,8 +150,7 @@ async def test_batches_go_out_until_it_is_cancelled(kept: Collector) -> None:
     running._interval_s = 0.01
     task = asyncio.create_task(running.run())
     async with asyncio.timeout(10):
-        while len(kept.spans) < 6:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(until, lambda: len(kept.spans) >= 6, "the spans")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await running.close()
@@ -186,7 +183,6 @@ def traced(
                     "kind": "sglang",
                     "url": f"http://127.0.0.1:{closed_port()}",
                     "outlier": None,
-                    "probe": None,
                 },
                 "b": {"kind": "sglang", "url": engine.url},
             },
@@ -195,7 +191,6 @@ def traced(
             },
             "telemetry": {"otlp_endpoint": kept.url, "sample": 0, "service_name": "gw"},
         }
-        config["upstreams"]["gone"].pop("probe")
         process = Gateway(tmp_path_factory.mktemp("traced"), config, session_database_url)
         process.start()
         until(lambda: process.health()["checks"]["upstream:b"] == "ok", "the upstream")

@@ -1,7 +1,7 @@
 """Traces: spans of ended requests, exported by OpenTelemetry's OTLP over HTTP.
 
-The core hands over what has ended in batches; spans are made here, away from every request. Names and
-attributes are those of OpenTelemetry's semantic conventions for generative AI.
+The core hands over what has ended in batches; spans are made here, away from every request. Names
+and attributes are those of OpenTelemetry's semantic conventions for generative AI.
 """
 
 import asyncio

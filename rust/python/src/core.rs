@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
-use forebay_core::error::Kind;
+use forebay_core::error::{Error, Kind};
 use forebay_core::gateway::{Endpoint, Failure, Gateway};
 use forebay_core::headers::fresh_request_id;
 use forebay_core::health::Engine;

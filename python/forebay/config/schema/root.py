@@ -8,7 +8,15 @@ from msgspec import Meta
 from forebay.config.schema.base import MASK, Name, Section
 from forebay.config.schema.checks import mask_url
 from forebay.config.schema.model import Model
-from forebay.config.schema.service import Limits, Listen, Log, PromptLogs, Retention, Spool
+from forebay.config.schema.service import (
+    Limits,
+    Listen,
+    Log,
+    PromptLogs,
+    Retention,
+    Spool,
+    Telemetry,
+)
 from forebay.config.schema.upstream import SECRETS, Upstream
 
 

@@ -78,8 +78,8 @@ class Log(Section, frozen=True, kw_only=True):
 class Telemetry(Section, frozen=True, kw_only=True):
     """Where traces go.
 
-    otlp_endpoint: ``http://…/v1/traces``; None takes OpenTelemetry's own variables, and without those
-        nothing is traced.
+    otlp_endpoint: ``http://…/v1/traces``; None takes OpenTelemetry's own variables, and without
+        those nothing is traced.
     sample: the share of requests that are traced where the client does not say.
     service_name: None takes ``OTEL_SERVICE_NAME``, or ``forebay``.
     """
