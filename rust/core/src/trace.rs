@@ -15,8 +15,8 @@ use crate::record::UsageEvent;
 
 /// Ended requests that wait beyond this are dropped, and counted.
 const MAX_WAITING: usize = 8_192;
-/// Bits of a trace's id by which it is sampled: those that are random (W3C Trace Context 2, §3.2.2.4).
-const RANDOM: u64 = (1 << 56) - 1;
+/// Bits of a request's id by which it is sampled: random in every kind of UUIDv7.
+const RANDOM: u64 = (1 << 32) - 1;
 
 /// The place of one request in its trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
