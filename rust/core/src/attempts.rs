@@ -81,9 +81,10 @@ impl Attempts {
     /// The `number`th attempt begins, `at_us` after the request came.
     pub fn begin(&mut self, number: u32, upstream: &Arc<str>, model: &Arc<str>, at_us: u64) {
         let why = self.next.take();
-        let why = match self.kept.is_empty() {
-            true => Why::First,
-            false => why.unwrap_or(Why::Retry),
+        let why = if self.kept.is_empty() {
+            Why::First
+        } else {
+            why.unwrap_or(Why::Retry)
         };
         if self.kept.len() >= MAX_KEPT {
             self.kept.pop();

@@ -20,6 +20,7 @@ use crate::headers::bearer;
 use crate::keys::{Denied, Key, KeySpec, Keys};
 use crate::limit::lease::{LeaseCounters, Leases};
 use crate::limit::{Nanos, Now, Region};
+pub use crate::note::{Failure, Note};
 use crate::price::{PriceBook, PriceSpec};
 use crate::prompt_log::{Entry, MAX_WAITING, PromptLog, Sink};
 use crate::slot::{Answering, Head, Headers, Slot, error_headers};
@@ -105,19 +106,6 @@ pub fn monotonic() -> Nanos {
     let mono = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     mono.tv_sec as Nanos * 1_000_000_000 + mono.tv_nsec as Nanos
 }
-
-/// A failure, as the log is told of it.
-pub struct Failure<'a> {
-    /// What failed.
-    pub error: &'a Error,
-    /// As in `x-request-id`; empty where there is none.
-    pub request_id: &'a str,
-    /// The attempt that failed; of other failures there is none.
-    pub attempt: Option<&'a Attempt>,
-}
-
-/// What the log is told of a failure.
-pub type Note = Box<dyn Fn(&Failure<'_>) + Send + Sync>;
 
 /// The gateway's state: what every request is decided by.
 pub struct Gateway {

@@ -32,6 +32,7 @@ pub mod linger;
 pub mod listener;
 pub mod live;
 pub mod metrics;
+mod note;
 pub mod peek;
 pub mod price;
 pub mod prompt_log;

@@ -82,7 +82,7 @@ async fn race(
         },
     };
     drop(first);
-    record.hedged(Hedge {
+    record.hedged(&Hedge {
         target: &beside,
         began: began.into_std(),
         won,

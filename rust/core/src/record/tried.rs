@@ -52,16 +52,15 @@ impl Record {
     }
 
     /// A second attempt was made beside the running one.
-    pub(crate) fn hedged(&mut self, hedge: Hedge<'_>) {
+    pub(crate) fn hedged(&mut self, hedge: &Hedge<'_>) {
         let now = Instant::now();
         let began_us = self.since(hedge.began);
         if hedge.won {
-            match &hedge.failed {
-                Some((error, at)) => self.lost_at(error, *at),
-                None => {
-                    let at_us = self.since(now);
-                    self.tried.end(HEDGE_LOST, None, at_us);
-                }
+            if let Some((error, at)) = &hedge.failed {
+                self.lost_at(error, *at);
+            } else {
+                let at_us = self.since(now);
+                self.tried.end(HEDGE_LOST, None, at_us);
             }
             self.tried.next_is(Why::Hedge);
             self.attempt_since(hedge.target, began_us);
