@@ -133,6 +133,32 @@ def test_what_an_engine_says_of_its_model_is_told_once() -> None:
     watch(Engine(answers), scene)
 
 
+class Faulty(Engine):
+    """Of which nothing can be told at first."""
+
+    faults = 3
+
+    def describe_upstream(self, name: str, said: bytes) -> None:
+        if self.faults > 0:
+            self.faults -= 1
+            raise ValueError("a fault of ours")
+        super().describe_upstream(name, said)
+
+
+def test_a_fault_does_not_end_the_upkeep() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(30)
+        assert engine.states[-1] == "warm"
+        assert watcher.checks == {"gpu": "ok"}
+        since = asyncio.get_running_loop().time()
+        engine.down = True
+        await asyncio.sleep(30)
+        assert engine.states[-1] == "down"
+        assert engine.paths(since)["/ready"] < 40
+
+    watch(Faulty(), scene)
+
+
 def test_an_engine_that_might_die_of_the_question_is_not_asked() -> None:
     async def scene(engine: Engine, watcher: Watcher) -> None:
         await asyncio.sleep(10)

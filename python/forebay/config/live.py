@@ -13,6 +13,7 @@ FIXED = (
     "expected_nodes",
     "node",
     "spool",
+    "telemetry",
     "workers",
     "limits.body_bytes",
     "limits.header_bytes",

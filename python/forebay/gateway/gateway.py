@@ -13,6 +13,7 @@ from forebay.gateway import snapshot
 from forebay.gateway.answer import Answer
 from forebay.gateway.credentials import Refreshers
 from forebay.gateway.watcher import Watcher
+from forebay.telemetry import traces
 
 log = structlog.get_logger("forebay.gateway")
 
@@ -49,6 +50,7 @@ class Gateway:
         self._watcher = Watcher(config, self.core, self._fetch, self._apply)
         self._tasks: list[asyncio.Task[None]] = []
         self._credentials = Refreshers(config, self.core)
+        self._traces = traces.start(config, self.core)
         self._apply()
 
     async def start(self) -> None:
@@ -57,6 +59,8 @@ class Gateway:
         self._watcher.start()
         self._credentials.start()
         self._tasks.append(asyncio.create_task(self._tell_failures(), name="failures"))
+        if self._traces is not None:
+            self._tasks.append(asyncio.create_task(self._traces.run(), name="traces"))
 
     def reload(self, config: Config) -> None:
         """Go on with another configuration: all of it, or an error and none of it.
@@ -71,6 +75,8 @@ class Gateway:
         self.config = config
         self._watcher.reload(config)
         self._credentials.reload(config)
+        if self._traces is not None:
+            self._traces.reload(config)
 
     async def looked(self) -> None:
         """Wait, some seconds at most, until every upstream has been looked at once."""
@@ -122,6 +128,8 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.core.close()
         self._log_failures()
+        if self._traces is not None:
+            await self._traces.close()
 
     def health(self) -> Health:
         """The state of every part. Ready: at least one upstream is, and nothing else is down."""
@@ -162,6 +170,19 @@ class Gateway:
             self._log_failures()
 
     def _log_failures(self) -> None:
-        for kind, message, cause, request_id in self.core.take_failures():
+        for kind, message, cause, request_id, attempt in self.core.take_failures():
+            fields: dict[str, object] = {"kind": kind, "cause": cause, "request_id": request_id}
+            if attempt is not None:
+                upstream, number, why, status, ms = attempt
+                fields |= {
+                    "upstream": upstream,
+                    "attempt": number,
+                    "why": why,
+                    "reason": kind,
+                    "status": status,
+                    "duration_ms": ms,
+                }
+            # What a client got wrong is nothing that the operator has to look at.
+            tell = log.info if kind == "invalid_request" else log.warning
             with contextlib.suppress(ValueError):
-                log.warning(message, kind=kind, cause=cause, request_id=request_id)
+                tell(message, **fields)

@@ -169,8 +169,14 @@ class Watch:
             while True:
                 if self._asks(self._probe):
                     began = self._clock()
-                    await self._look(self._probe)
-                    self.looked.set()
+                    try:
+                        await self._look(self._probe)
+                    except Exception as error:  # A fault of ours must not end the upkeep.
+                        log.warning("a look failed", upstream=self._name, cause=repr(error))
+                        await asyncio.sleep(RETURN_S)
+                        continue
+                    finally:
+                        self.looked.set()
                     await self._pause(self._probe, self._clock() - began)
                 else:
                     self.looked.set()

@@ -55,7 +55,7 @@ impl Gateway {
                 .observe_duration(arrival.at.elapsed());
         }
         let driver = match decided {
-            Ok((job, record)) => self.runtime.spawn(drive(*job, record)),
+            Ok((job, record)) => self.runtime.spawn(drive(job, record)),
             Err(No::Error(error)) => return Arc::new(self.refusal(&error, answer_headers)),
             Err(No::Wanting(wanting)) => {
                 let request = Kept::of(&request);
@@ -105,7 +105,7 @@ impl Gateway {
             .observe_duration(arrival.at.elapsed());
         let error = match decided {
             Ok((job, record)) => {
-                drive(*job, record).await;
+                drive(job, record).await;
                 return;
             }
             Err(No::Error(error)) => error,
@@ -154,8 +154,10 @@ impl Gateway {
         guard::check(endpoint, &body, &model.known)?;
         let whose = (&*key, &**model, arrival.unix_us);
         let (reservation, cost) = self.reserve(whose, endpoint, &body, answer_headers)?;
+        let trace = self.traces.of(request.traceparent, &arrival.id);
         let opening = Opening {
             arrival: *arrival,
+            trace: trace.clone(),
             tags,
             request_id: answer_headers
                 .first()
@@ -210,6 +212,7 @@ impl Gateway {
             edits: Edits::of(&body),
             body: bytes.clone(),
             headers: upstream_headers(&request, answer_headers),
+            trace,
             answer_headers: std::mem::take(answer_headers),
             single: choices == 1 && endpoint != Endpoint::Embeddings,
             rid: arrival.id.simple().to_string(),

@@ -65,7 +65,7 @@ impl RetryBudget {
         let (earned, until) = if before == 0 {
             (0, now)
         } else if passed >= MEMORY {
-            (self.most, now)
+            (self.per_second.saturating_mul(MEMORY_S), now)
         } else {
             // What is less than a thousandth stays to be earned.
             let earned = u128::from(self.per_second) * u128::from(passed) / SECOND;

@@ -10,6 +10,7 @@
 mod support;
 
 use forebay_core::gateway::Endpoint;
+use forebay_core::price::PriceSpec;
 use serde_json::json;
 use support::engine::{
     DONE, Engine, FINISH, LAST_CHUNK, STREAM_HEAD, Step, USAGE, chunk, content, unary,
@@ -91,6 +92,13 @@ async fn another_engine_goes_on_however_the_first_one_ends() {
         assert_eq!(event.outcome, "ok");
         assert_eq!(event.upstream.as_deref(), Some("b"));
         assert_eq!((event.attempts, event.error_kind), (2, None));
+        let log: serde_json::Value =
+            serde_json::from_str(event.attempt_log.as_deref().unwrap()).unwrap();
+        assert_ne!(log[0]["reason"], "ok");
+        assert_eq!(
+            (&log[1]["why"], &log[1]["reason"]),
+            (&json!("resume"), &json!("ok"))
+        );
         // What the first one made, and the second one.
         assert_eq!((event.usage.prompt, event.usage.completion), (7, 2 + 3));
         until("the first one is left", || first.active() == 0).await;
@@ -157,6 +165,29 @@ async fn siblings_are_tried_in_turn_and_what_was_delivered_is_owed() {
     let event = rig.event().await;
     assert_eq!((event.outcome, event.attempts), ("upstream_cut", 2));
     assert_eq!((event.usage.prompt, event.usage.completion), (7, 2));
+}
+
+#[tokio::test]
+async fn what_was_delivered_is_owed_to_who_delivered_it() {
+    let price = |id, upstream: &str, pico| PriceSpec {
+        id,
+        model: "m".to_owned(),
+        upstream: Some(upstream.to_owned()),
+        input: pico,
+        output: pico,
+        ..PriceSpec::default()
+    };
+    let first = Engine::always(breaks("", Step::Close)).await;
+    let busy = Engine::always(vec![Step::Send(unary("503 Service Unavailable", "{}"))]).await;
+    let setup = Setup {
+        prices: vec![price(1, "a", 1), price(2, "b", 1_000)],
+        ..setup()
+    };
+    let rig = Rig::new(setup, &[&first, &busy]);
+    assert!(rig.chat(true).await.body.contains("\"error\""));
+    let event = rig.event().await;
+    assert_eq!((event.upstream.as_deref(), event.attempts), (Some("a"), 2));
+    assert_eq!((event.price_id, event.cost_pico), (Some(1), Some(7 + 2)));
 }
 
 #[tokio::test]

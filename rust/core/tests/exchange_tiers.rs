@@ -543,11 +543,18 @@ async fn a_shadow_gets_copies_that_nobody_waits_for() {
     ask(&rig).await;
     ask(&rig).await;
     until("another copy arrives", || shadow.requests().len() == 4).await;
+    // Who takes no new requests takes no copies.
+    tokio::time::sleep(400 * MS).await;
+    assert!(rig.gateway.drain_upstream("s", true));
+    ask(&rig).await;
+    ask(&rig).await;
+    tokio::time::sleep(50 * MS).await;
+    assert_eq!(shadow.requests().len(), 4);
     // Copies are not booked.
-    rig.events(22).await;
+    rig.events(24).await;
     let text = rig.gateway.metrics.registry.render();
     assert!(
-        text.contains("forebay_shadow_requests_total{upstream=\"s\",outcome=\"ok\"} 3"),
+        text.contains("forebay_shadow_requests_total{upstream=\"s\",outcome=\"ok\"} 4"),
         "{text}"
     );
 }

@@ -40,6 +40,22 @@ fn few_requests_are_retried_too() {
 }
 
 #[test]
+fn a_quiet_time_earns_no_more_than_its_seconds() {
+    let hedges = RetryBudget::new(0.05, 0.0);
+    // One in ten seconds asks, of what twenty earn one: there is none for most of them.
+    let spent = (1..=100).filter(|turn| {
+        hedges.earn();
+        hedges.spend(turn * 11 * SECOND)
+    });
+    assert_eq!(spent.count(), 5);
+
+    let budget = RetryBudget::new(0.2, 1.0);
+    // All that has gathered, and then what ten seconds bring.
+    let all = |now| (0..1000).filter(|_| budget.spend(now)).count();
+    assert_eq!((all(SECOND), all(60 * SECOND)), (10, 10));
+}
+
+#[test]
 fn attempts_are_counted_with_the_first() {
     let budget = RetryBudget::new(1.0, 100.0);
     let spec = RetrySpec {

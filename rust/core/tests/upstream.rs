@@ -56,6 +56,21 @@ fn configure(rig: &Rig, upstreams: Vec<UpstreamSpec>, model: &str) {
         .unwrap();
 }
 
+#[test]
+fn a_specification_shows_no_secret() {
+    let spec = UpstreamSpec {
+        name: "a".to_owned(),
+        api_key: Some("sk-secret".to_owned()),
+        headers: vec![("x-api-key".to_owned(), "sk-secret".to_owned())],
+        ..UpstreamSpec::default()
+    };
+    let shown = format!("{spec:?}");
+    assert!(
+        shown.contains("\"a\"") && !shown.contains("sk-secret"),
+        "{shown}"
+    );
+}
+
 /// A gateway before one upstream, and that upstream's engine.
 async fn rig(change: impl FnOnce(UpstreamSpec) -> UpstreamSpec) -> (Rig, Engine) {
     let engine = Engine::always(vec![Step::Send(unary("200 OK", UNARY))]).await;

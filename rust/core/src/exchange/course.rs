@@ -96,23 +96,27 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
             &mut course.alarm,
             &mut out,
         );
-        let goes_on = match placed.await {
+        // Boxed before the next wait, which then carries no room for it.
+        let attempt = match placed.await {
             Ok(placed) => {
                 if job.gateway.is_halted() {
                     // The place came free as another request was stopped.
                     return;
                 }
-                let (upstream, at) = (Arc::clone(&placed.target.upstream), placed.at);
-                let number = record.attempt(&upstream.name);
-                if !job.slot.lingers(record.linger(&upstream)) {
+                let (upstream, at) = (&placed.target.upstream, placed.at);
+                let number = record.attempt(&placed.target);
+                if !job.slot.lingers(record.linger(upstream)) {
                     return;
                 }
-                let attempt = Try::of(placed, &course.model, number);
-                match course.attempt(job, attempt, &mut out, record).await {
-                    Ok(()) => return,
-                    Err(failed) => course.goes_on(job, failed, at, &mut out, record).await,
-                }
+                Ok((Try::of(placed, &course.model, number), at))
             }
+            Err(error) => Err(error),
+        };
+        let goes_on = match attempt {
+            Ok((attempt, at)) => match course.attempt(job, attempt, &mut out, record).await {
+                Ok(()) => return,
+                Err(failed) => course.goes_on(job, failed, at, &mut out, record).await,
+            },
             Err(error) => course.goes_elsewhere(job, error, &mut out, record).await,
         };
         if !goes_on {
@@ -126,21 +130,28 @@ impl Course {
     async fn attempt(
         &mut self,
         job: &Job,
-        attempt: Try,
+        attempt: Box<Try>,
         out: &mut Out<'_>,
         record: &mut Record,
     ) -> Result<(), Failed> {
-        match open_hedged(self, job, attempt, record).await? {
+        let opened = open_hedged(self, job, attempt, record).await?;
+        match opened {
             Opened::Whole(target, headers, whole) => {
                 answer(job, &target, &headers, whole, record).await;
             }
-            Opened::Stream(open) => self.stream(job, *open, out, record).await,
+            Opened::Stream(open) => self.stream(job, open, out, record).await,
         }
         Ok(())
     }
 
     /// Relays a stream whose first token is there.
-    async fn stream(&mut self, job: &Job, mut open: Open, out: &mut Out<'_>, record: &mut Record) {
+    async fn stream(
+        &mut self,
+        job: &Job,
+        mut open: Box<Open>,
+        out: &mut Out<'_>,
+        record: &mut Record,
+    ) {
         record.advance(open.progress());
         record.committed(200);
         out.start(|| head(job, &open.target, &open.headers, Bytes::new(), true, record));
@@ -156,8 +167,8 @@ impl Course {
                 return;
             }
             // Rare, and large: apart, so that other requests do not carry its room.
-            match Box::pin(resume(self, job, open, error, joins, out, record)).await {
-                Resumed::Open(next) => open = *next,
+            match Box::pin(resume(self, job, open, error, &mut joins, out, record)).await {
+                Resumed::Open(next) => open = next,
                 Resumed::Over(end) => {
                     let finish = end.relay.finish_reason();
                     stream::close(job, finish, end.early, record).await;
@@ -171,7 +182,6 @@ impl Course {
                     return;
                 }
             }
-            joins += 1;
         }
     }
 
@@ -186,6 +196,7 @@ impl Course {
         record: &mut Record,
     ) -> bool {
         let error = &failed.error;
+        record.lost(error);
         if !job.slot.lingers(None) {
             // Nobody waits for another one's answer.
             if error.kind != Kind::ClientClosed {
@@ -233,7 +244,7 @@ impl Course {
 
     /// Takes a step after a failure.
     async fn take(&mut self, job: &Job, error: &Error, step: Step, record: &mut Record) {
-        job.gateway.note(error, &job.answer_headers);
+        record.note(error, &job.answer_headers);
         record.failed();
         match step {
             Step::Sibling => {}

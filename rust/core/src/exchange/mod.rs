@@ -4,11 +4,12 @@
 //! target), *committed* (the head is out: a failure becomes an in-stream error), *ended*. The
 //! driver runs as one task; dropping it at any point closes the engine's connection and books what
 //! was delivered.
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 use tokio::time::Instant;
 
 use crate::alarm::{Alarm, Elapsed};
@@ -23,6 +24,7 @@ use crate::route::Ask;
 use crate::scrub::Asked;
 use crate::slot::{Headers, Slot};
 use crate::snapshot::{Model, Target};
+use crate::trace::Trace;
 use crate::upstream::{Rope, Upstream};
 
 mod body;
@@ -62,6 +64,8 @@ pub struct Job {
     pub edits: Edits,
     /// Headers for the upstream.
     pub headers: HeaderMap,
+    /// Its place in a trace.
+    pub trace: Option<Box<Trace>>,
     /// Headers of every answer: request id and limits.
     pub answer_headers: Headers,
     /// One choice only: the engine may know the request by our id.
@@ -82,6 +86,19 @@ impl Job {
             id: format!("chatcmpl-{}", self.rid),
             model: self.model_asked.clone(),
             created: now.map_or(0, |since| since.as_secs()),
+        }
+    }
+
+    /// The headers for the upstream of the `number`th attempt.
+    fn headers_of(&self, number: u32) -> Cow<'_, HeaderMap> {
+        let trace = self.trace.as_ref();
+        match trace.and_then(|trace| trace.traceparent(number)) {
+            None => Cow::Borrowed(&self.headers),
+            Some(traceparent) => {
+                let mut headers = self.headers.clone();
+                headers.insert(HeaderName::from_static("traceparent"), traceparent);
+                Cow::Owned(headers)
+            }
         }
     }
 
@@ -142,19 +159,23 @@ pub async fn fetch(
 
 /// Runs the exchange to its end, or to the gateway's. Everything of it is released when this future
 /// ends or is dropped; the record then says what had come of it.
-pub async fn drive(job: Job, mut record: Record) {
+pub fn drive(job: Box<Job>, mut record: Record) -> impl Future<Output = ()> + Send {
     let gateway = Arc::clone(&job.gateway);
     let may_linger = |target: &Target| target.upstream.on_disconnect != OnDisconnect::Abort;
-    let lingers = job.model.targets.iter().any(may_linger);
-    let mut gone = false;
-    tokio::select! {
-        biased;
-        () = course::run(&job, &mut record) => {}
-        () = gateway.halting() => {}
-        () = outstayed(&job.slot, &mut gone), if lingers => {}
-    }
-    if gone {
-        record.client_gone();
+    // Of fallbacks it is not known before.
+    let lingers = job.model.falls_back() || job.model.targets.iter().any(may_linger);
+    // An async function would have room for its arguments twice.
+    async move {
+        let mut gone = false;
+        tokio::select! {
+            biased;
+            () = course::run(&job, &mut record) => {}
+            () = gateway.halting() => {}
+            () = outstayed(&job.slot, &mut gone), if lingers => {}
+        }
+        if gone {
+            record.client_gone();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One attempt, from its first byte to its commit point: a stream's first token, or a whole answer.
 //!
 //! Until then nothing of it has reached the client, so that a failure is the attempt's alone.
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -50,9 +51,9 @@ pub(super) struct Try {
 
 impl Try {
     /// The `number`th attempt of a request, at a target of this model's.
-    pub(super) fn of(placed: Placed, model: &Model, number: u32) -> Self {
+    pub(super) fn of(placed: Placed, model: &Model, number: u32) -> Box<Self> {
         let first_byte = placed.target.first_byte;
-        Self {
+        Box::new(Self {
             timeouts: Timeouts {
                 first_byte: first_byte.unwrap_or(model.timeouts.first_byte),
                 ..model.timeouts
@@ -63,7 +64,7 @@ impl Try {
             number,
             body: None,
             path: Path::Fresh(model.resume),
-        }
+        })
     }
 }
 
@@ -98,7 +99,7 @@ impl Drop for Stopper {
 /// is told to the health of its upstream.
 pub(super) async fn open(
     job: &Job,
-    mut attempt: Try,
+    mut attempt: Box<Try>,
     total: Instant,
     alarm: &mut Alarm,
     record: Option<&mut Record>,
@@ -119,7 +120,7 @@ pub(super) async fn open(
 
 async fn try_open(
     job: &Job,
-    attempt: Try,
+    attempt: Box<Try>,
     total: Instant,
     alarm: &mut Alarm,
     mut record: Option<&mut Record>,
@@ -132,7 +133,7 @@ async fn try_open(
         body,
         path,
         trial: _,
-    } = attempt;
+    } = *attempt;
     let upstream = Arc::clone(&target.upstream);
     let rid = (upstream.traits.rid && job.single).then(|| attempt_rid(&job.rid, number));
     let given = match body.as_deref() {
@@ -146,7 +147,8 @@ async fn try_open(
         upstream: Arc::clone(&upstream),
         rid,
     };
-    let sent = send(job, &target, body, first_byte, alarm, record.as_deref_mut()).await;
+    let to = (&target, &*job.headers_of(number));
+    let sent = send(job, to, body, first_byte, alarm, record.as_deref_mut()).await;
     let (headers, mut incoming) = match sent {
         Ok(answer) => answer,
         Err(unsent) => {
@@ -226,7 +228,7 @@ struct Unanswered {
 /// Sends the request and waits for the head of an answer that is a success.
 async fn send(
     job: &Job,
-    target: &Target,
+    (target, headers): (&Target, &HeaderMap),
     body: Rope,
     first_byte: Instant,
     alarm: &mut Alarm,
@@ -245,9 +247,8 @@ async fn send(
     };
     // From its first byte on the request counts: an engine may compute what nobody waits for.
     let first_contact = record.as_mut().is_some_and(|record| record.contacted());
-    let sent = alarm
-        .within(first_byte, upstream.post(&call, &job.headers, body))
-        .await;
+    let post = pin!(upstream.post(&call, headers, body));
+    let sent = alarm.within(first_byte, post).await;
     let response = match sent {
         Err(Elapsed) => {
             let error = "The engine did not answer in time.";
@@ -411,7 +412,7 @@ impl Open {
     }
 
     /// What is left once the engine is given up, which is stopped.
-    pub(super) fn into_end(self) -> (Target, End) {
+    pub(super) fn into_end(self: Box<Self>) -> (Target, End) {
         let end = End {
             relay: self.relay.into_relay(),
             early: self.early,

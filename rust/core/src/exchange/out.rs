@@ -46,6 +46,8 @@ impl<'a> Out<'a> {
     /// Answers with an error: as the answer, or where a head is out as the stream's only event.
     pub(super) async fn fail(&mut self, error: &Error, record: &mut Record) {
         if self.started {
+            // Signs of life are no answer: nothing of one has reached the client.
+            record.failed();
             cut(self.job, None, record, error, BytesMut::new()).await;
         } else {
             refuse(self.job, error, record).await;
@@ -103,6 +105,7 @@ pub(super) fn head(
     headers.extend(job.answer_headers.iter().cloned());
     let attempts = record.attempted().map_or(0, |(_, attempts)| attempts);
     headers.extend(attempt_headers(&target.upstream.name, attempts));
+    headers.extend(record.attempt_log());
     if more {
         headers.extend(stream_headers());
     }

@@ -21,7 +21,7 @@ use crate::relay::StreamRelay;
 use crate::resume::{Next, Resume, Splice, Why};
 use crate::snapshot::Target;
 
-/// Most joins of one stream: more engines than that do not die by chance.
+/// Most engines that are asked to carry one stream on: so many do not die by chance.
 const MAX_JOINS: u32 = 8;
 
 /// What came of a stream that broke off.
@@ -47,23 +47,29 @@ struct Join {
     splice: Splice,
 }
 
-/// Has a stream carried on that broke off with `error`, after so many `joins` before.
+/// Has a stream carried on that broke off with `error`. `joins`: the engines that were asked to, so
+/// far.
 ///
 /// Each sibling that can go on from a message is tried once. The retry budget is not asked: a join
-/// needs a stream that was running, so that there are no more of them than requests.
+/// needs a stream that was running, and what ends its engines ends [`MAX_JOINS`] more at most.
 pub(super) async fn resume(
     course: &mut Course,
     job: &Job,
-    dead: Open,
+    dead: Box<Open>,
     error: Error,
-    joins: u32,
+    joins: &mut u32,
     out: &mut Out<'_>,
     record: &mut Record,
 ) -> Resumed {
     let (target, mut end) = dead.into_end();
-    target.upstream.health.failed(&error, monotonic());
+    record.lost(&error);
     let now = Instant::now();
-    let wanted = course.model.resume && error.elsewhere() && joins < MAX_JOINS;
+    if now < course.total {
+        // That a request took longer than it may is not its engine's fault: it may have asked for
+        // much, or its client does not read.
+        target.upstream.health.failed(&error, monotonic());
+    }
+    let wanted = course.model.resume && error.elsewhere() && *joins < MAX_JOINS;
     if !wanted || now >= course.total || !job.slot.lingers(None) {
         return Resumed::Not(error, end);
     }
@@ -82,7 +88,7 @@ pub(super) async fn resume(
             end.relay.rejoin();
             return match end.relay.feed(events, &mut end.early) {
                 Ok(()) => {
-                    job.gateway.note(&error, &job.answer_headers);
+                    record.note(&error, &job.answer_headers);
                     record.advance(progress(&end.relay));
                     Resumed::Over(end)
                 }
@@ -104,7 +110,7 @@ pub(super) async fn resume(
         return Resumed::Not(not_continued(error, "no other target can go on"), end);
     }
     let mut last = error;
-    while trail.has_more() {
+    while trail.has_more() && *joins < MAX_JOINS {
         let (total, alarm) = (course.total, &mut course.alarm);
         let placed = dispatch::next(&mut trail, &model, &job.ask, total, alarm, out);
         let placed = match placed.await {
@@ -117,10 +123,13 @@ pub(super) async fn resume(
         if job.gateway.is_halted() {
             return Resumed::Not(last, end);
         }
-        job.gateway.note(&last, &job.answer_headers);
+        *joins += 1;
+        record.note(&last, &job.answer_headers);
         let upstream = Arc::clone(&placed.target.upstream);
-        let number = record.attempt(&upstream.name);
-        // What was delivered is owed, whoever goes on.
+        record.resumes();
+        let number = record.attempt(&placed.target);
+        // What was delivered is owed, whoever goes on; until one does, to who delivered it.
+        record.owe(&target.upstream.name);
         record.advance(progress(&end.relay));
         if !job.slot.lingers(record.linger(&upstream)) {
             return Resumed::Not(last, end);
@@ -135,12 +144,14 @@ pub(super) async fn resume(
                 let mut early = std::mem::take(&mut end.early);
                 early.extend_from_slice(&open.early);
                 open.early = early;
+                record.owe(&upstream.name);
                 record.advance(open.progress());
                 return Resumed::Open(open);
             }
             // A stream was asked for.
             Ok(Opened::Whole(..)) => {}
             Err(failed) => {
+                record.lost(&failed.error);
                 record.advance(progress(&end.relay));
                 last = failed.error;
             }

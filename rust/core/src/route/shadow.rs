@@ -32,10 +32,10 @@ impl Shadow {
         }
     }
 
-    /// Counts a request. The right to copy it, if it is one of the share and not too many copies are
-    /// under way.
+    /// Counts a request. The right to copy it, if it is one of the share, the shadow takes new
+    /// requests, and not too many copies are under way.
     pub fn copy(self: &Arc<Self>) -> Option<Copied> {
-        if !(self.share.count() && self.share.take()) {
+        if !(self.share.count() && self.share.take()) || self.upstream.health.is_draining() {
             return None;
         }
         let enter = |copies: u32| (copies < self.max_in_flight).then_some(copies + 1);

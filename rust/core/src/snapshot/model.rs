@@ -183,6 +183,13 @@ impl Model {
         self.shadow.as_ref()?.copy()
     }
 
+    /// Whether another model may answer in its place.
+    pub fn falls_back(&self) -> bool {
+        !self.fallbacks.is_empty()
+            || self.context_fallback.is_some()
+            || self.content_filter_fallback.is_some()
+    }
+
     /// Whether some request that the model can serve is not for all of its targets.
     pub fn is_restricted(&self) -> bool {
         self.is_restricted

@@ -1,4 +1,5 @@
 //! The configuration in the form that the control plane hands over.
+use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -31,7 +32,7 @@ pub struct SnapshotSpec {
 }
 
 /// One upstream: address, credentials, and what its kind can do.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -121,6 +122,16 @@ pub struct UpstreamSpec {
     /// Takes no new requests.
     #[serde(default)]
     pub draining: bool,
+}
+
+impl fmt::Debug for UpstreamSpec {
+    /// Without its secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamSpec")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Paths below the upstream's address. `{model}` stands for the model's name there,
