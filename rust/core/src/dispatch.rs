@@ -62,14 +62,7 @@ pub async fn next(
     if trail.nothing_may() {
         return Err(refuse::forbidden(model, ask));
     }
-    let mut search = Search {
-        model,
-        ask,
-        skip: trail.tried().clone(),
-        full: Set::default(),
-        canaries: false,
-        refused: None,
-    };
+    let mut search = Search::new(model, ask, trail);
     if let Some(placed) = search.canary(trail) {
         return Ok(search.go(trail, placed));
     }
@@ -86,14 +79,7 @@ pub async fn next(
 /// Takes a target for a second attempt beside the first: one of the lowest tier that has any, with a
 /// place free at once.
 pub fn beside(trail: &mut Trail, model: &Model, ask: &Ask) -> Option<Placed> {
-    let mut search = Search {
-        model,
-        ask,
-        skip: trail.tried().clone(),
-        full: Set::default(),
-        canaries: false,
-        refused: None,
-    };
+    let mut search = Search::new(model, ask, trail);
     let mut tiers = model.router.tiers().iter();
     let placed = tiers.find_map(|tier| search.at_once(tier, trail))?;
     trail.goes(placed.at);
@@ -112,6 +98,19 @@ struct Search<'a> {
     canaries: bool,
     /// What the last queue said that did not take the request in.
     refused: Option<Error>,
+}
+
+impl<'a> Search<'a> {
+    fn new(model: &'a Model, ask: &'a Ask, trail: &Trail) -> Self {
+        Self {
+            model,
+            ask,
+            skip: trail.tried().clone(),
+            full: Set::default(),
+            canaries: false,
+            refused: None,
+        }
+    }
 }
 
 impl Search<'_> {

@@ -9,7 +9,7 @@
 mod golden;
 
 use forebay_core::dialect::{Dialect, Options, answer, request};
-use golden::{context, read, stream, transcode};
+use golden::{context, transcode};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::json;
@@ -30,20 +30,6 @@ fn what_was_signed_comes_back_signed() {
     let said = json!({"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]});
     let next = golden::echoed(Dialect::Gemini, "gemini-3-pro", &said, &["c1", "c2"]);
     assert_eq!(next["contents"][1]["parts"], parts);
-}
-
-fn streams() -> Vec<(golden::Case, Vec<u8>)> {
-    let cases = golden::files("gemini")
-        .into_iter()
-        .map(|file| read(&file).0);
-    cases
-        .filter(|case| case.from == Dialect::Gemini)
-        .map(|case| {
-            let bytes = stream(&case);
-            (case, bytes)
-        })
-        .filter(|(_, bytes)| !bytes.is_empty())
-        .collect()
 }
 
 const NAMES: [&str; 24] = [
@@ -73,34 +59,13 @@ const NAMES: [&str; 24] = [
     "tools",
 ];
 
-/// JSON whose names are Gemini's, in any arrangement.
-fn tree() -> impl Strategy<Value = serde_json::Value> {
-    let name = prop::sample::select(NAMES.to_vec());
-    let leaf = prop_oneof![
-        Just(serde_json::Value::Null),
-        any::<bool>().prop_map(Into::into),
-        any::<i32>().prop_map(Into::into),
-        name.clone().prop_map(Into::into),
-        ".{0,6}".prop_map(Into::into),
-    ];
-    leaf.prop_recursive(6, 40, 4, move |inner| {
-        prop_oneof![
-            vec(inner.clone(), 0..3).prop_map(Into::into),
-            vec((name.clone(), inner), 0..4).prop_map(|members| {
-                let members = members.into_iter();
-                serde_json::Value::Object(members.map(|(k, v)| (k.to_owned(), v)).collect())
-            }),
-        ]
-    })
-}
-
 proptest! {
     // Each case goes through every recorded stream.
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn any_chunking_gives_the_same_stream(cuts in vec(1_usize..40, 1..6)) {
-        for (case, bytes) in streams() {
+        for (case, bytes) in golden::streams("gemini", Dialect::Gemini) {
             let (whole, error) = transcode(&case, &bytes, &[]);
             let (cut, same) = transcode(&case, &bytes, &cuts);
             prop_assert_eq!(cut, whole);
@@ -114,7 +79,7 @@ proptest! {
         byte: u8,
         cuts in vec(1_usize..40, 1..4),
     ) {
-        for (case, mut bytes) in streams() {
+        for (case, mut bytes) in golden::streams("gemini", Dialect::Gemini) {
             let at = at.index(bytes.len());
             bytes[at] = byte;
             transcode(&case, &bytes, &cuts);
@@ -125,7 +90,7 @@ proptest! {
 
 proptest! {
     #[test]
-    fn any_json_is_a_request_or_a_named_fault(tree in tree()) {
+    fn any_json_is_a_request_or_a_named_fault(tree in golden::arrangements(&NAMES)) {
         let body = serde_json::to_vec(&json!({"contents": tree})).expect("JSON");
         let options = Options {
             model: "gemini-3-pro", stream: true, drop_params: true, max_output_tokens: 1,
@@ -139,7 +104,7 @@ proptest! {
     }
 
     #[test]
-    fn any_json_is_an_answer_or_an_error(tree in tree()) {
+    fn any_json_is_an_answer_or_an_error(tree in golden::arrangements(&NAMES)) {
         let body = serde_json::to_vec(&tree).expect("JSON");
         for to in [Dialect::OpenAi, Dialect::Anthropic, Dialect::Gemini, Dialect::Converse] {
             let _ = answer(Dialect::Gemini, to, &body, &context());

@@ -11,6 +11,8 @@ use bytes::{Bytes, BytesMut};
 use forebay_core::dialect::eventstream::{Decoder, Value as Header, encode};
 use forebay_core::dialect::{Context, Dialect, Options, Transcoder, answer, request};
 use forebay_core::error::Error;
+use proptest::collection::vec;
+use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -230,4 +232,38 @@ fn events(to: Dialect, out: &[u8]) -> Value {
     events
         .map(|data| serde_json::from_str(data).unwrap_or_else(|_| json!(data)))
         .collect()
+}
+
+/// The streams of a folder that are in this dialect, as bytes.
+pub(crate) fn streams(folder: &str, from: Dialect) -> Vec<(Case, Vec<u8>)> {
+    let cases = files(folder).into_iter().map(|file| read(&file).0);
+    cases
+        .filter(|case| case.from == from)
+        .map(|case| {
+            let bytes = stream(&case);
+            (case, bytes)
+        })
+        .filter(|(_, bytes)| !bytes.is_empty())
+        .collect()
+}
+
+/// JSON with these names, in any arrangement.
+pub(crate) fn arrangements(names: &[&'static str]) -> impl Strategy<Value = Value> + use<> {
+    let name = prop::sample::select(names.to_vec());
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i32>().prop_map(Into::into),
+        name.clone().prop_map(Into::into),
+        ".{0,6}".prop_map(Into::into),
+    ];
+    leaf.prop_recursive(6, 40, 4, move |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..3).prop_map(Into::into),
+            vec((name.clone(), inner), 0..4).prop_map(|members| {
+                let members = members.into_iter();
+                Value::Object(members.map(|(k, v)| (k.to_owned(), v)).collect())
+            }),
+        ]
+    })
 }
