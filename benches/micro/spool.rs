@@ -33,6 +33,7 @@ fn event() -> UsageEvent {
         finish_reason: Some("stop".to_owned()),
         error_kind: None,
         attempts: 1,
+        attempt_log: None,
         usage: Usage::default(),
         source: "reported",
         duration_ms: 200.0,

@@ -236,8 +236,26 @@ class Core:
         Once a core. Raises: OSError; RuntimeError if there is a spool already.
         """
 
-    def take_failures(self) -> list[tuple[str, str, str, str]]:
-        """What the log should be told: (kind, message, private cause, request id) each."""
+    def take_failures(
+        self,
+    ) -> list[tuple[str, str, str, str, tuple[str, int, str, int | None, float] | None]]:
+        """What the log should be told: (kind, message, private cause, request id, attempt) each.
+
+        attempt: of an attempt that failed, (upstream, number, why it was made, the upstream's
+        status, milliseconds).
+        """
+
+    def trace(self, sample: float) -> None:
+        """From now on requests are traced: those of clients that say so, and of the others a share.
+
+        Once a core: a second share is dropped.
+        """
+
+    def take_traces(self, limit: int) -> bytes | None:
+        """Up to `limit` traced requests that have ended, oldest first, as a JSON array."""
+
+    def drop_traces(self, count: int) -> None:
+        """Counts traced requests that could not be exported."""
 
     @property
     def usage_backlog(self) -> int:

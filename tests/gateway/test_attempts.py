@@ -1,5 +1,6 @@
 """Which target a request goes to, what it looks like there, and what happens when one fails."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,3 +203,38 @@ def test_an_address_alone_is_enough(
         assert engine.only().header("authorization") == "Bearer engine-key"
     finally:
         assert process.stop() == 0
+
+
+def test_each_attempt_is_told(
+    routed: Gateway, engines: list[ScriptedUpstream], secret: str
+) -> None:
+    engines[0].script = lambda c, _: c.json({"error": {"message": "busy"}}, 503)
+    rows = [routed.call(CHAT, chat("both"), key=secret) for _ in range(4)]
+    several = [got for got in rows if got.header("x-forebay-attempts") == "2"]
+    assert several
+    for got in rows:
+        log = got.header("x-forebay-attempt-log")
+        row = routed.usage_of(got)
+        kept = json.loads(row["attempt_log"] or "null")
+        if got not in several:
+            assert (log, kept) == (None, None)
+            continue
+        assert log is not None
+        assert log.startswith('"a";reason=unavailable;status=503;ms=')
+        assert ', "b";reason=ok' in log
+        said = [(one["upstream"], one["model"], one["why"], one["reason"]) for one in kept]
+        assert said == [
+            ("a", "org/one", "first", "unavailable"),
+            ("b", "org/two", "retry", "ok"),
+        ]
+        assert kept[0]["start_us"] + kept[0]["duration_us"] <= kept[1]["start_us"]
+    id = several[0].header("x-request-id") or ""
+    until(lambda: id in routed.log(), "the log")
+    [line] = [
+        fields
+        for text in routed.log().splitlines()
+        if text.startswith("{") and (fields := json.loads(text)).get("request_id") == id
+    ]
+    assert (line["upstream"], line["attempt"], line["why"]) == ("a", 1, "first")
+    assert (line["reason"], line["status"]) == ("unavailable", 503)
+    assert line["duration_ms"] >= 0

@@ -218,6 +218,16 @@ def assert_all_places(gateway: Gateway, key: Key, upstream: str, url: str) -> No
     until(lambda: waiting() == 0, "nobody waits", 2)
     port = urlsplit(url).port
     assert port is not None
+    plain = request(CHAT, chat(f"patient-{upstream}"), key=key.secret)
+    processes = len(gateway.facts.get("workers", [0]))
+
+    def is_back() -> bool:
+        """Every process has tried it since its engine died, with one request."""
+        call(gateway.port, plain)
+        state = gateway.metric("forebay_upstream_state", upstream=upstream, state="open")
+        return state == processes
+
+    until(is_back, f"{upstream} is back", 20)
     assert call(port, request("/sim/reset", {})).status == 200
     body = chat(f"patient-{upstream}", sim_fault="slow-first-token:2")
     data = request(CHAT, body, key=key.secret)

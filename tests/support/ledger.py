@@ -70,6 +70,7 @@ def event(us: int = NOW_US, number: int | None = None, **changes: Any) -> Event:
         "price_id": 4,
         "cost_pico": 1_250_000_000_001,
         "tags": {"team": "blue"},
+        "attempt_log": None,
     }
     assert changes.keys() <= fields.keys()
     return {**fields, **changes}

@@ -27,6 +27,7 @@ from forebay.config.schema import (
     StickyBy,
     Upstream,
     check_database_url,
+    check_otlp_endpoint,
     check_redis_url,
     decode_log_key,
     normal_url,
@@ -135,6 +136,11 @@ def _to_config(document: Document) -> Config:
                 check(url)
         except ValueError as error:
             raise document.error((field,), str(error)) from None
+    try:
+        if (url := config.telemetry.otlp_endpoint) is not None:
+            check_otlp_endpoint(url)
+    except ValueError as error:
+        raise document.error(("telemetry", "otlp_endpoint"), str(error)) from None
     for field in ("http", "grpc"):
         try:
             if (address := getattr(config.listen, field)) is not None:

@@ -13,6 +13,7 @@ from forebay.gateway import snapshot
 from forebay.gateway.answer import Answer
 from forebay.gateway.credentials import refreshers
 from forebay.gateway.watch import Watcher
+from forebay.telemetry import traces
 
 log = structlog.get_logger("forebay.gateway")
 
@@ -51,6 +52,7 @@ class Gateway:
         self._credentials = refreshers(config, self.core)
         for name, refresher in self._credentials.items():
             self.checks[f"credentials:{name}"] = refresher.state
+        self._traces = traces.start(config, self.core)
         self._apply()
 
     async def start(self) -> None:
@@ -60,6 +62,8 @@ class Gateway:
         for name, refresher in self._credentials.items():
             self._tasks.append(asyncio.create_task(refresher.run(), name=f"credentials-{name}"))
         self._tasks.append(asyncio.create_task(self._tell_failures(), name="failures"))
+        if self._traces is not None:
+            self._tasks.append(asyncio.create_task(self._traces.run(), name="traces"))
 
     async def looked(self) -> None:
         """Wait, some seconds at most, until every upstream has been looked at once."""
@@ -110,6 +114,8 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.core.close()
         self._log_failures()
+        if self._traces is not None:
+            await self._traces.close()
 
     def health(self) -> Health:
         """The state of every part. Ready: at least one upstream is, and nothing else is down."""
@@ -148,6 +154,19 @@ class Gateway:
             self._log_failures()
 
     def _log_failures(self) -> None:
-        for kind, message, cause, request_id in self.core.take_failures():
+        for kind, message, cause, request_id, attempt in self.core.take_failures():
+            fields: dict[str, object] = {"kind": kind, "cause": cause, "request_id": request_id}
+            if attempt is not None:
+                upstream, number, why, status, ms = attempt
+                fields |= {
+                    "upstream": upstream,
+                    "attempt": number,
+                    "why": why,
+                    "reason": kind,
+                    "status": status,
+                    "duration_ms": ms,
+                }
+            # What a client got wrong is nothing that the operator has to look at.
+            tell = log.info if kind == "invalid_request" else log.warning
             with contextlib.suppress(ValueError):
-                log.warning(message, kind=kind, cause=cause, request_id=request_id)
+                tell(message, **fields)

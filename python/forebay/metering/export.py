@@ -58,6 +58,7 @@ USAGE: dict[str, str] = {
     "price_id": "integer",
     "cost": "money",
     "tags": "text",
+    "attempt_log": "text",
 }
 """Columns of an export of events, and their kinds: text, integer, real, boolean, time, money."""
 
@@ -84,7 +85,7 @@ ROLLUPS: dict[str, str] = {
 ROWS = 5_000
 """Rows that are in memory at a time."""
 
-_TEXT = {"event_id", "boot", "tags"}
+_TEXT = {"event_id", "boot", "tags", "attempt_log"}
 
 
 def _query(what: What) -> str:

@@ -50,6 +50,7 @@ COLUMNS: dict[str, str] = {
     "price_id": "bigint",
     "cost_pico": "bigint",
     "tags": "jsonb",
+    "attempt_log": "jsonb",
 }
 """Columns of a batch's rows in their order, and their types in PostgreSQL's binary format."""
 

@@ -154,8 +154,10 @@ impl Gateway {
         guard::check(endpoint, &body, &model.known)?;
         let whose = (&*key, &**model, arrival.unix_us);
         let (reservation, cost) = self.reserve(whose, endpoint, &body, answer_headers)?;
+        let trace = self.traces.of(request.traceparent, &arrival.id);
         let opening = Opening {
             arrival: *arrival,
+            trace: trace.clone(),
             tags,
             request_id: answer_headers
                 .first()
@@ -210,6 +212,7 @@ impl Gateway {
             edits: Edits::of(&body),
             body: bytes.clone(),
             headers: upstream_headers(&request, answer_headers),
+            trace,
             answer_headers: std::mem::take(answer_headers),
             single: choices == 1 && endpoint != Endpoint::Embeddings,
             rid: arrival.id.simple().to_string(),

@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use crate::attempts::Attempt;
 use crate::counters::Counters;
 use crate::error::{Error, Kind};
 use crate::events::Events;
@@ -19,12 +20,14 @@ use crate::headers::bearer;
 use crate::keys::{Denied, Key, KeySpec, Keys};
 use crate::limit::lease::{LeaseCounters, Leases};
 use crate::limit::{Nanos, Now, Region};
+pub use crate::note::{Failure, Note};
 use crate::price::{PriceBook, PriceSpec};
 use crate::prompt_log::{Entry, MAX_WAITING, PromptLog, Sink};
 use crate::slot::{Answering, Head, Headers, Slot, error_headers};
 use crate::snapshot::{Model, Snapshot, SnapshotSpec};
 use crate::spool::{Spool, SpoolCounters};
 use crate::subjects::{Ground, SubjectSpec, Subjects};
+use crate::trace::Traces;
 use crate::upstream::{Rope, Upstream};
 
 /// Which inference API.
@@ -104,9 +107,6 @@ pub fn monotonic() -> Nanos {
     mono.tv_sec as Nanos * 1_000_000_000 + mono.tv_nsec as Nanos
 }
 
-/// What the log is told of a failure.
-pub type Note = Box<dyn Fn(&Error, &str) + Send + Sync>;
-
 /// The gateway's state: what every request is decided by.
 pub struct Gateway {
     /// All API keys.
@@ -132,6 +132,8 @@ pub struct Gateway {
     note: RwLock<Option<Note>>,
     prompt_log: OnceLock<PromptLog>,
     spool: OnceLock<Arc<Spool>>,
+    /// Traced requests.
+    pub traces: Traces,
 }
 
 impl Gateway {
@@ -139,6 +141,7 @@ impl Gateway {
     /// `region`.
     pub fn new(runtime: Handle, region: Arc<Region>) -> Self {
         let metrics = Counters::new();
+        let traces = Traces::registered(&metrics.registry);
         Self {
             leases: Arc::new(Leases::new(LeaseCounters::registered(&metrics.registry))),
             spool_counters: SpoolCounters::registered(&metrics.registry),
@@ -158,6 +161,7 @@ impl Gateway {
             note: RwLock::new(None),
             prompt_log: OnceLock::new(),
             spool: OnceLock::new(),
+            traces,
         }
     }
 
@@ -228,11 +232,23 @@ impl Gateway {
             let id = answer_headers
                 .iter()
                 .find(|(name, _)| name == "x-request-id");
-            note(
+            let id = id.and_then(|(_, value)| value.to_str().ok());
+            note(&Failure {
                 error,
-                id.and_then(|(_, value)| value.to_str().ok())
-                    .unwrap_or_default(),
-            );
+                request_id: id.unwrap_or_default(),
+                attempt: None,
+            });
+        }
+    }
+
+    /// Tells the log of an attempt that failed.
+    pub(crate) fn note_attempt(&self, error: &Error, request_id: &str, attempt: &Attempt) {
+        if let Some(note) = &*self.note.read() {
+            note(&Failure {
+                error,
+                request_id,
+                attempt: Some(attempt),
+            });
         }
     }
 

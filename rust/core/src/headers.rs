@@ -110,7 +110,7 @@ pub(crate) fn upstream_headers(request: &Request<'_>, answer_headers: &Headers) 
 }
 
 /// W3C Trace Context §3.2: `00-{32 hex}-{16 hex}-{2 hex}` in lower case, ids not all zero.
-fn is_traceparent(value: &[u8]) -> bool {
+pub(crate) fn is_traceparent(value: &[u8]) -> bool {
     let mut fields = value.split(|b| *b == b'-');
     let mut hex = |len: usize| {
         fields.next().filter(|f| {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::arrival::Arrival;
+use crate::attempts::{self, Attempts, Why};
 use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
 use crate::keys::KeyId;
@@ -12,97 +13,18 @@ use crate::linger::{Linger, OnDisconnect};
 use crate::price::Price;
 use crate::prompt_log::Capture;
 use crate::slot::stopped;
-use crate::snapshot::Model;
+use crate::snapshot::{Model, Target};
 use crate::spool::row::{Reached, put_usage};
 use crate::spool::{Durability, Full, Opened, Spool};
+use crate::trace::Trace;
 use crate::upstream::Upstream;
 use crate::usage::{Source, Usage};
 
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Answered in full.
-    Ok,
-    /// The client left first.
-    ClientClosed,
-    /// The engine failed after the answer had begun.
-    UpstreamCut,
-    /// Answered with an error.
-    Error,
-    /// The gateway stopped first.
-    GatewayDied,
-}
+mod event;
+mod tried;
 
-impl Outcome {
-    /// The name in the usage table.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::ClientClosed => "client_closed",
-            Self::UpstreamCut => "upstream_cut",
-            Self::Error => "error",
-            Self::GatewayDied => "gateway_died",
-        }
-    }
-}
-
-/// One finished request, as the usage table keeps it. Times are unix microseconds.
-#[derive(Clone, Debug)]
-pub struct UsageEvent {
-    /// UUIDv7, made at admission.
-    pub event_id: [u8; 16],
-    /// As in `x-request-id`.
-    pub request_id: String,
-    /// Who is billed.
-    pub account: Arc<str>,
-    /// The key's public id.
-    pub key_id: KeyId,
-    /// When it was admitted.
-    pub admitted_us: i64,
-    /// When the first byte of the answer came.
-    pub first_byte_us: Option<i64>,
-    /// When it ended.
-    pub ended_us: i64,
-    /// The model as the client named it.
-    pub model_asked: String,
-    /// The model's own name.
-    pub model_served: Arc<str>,
-    /// The last upstream tried; of a stream that broke off the last one that delivered of it.
-    pub upstream: Option<Arc<str>>,
-    /// The door.
-    pub front: &'static str,
-    /// Which API.
-    pub endpoint: &'static str,
-    /// Streamed.
-    pub stream: bool,
-    /// How it ended.
-    pub outcome: &'static str,
-    /// The HTTP status; 499 when the client left before there was one.
-    pub status: u16,
-    /// The engine's finish reason.
-    pub finish_reason: Option<String>,
-    /// The error's kind.
-    pub error_kind: Option<&'static str>,
-    /// Upstreams tried.
-    pub attempts: u32,
-    /// Tokens.
-    pub usage: Usage,
-    /// Where the tokens come from.
-    pub source: &'static str,
-    /// From admission to the end, milliseconds.
-    pub duration_ms: f64,
-    /// From admission to the first token, milliseconds.
-    pub ttft_ms: Option<f64>,
-    /// Output tokens by the time from first token to the end.
-    pub tokens_per_second: Option<f64>,
-    /// The client's labels: the text of a JSON object of strings.
-    pub tags: Option<Box<str>>,
-    /// What it cost, pico-USD; absent when no price was in force.
-    pub cost_pico: Option<u64>,
-    /// The row of the price book that the cost is by; absent where none is, and of what was not
-    /// served, which costs nothing.
-    pub price_id: Option<i64>,
-}
+pub use self::event::{Outcome, UsageEvent};
+pub(crate) use self::tried::Hedge;
 
 thread_local! {
     static ROW: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -126,6 +48,15 @@ pub struct Progress {
     pub content_events: u64,
     /// The engine has begun an answer that is no error.
     pub answered: bool,
+}
+
+/// What came of the attempt that a request ended with.
+fn reason(outcome: Outcome, error: Option<&'static str>) -> &'static str {
+    match outcome {
+        Outcome::Ok => attempts::OK,
+        Outcome::ClientClosed | Outcome::GatewayDied => outcome.name(),
+        Outcome::UpstreamCut | Outcome::Error => error.unwrap_or(outcome.name()),
+    }
 }
 
 /// What came of the request's way to engines.
@@ -163,6 +94,12 @@ pub struct Record {
     pub progress: Progress,
     /// Set once the answer's end is known.
     pub outcome: Option<Outcome>,
+    /// Its place in a trace.
+    trace: Option<Box<Trace>>,
+    /// What came of each attempt.
+    tried: Attempts,
+    /// The private cause that the log has been told last.
+    told: Option<String>,
     /// Its place in the spool, where there is one.
     opened: Option<(Arc<Spool>, Opened)>,
     /// What the spool gave for its end.
@@ -173,6 +110,8 @@ pub struct Record {
 pub struct Opening {
     /// When it came, and the id made of that.
     pub arrival: Arrival,
+    /// Its place in a trace.
+    pub trace: Option<Box<Trace>>,
     /// See [`UsageEvent::tags`].
     pub tags: Option<Box<str>>,
     /// As in `x-request-id`.
@@ -206,6 +145,7 @@ impl Record {
     ) -> Result<Self, Error> {
         let Opening {
             arrival,
+            trace,
             tags,
             request_id,
             account,
@@ -235,6 +175,7 @@ impl Record {
             finish_reason: None,
             error_kind: None,
             attempts: 0,
+            attempt_log: None,
             usage: Usage::default(),
             source: Source::Estimated.name(),
             duration_ms: 0.0,
@@ -278,13 +219,16 @@ impl Record {
             price: None,
             progress: Progress::default(),
             outcome: None,
+            trace,
+            tried: Attempts::default(),
+            told: None,
             opened,
             recorded: None,
         })
     }
 
     /// Notes how far the request has come, where it survives this process.
-    fn note(&self) {
+    fn mark(&self) {
         let (Some((_, opened)), Some(event)) = (&self.opened, &self.event) else {
             return;
         };
@@ -315,18 +259,25 @@ impl Record {
     }
 
     /// One more upstream is tried.
-    pub fn attempt(&mut self, upstream: &Arc<str>) -> u32 {
+    pub fn attempt(&mut self, target: &Target) -> u32 {
+        let at_us = self.since(Instant::now());
+        self.attempt_since(target, at_us)
+    }
+
+    fn attempt_since(&mut self, target: &Target, at_us: u64) -> u32 {
         let Some(event) = &mut self.event else {
             return 0;
         };
+        let upstream = &target.upstream.name;
         event.attempts += 1;
         // What a failed attempt said of usage is not the client's to pay.
         self.progress = Progress::default();
         let attempts = event.attempts;
+        self.tried.begin(attempts, upstream, &target.model, at_us);
         self.owe(upstream);
         if self.contact == Contact::Made {
             self.contact = Contact::Failed;
-            self.note();
+            self.mark();
         }
         if let Some((spool, opened)) = &self.opened {
             spool.attempt(opened, upstream);
@@ -349,19 +300,9 @@ impl Record {
     /// Another model is to answer from now on: a fallback.
     pub(crate) fn serve(&mut self, model: &Arc<Model>) {
         self.model = Arc::clone(model);
+        self.tried.next_is(Why::Fallback);
         if let Some(event) = &mut self.event {
             event.model_served = Arc::clone(&model.name);
-        }
-    }
-
-    /// A second attempt was made at `upstream` beside the last one; with `won` it is the one that
-    /// answers.
-    pub(crate) fn hedged(&mut self, upstream: &Arc<Upstream>, won: bool) {
-        if won {
-            self.attempt(&upstream.name);
-            self.contacted();
-        } else if let Some(event) = &mut self.event {
-            event.attempts += 1;
         }
     }
 
@@ -375,7 +316,7 @@ impl Record {
     /// count before.
     pub fn contacted(&mut self) -> bool {
         let before = std::mem::replace(&mut self.contact, Contact::Made);
-        self.note();
+        self.mark();
         before == Contact::Never
     }
 
@@ -385,14 +326,14 @@ impl Record {
         let nothing = !self.progress.answered && self.progress.reported.is_none();
         if self.contact == Contact::Made && nothing {
             self.contact = Contact::Failed;
-            self.note();
+            self.mark();
         }
     }
 
     /// No connection came about, so nothing was sent after all.
     pub fn not_contacted(&mut self) {
         self.contact = Contact::Never;
-        self.note();
+        self.mark();
     }
 
     /// How an attempt at `upstream` goes on when its client leaves; `None`: not.
@@ -462,7 +403,7 @@ impl Record {
             let duration_us = self.started.elapsed().as_micros() as u64;
             reservation.spend_progress(price.nano(&usage, duration_us));
         }
-        self.note();
+        self.mark();
     }
 
     /// The answer's status and how it ended.
@@ -574,6 +515,9 @@ impl Record {
         self.model.metrics.input.add(usage.prompt);
         self.model.metrics.output.add(usage.completion);
         event.usage = usage;
+        self.tried
+            .end(reason(outcome, event.error_kind), None, duration_us);
+        event.attempt_log = self.tried.json();
         event.source = source.name();
         event.outcome = outcome.name();
         if outcome == Outcome::ClientClosed {
@@ -581,6 +525,9 @@ impl Record {
         }
         if let Some(log) = self.log.take() {
             log.end(&event);
+        }
+        if let Some(trace) = &self.trace {
+            self.gateway.traces.push(trace, &event, self.tried.all());
         }
         self.gateway
             .metrics

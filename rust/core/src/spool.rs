@@ -245,6 +245,10 @@ impl Spool {
     /// The keeper's work. Whether it should come again soon.
     fn keep(&self) -> bool {
         let (synced, usage) = self.usage.keep();
+        let machine = self.config.durability == Durability::Machine;
+        // First: who waits for what is on the disk may begin the next request at once.
+        self.is_unsafe
+            .store(machine && usage.is_err() && synced == 0, Ordering::Relaxed);
         self.synced.send_if_modified(|known| {
             let more = synced > *known;
             *known = synced.max(*known);
@@ -256,8 +260,6 @@ impl Spool {
             self.counters.failures.inc();
         }
         let failed = outcome.is_err();
-        let is_unsafe = failed && synced == 0 && self.config.durability == Durability::Machine;
-        self.is_unsafe.store(is_unsafe, Ordering::Relaxed);
         *self.trouble.lock() = outcome.err().map(|error| error.to_string());
         failed || self.usage.is_busy() || self.logs.is_busy()
     }

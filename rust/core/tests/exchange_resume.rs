@@ -92,6 +92,13 @@ async fn another_engine_goes_on_however_the_first_one_ends() {
         assert_eq!(event.outcome, "ok");
         assert_eq!(event.upstream.as_deref(), Some("b"));
         assert_eq!((event.attempts, event.error_kind), (2, None));
+        let log: serde_json::Value =
+            serde_json::from_str(event.attempt_log.as_deref().unwrap()).unwrap();
+        assert_ne!(log[0]["reason"], "ok");
+        assert_eq!(
+            (&log[1]["why"], &log[1]["reason"]),
+            (&json!("resume"), &json!("ok"))
+        );
         // What the first one made, and the second one.
         assert_eq!((event.usage.prompt, event.usage.completion), (7, 2 + 3));
         until("the first one is left", || first.active() == 0).await;

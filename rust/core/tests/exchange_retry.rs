@@ -319,6 +319,9 @@ async fn the_first_of_two_answers_and_the_other_is_stopped() {
     let event = rig.event().await;
     assert_eq!(event.upstream.as_deref(), Some("b"));
     assert_eq!((event.outcome, event.attempts), ("ok", 2));
+    let log = answer.header("x-forebay-attempt-log").unwrap();
+    assert!(log.starts_with("\"a\";reason=hedge_lost;ms="), "{log}");
+    assert!(log.ends_with(", \"b\";reason=ok;why=hedge"), "{log}");
     assert_eq!((event.usage.prompt, event.usage.completion), (7, 3));
 }
 

@@ -136,6 +136,7 @@ fn event(number: u64) -> UsageEvent {
         finish_reason: None,
         error_kind: None,
         attempts: 0,
+        attempt_log: None,
         usage: Usage::default(),
         source: "estimated",
         duration_ms: 0.0,
@@ -227,7 +228,7 @@ fn what_ends_comes_out_in_order_with_what_the_spool_knows() {
     assert_eq!(rows[1]["cost_pico"], 77);
     let copied = batch.copy(0, 2);
     assert!(copied.starts_with(b"PGCOPY\n\xff\r\n\0") && copied.ends_with(&[0xff, 0xff]));
-    assert_eq!(copied[19..21], 33_u16.to_be_bytes());
+    assert_eq!(copied[19..21], 34_u16.to_be_bytes());
     spool.done(&batch);
     assert_eq!(spool.standing().waiting, 0);
     assert!(spool.batch(10).is_none());
@@ -236,6 +237,72 @@ fn what_ends_comes_out_in_order_with_what_the_spool_knows() {
         !folder.0.exists(),
         "an empty spool goes, and the folder with the last"
     );
+}
+
+/// A row as the first version of the format has it: the last column is not there.
+fn old_row(event: &UsageEvent) -> Vec<u8> {
+    let mut row = row(event);
+    let columns = u16::from_be_bytes([row[0], row[1]]) - 1;
+    row[..2].copy_from_slice(&columns.to_be_bytes());
+    row.truncate(row.len() - 4);
+    row
+}
+
+#[test]
+fn a_spool_of_the_version_before_is_shipped_whole() {
+    let folder = Folder::new();
+    let dead = plain(&folder.0);
+    let running = dead.begin(&old_row(&event(1))).unwrap();
+    let reached = Reached {
+        contacted: true,
+        counted: true,
+        attempts: 1,
+        seen_us: 1_790_000_000_500_001,
+        ..Reached::default()
+    };
+    reached.store(running.progress());
+    let done = dead.begin(&old_row(&event(2))).unwrap();
+    dead.end(&done, &old_row(&ended(2, 7)));
+    let id = uuid::Uuid::from_bytes(dead.id()).simple().to_string();
+    let alive = plain(&folder.0);
+    kill(dead, &folder.0, Some(&alive));
+    for file in std::fs::read_dir(folder.0.join(id).join("usage")).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        if bytes.starts_with(b"FBSPOOL\0") {
+            bytes[8..12].copy_from_slice(&1_u32.to_le_bytes());
+            std::fs::write(&path, bytes).unwrap();
+        }
+    }
+    assert_eq!(alive.adopt(&rate).unwrap(), 1);
+    let batch = alive.batch(10).unwrap();
+    assert_eq!(batch.len(), 2);
+    let copy = batch.copy(0, 2);
+    assert_eq!(u16::from_be_bytes([copy[19], copy[20]]), 34);
+    assert!(copy.ends_with(&[0xff; 6]), "a null, and the end");
+    let mut rows = HashMap::new();
+    assert_eq!(drain(&alive, 10, &mut rows), 2);
+    assert_eq!(rows["req-1"]["outcome"], "gateway_died");
+    assert_eq!(rows["req-2"]["tags"]["team"], "search");
+    assert_eq!(rows["req-2"]["attempt_log"], Value::Null);
+}
+
+#[test]
+fn attempts_are_kept_in_the_row() {
+    let folder = Folder::new();
+    let spool = plain(&folder.0);
+    let opened = spool.begin(&row(&event(1))).unwrap();
+    let log = Some(r#"[{"number":1},{"number":2}]"#.into());
+    spool.end(
+        &opened,
+        &row(&UsageEvent {
+            attempt_log: log,
+            ..ended(1, 3)
+        }),
+    );
+    let mut rows = HashMap::new();
+    drain(&spool, 10, &mut rows);
+    assert_eq!(rows["req-1"]["attempt_log"][1]["number"], 2);
 }
 
 #[test]

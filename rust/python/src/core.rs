@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use forebay_core::error::{Error, Kind};
-use forebay_core::gateway::{Endpoint, Gateway};
+use forebay_core::gateway::{Endpoint, Failure, Gateway};
 use forebay_core::headers::fresh_request_id;
 use forebay_core::health::Engine;
 use forebay_core::listener::{Bounds, Listener};
@@ -34,8 +34,11 @@ const MAX_NOTES: usize = 10_000;
 /// How long a client may take nothing of its answer before its connection is given up.
 const WRITE_STALL: Duration = Duration::from_secs(300);
 
-/// What the log is told of one failure: kind, message, private cause, request id.
-type Note = (&'static str, String, String, String);
+/// Of an attempt that failed: upstream, number, why it was made, the upstream's status, milliseconds.
+type Tried = (String, u32, &'static str, Option<u16>, f64);
+
+/// What the log is told of one failure: kind, message, private cause, request id, attempt.
+type Note = (&'static str, String, String, String, Option<Tried>);
 
 /// The gateway of one process.
 #[pyclass(frozen, module = "forebay._core")]
@@ -151,7 +154,8 @@ impl Core {
         let queue = Arc::clone(bell.get_or_init(|| queue));
         let notes = Arc::new(ArrayQueue::new(MAX_NOTES));
         let sink = Arc::clone(&notes);
-        gateway.on_failure(Box::new(move |error: &Error, request_id: &str| {
+        gateway.on_failure(Box::new(move |failure: &Failure<'_>| {
+            let error = failure.error;
             // Engines quote what clients sent: above all in what is the client's fault.
             let message = match error.kind {
                 Kind::InvalidRequest | Kind::PayloadTooLarge => {
@@ -161,7 +165,19 @@ impl Core {
             };
             let cause = without_secrets(error.cause.as_deref().unwrap_or_default());
             // Full: the log is behind, and the counters have it.
-            let _ = sink.push((error.kind.name(), message, cause, request_id.to_owned()));
+            let id = failure.request_id.to_owned();
+            let tried = failure.attempt.map(|attempt| {
+                let ms = attempt.duration_us as f64 / 1e3;
+                let upstream = attempt.upstream.to_string();
+                (
+                    upstream,
+                    attempt.number,
+                    attempt.why.name(),
+                    attempt.status,
+                    ms,
+                )
+            });
+            let _ = sink.push((error.kind.name(), message, cause, id, tried));
         }));
         Ok(Self {
             gateway,
@@ -516,9 +532,26 @@ impl Core {
             .collect()
     }
 
-    /// Takes what the log should be told: `(kind, message, cause, request id)` each.
+    /// Takes what the log should be told: `(kind, message, cause, request id, attempt)`
+    /// each.
     fn take_failures(&self) -> Vec<Note> {
         std::iter::from_fn(|| self.notes.pop()).collect()
+    }
+
+    /// From now on requests are traced.
+    fn trace(&self, sample: f64) {
+        self.gateway.traces.begin(sample);
+    }
+
+    /// Takes up to `limit` traced requests that have ended, as a JSON array; None: none waits.
+    fn take_traces<'py>(&self, py: Python<'py>, limit: usize) -> Option<Bound<'py, PyBytes>> {
+        let taken = self.gateway.traces.take(limit)?;
+        Some(PyBytes::new(py, &taken))
+    }
+
+    /// Counts traced requests that could not be exported.
+    fn drop_traces(&self, count: u64) {
+        self.gateway.traces.dropped.add(count);
     }
 
     /// Finished requests that were not taken yet.

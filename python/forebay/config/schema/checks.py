@@ -171,6 +171,22 @@ def check_redis_url(text: str) -> None:
         raise ValueError("URL has no valid host")
 
 
+def check_otlp_endpoint(text: str) -> None:
+    """Accept ``http://`` and ``https://`` addresses.
+
+    Raises: ValueError, with a reason that does not repeat credentials.
+    """
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("bad URL") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("must start with http:// or https://")
+    if not parts.hostname or any(c.isspace() for c in text):
+        raise ValueError("URL has no valid host")
+
+
 def check_database_url(text: str) -> None:
     """Accept ``postgresql://`` and ``postgres://`` addresses.
 

@@ -8,7 +8,15 @@ from msgspec import Meta
 from forebay.config.schema.base import MASK, Name, Section
 from forebay.config.schema.checks import mask_url
 from forebay.config.schema.model import Model
-from forebay.config.schema.service import Limits, Listen, Log, PromptLogs, Retention, Spool
+from forebay.config.schema.service import (
+    Limits,
+    Listen,
+    Log,
+    PromptLogs,
+    Retention,
+    Spool,
+    Telemetry,
+)
 from forebay.config.schema.upstream import SECRETS, Upstream
 
 
@@ -36,6 +44,7 @@ class Config(Section, frozen=True, kw_only=True):
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     log: Log = Log()
+    telemetry: Telemetry = Telemetry()
     prompt_logs: PromptLogs = PromptLogs()
 
 
@@ -64,6 +73,8 @@ def to_public(config: Config) -> dict[str, Any]:
     public["prompt_logs"]["keys"] = dict.fromkeys(config.prompt_logs.keys, MASK)
     if config.database_url is not None:
         public["database_url"] = mask_url(config.database_url)
+    if config.telemetry.otlp_endpoint is not None:
+        public["telemetry"]["otlp_endpoint"] = mask_url(config.telemetry.otlp_endpoint)
     if config.redis_url is not None:
         public["redis_url"] = mask_url(config.redis_url)
     return public

@@ -75,6 +75,20 @@ class Log(Section, frozen=True, kw_only=True):
     format: LogFormat = "json"
 
 
+class Telemetry(Section, frozen=True, kw_only=True):
+    """Where traces go.
+
+    otlp_endpoint: ``http://…/v1/traces``; None takes OpenTelemetry's own variables, and without
+        those nothing is traced.
+    sample: the share of requests that are traced where the client does not say.
+    service_name: None takes ``OTEL_SERVICE_NAME``, or ``forebay``.
+    """
+
+    otlp_endpoint: str | None = None
+    sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    service_name: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+
+
 class Spool(Section, frozen=True, kw_only=True):
     """Where usage is recorded until the database has it.
 

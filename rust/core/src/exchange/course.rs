@@ -106,7 +106,7 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
                     return;
                 }
                 let (upstream, at) = (&placed.target.upstream, placed.at);
-                let number = record.attempt(&upstream.name);
+                let number = record.attempt(&placed.target);
                 if !job.slot.lingers(record.linger(upstream)) {
                     return;
                 }
@@ -198,6 +198,7 @@ impl Course {
         record: &mut Record,
     ) -> bool {
         let error = &failed.error;
+        record.lost(error);
         if !job.slot.lingers(None) {
             // Nobody waits for another one's answer.
             if error.kind != Kind::ClientClosed {
@@ -245,7 +246,7 @@ impl Course {
 
     /// Takes a step after a failure.
     async fn take(&mut self, job: &Job, error: &Error, step: Step, record: &mut Record) {
-        job.gateway.note(error, &job.answer_headers);
+        record.note(error, &job.answer_headers);
         record.failed();
         match step {
             Step::Sibling => {}

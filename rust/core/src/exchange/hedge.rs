@@ -9,7 +9,7 @@ use super::course::{Course, Failed};
 use super::open::{Opened, Try, open};
 use crate::alarm::Alarm;
 use crate::dispatch;
-use crate::record::Record;
+use crate::record::{Hedge, Record};
 
 /// Makes an attempt, with a second one beside it where the model's hedging says so and another
 /// target has a place free.
@@ -57,25 +57,38 @@ async fn race(
     let beside = placed.target.clone();
     let second = Try::of(placed, &course.model, number);
     let mut alarm = Alarm::new((Instant::now() + second.timeouts.first_byte).min(total));
+    let began = Instant::now();
     let mut second = pin!(open(job, second, total, &mut alarm, None));
-    let (opened, hedged) = tokio::select! {
+    let failed = |failed: Failed| Some((failed.error, Instant::now()));
+    let (opened, won, failed) = tokio::select! {
         biased;
         opened = &mut first => match opened {
-            Ok(opened) => (Ok(opened), false),
+            Ok(opened) => (Ok(opened), false, None),
             // The other one is all that is left.
-            Err(failed) => match second.await {
-                Ok(opened) => (Ok(opened), true),
-                Err(_) => (Err(failed), false),
-            },
+            Err(lost) => {
+                let at = Instant::now();
+                match second.await {
+                    Ok(opened) => (Ok(opened), true, Some((lost.error, at))),
+                    Err(other) => (Err(lost), false, failed(other)),
+                }
+            }
         },
         opened = &mut second => match opened {
-            Ok(opened) => (Ok(opened), true),
-            Err(_) => (first.as_mut().await, false),
+            Ok(opened) => (Ok(opened), true, None),
+            Err(other) => {
+                let failed = failed(other);
+                (first.as_mut().await, false, failed)
+            }
         },
     };
     drop(first);
-    record.hedged(&beside.upstream, hedged);
-    if hedged && !job.slot.lingers(record.linger(&beside.upstream)) {
+    record.hedged(&Hedge {
+        target: &beside,
+        began: began.into_std(),
+        won,
+        failed: failed.map(|(error, at)| (error, at.into_std())),
+    });
+    if won && !job.slot.lingers(record.linger(&beside.upstream)) {
         // Its client has left meanwhile, and this upstream is not read on for that.
         return Err(Failed::left());
     }

@@ -4,11 +4,12 @@
 //! target), *committed* (the head is out: a failure becomes an in-stream error), *ended*. The
 //! driver runs as one task; dropping it at any point closes the engine's connection and books what
 //! was delivered.
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 use tokio::time::Instant;
 
 use crate::alarm::{Alarm, Elapsed};
@@ -23,6 +24,7 @@ use crate::route::Ask;
 use crate::scrub::Asked;
 use crate::slot::{Headers, Slot};
 use crate::snapshot::{Model, Target};
+use crate::trace::Trace;
 use crate::upstream::{Rope, Upstream};
 
 mod body;
@@ -62,6 +64,8 @@ pub struct Job {
     pub edits: Edits,
     /// Headers for the upstream.
     pub headers: HeaderMap,
+    /// Its place in a trace.
+    pub trace: Option<Box<Trace>>,
     /// Headers of every answer: request id and limits.
     pub answer_headers: Headers,
     /// One choice only: the engine may know the request by our id.
@@ -82,6 +86,19 @@ impl Job {
             id: format!("chatcmpl-{}", self.rid),
             model: self.model_asked.clone(),
             created: now.map_or(0, |since| since.as_secs()),
+        }
+    }
+
+    /// The headers for the upstream of the `number`th attempt.
+    fn headers_of(&self, number: u32) -> Cow<'_, HeaderMap> {
+        let trace = self.trace.as_ref();
+        match trace.and_then(|trace| trace.traceparent(number)) {
+            None => Cow::Borrowed(&self.headers),
+            Some(traceparent) => {
+                let mut headers = self.headers.clone();
+                headers.insert(HeaderName::from_static("traceparent"), traceparent);
+                Cow::Owned(headers)
+            }
         }
     }
 

@@ -147,7 +147,8 @@ async fn try_open(
         upstream: Arc::clone(&upstream),
         rid,
     };
-    let sent = send(job, &target, body, first_byte, alarm, record.as_deref_mut()).await;
+    let to = (&target, &*job.headers_of(number));
+    let sent = send(job, to, body, first_byte, alarm, record.as_deref_mut()).await;
     let (headers, mut incoming) = match sent {
         Ok(answer) => answer,
         Err(unsent) => {
@@ -227,7 +228,7 @@ struct Unanswered {
 /// Sends the request and waits for the head of an answer that is a success.
 async fn send(
     job: &Job,
-    target: &Target,
+    (target, headers): (&Target, &HeaderMap),
     body: Rope,
     first_byte: Instant,
     alarm: &mut Alarm,
@@ -246,7 +247,7 @@ async fn send(
     };
     // From its first byte on the request counts: an engine may compute what nobody waits for.
     let first_contact = record.as_mut().is_some_and(|record| record.contacted());
-    let post = pin!(upstream.post(&call, &job.headers, body));
+    let post = pin!(upstream.post(&call, headers, body));
     let sent = alarm.within(first_byte, post).await;
     let response = match sent {
         Err(Elapsed) => {

@@ -105,6 +105,7 @@ pub(super) fn head(
     headers.extend(job.answer_headers.iter().cloned());
     let attempts = record.attempted().map_or(0, |(_, attempts)| attempts);
     headers.extend(attempt_headers(&target.upstream.name, attempts));
+    headers.extend(record.attempt_log());
     if more {
         headers.extend(stream_headers());
     }

@@ -10,11 +10,12 @@ use crate::slot::{Head, error_headers, header_text};
 
 /// Answers with an error before anything else was answered.
 pub(super) async fn refuse(job: &Job, error: &Error, record: &mut Record) {
-    job.gateway.note(error, &job.answer_headers);
+    record.note(error, &job.answer_headers);
     let mut headers = job.answer_headers.clone();
     headers.extend(error_headers(error));
     if let Some((upstream, attempts)) = record.attempted() {
         headers.extend(attempt_headers(&upstream, attempts));
+        headers.extend(record.attempt_log());
     }
     let body = error.openai_body();
     if let Some(log) = &mut record.log {
@@ -39,7 +40,7 @@ pub(super) async fn cut(
     error: &Error,
     held: BytesMut,
 ) {
-    job.gateway.note(error, &job.answer_headers);
+    record.note(error, &job.answer_headers);
     record.close(Outcome::UpstreamCut, 200, Some(error.kind), finish);
     let mut last = held;
     logged_all(record, &last);

@@ -62,6 +62,7 @@ pub(super) async fn resume(
     record: &mut Record,
 ) -> Resumed {
     let (target, mut end) = dead.into_end();
+    record.lost(&error);
     let now = Instant::now();
     if now < course.total {
         // That a request took longer than it may is not its engine's fault: it may have asked for
@@ -87,7 +88,7 @@ pub(super) async fn resume(
             end.relay.rejoin();
             return match end.relay.feed(events, &mut end.early) {
                 Ok(()) => {
-                    job.gateway.note(&error, &job.answer_headers);
+                    record.note(&error, &job.answer_headers);
                     record.advance(progress(&end.relay));
                     Resumed::Over(end)
                 }
@@ -123,9 +124,10 @@ pub(super) async fn resume(
             return Resumed::Not(last, end);
         }
         *joins += 1;
-        job.gateway.note(&last, &job.answer_headers);
+        record.note(&last, &job.answer_headers);
         let upstream = Arc::clone(&placed.target.upstream);
-        let number = record.attempt(&upstream.name);
+        record.resumes();
+        let number = record.attempt(&placed.target);
         // What was delivered is owed, whoever goes on; until one does, to who delivered it.
         record.owe(&target.upstream.name);
         record.advance(progress(&end.relay));
@@ -149,6 +151,7 @@ pub(super) async fn resume(
             // A stream was asked for.
             Ok(Opened::Whole(..)) => {}
             Err(failed) => {
+                record.lost(&failed.error);
                 record.advance(progress(&end.relay));
                 last = failed.error;
             }

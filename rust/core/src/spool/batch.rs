@@ -98,6 +98,7 @@ impl Batch {
         out.extend_from_slice(id);
         row::put_origin(&self.node, self.spool, piece.seq(), out);
         out.extend_from_slice(tail);
+        out.extend_from_slice(row::missing(row));
     }
 
     /// When the request of a usage row ended, unix microseconds.

@@ -16,11 +16,12 @@ use super::batch::Piece;
 use super::disk::Disk;
 use super::frame::{self, Frame, Kind};
 use super::segment::{Label, START, Segment};
+use crate::attempts::MAX_JSON;
 
 /// A record never spans two segments: this much of each may stay empty.
 const SLACK: usize = 16 * 1024;
-/// What an end may have more than its beginning: upstream, finish reason, numbers.
-const END_MORE: usize = 1024;
+/// What an end may have more than its beginning: upstream, finish reason, numbers, attempts.
+const END_MORE: usize = 1024 + MAX_JSON;
 
 /// How long a disk that failed is left alone, at first and at most.
 const FIRST_WAIT: Duration = Duration::from_millis(100);

@@ -40,7 +40,7 @@ pub enum Type {
 }
 
 /// The columns of a usage row as it is shipped.
-pub const USAGE: [Column; 33] = [
+pub const USAGE: [Column; 34] = [
     ("event_id", Type::Uuid),
     ("node", Type::Text),
     ("boot", Type::Uuid),
@@ -74,6 +74,7 @@ pub const USAGE: [Column; 33] = [
     ("price_id", Type::Long),
     ("cost_pico", Type::Long),
     ("tags", Type::Json),
+    ("attempt_log", Type::Json),
 ];
 
 /// The columns of a prompt log's row.
@@ -98,6 +99,8 @@ pub const ENTRY: [Column; 16] = [
 
 /// Columns that follow the id in a shipped usage row and that a row in the spool lacks.
 const ORIGIN: usize = 3;
+/// Columns of a row in the spool as the first version of the format has them: all but the attempts.
+const OLD: usize = USAGE.len() - ORIGIN - 1;
 /// Bytes of a row in the spool up to its id's end: count, length, id.
 pub const HEAD: usize = 2 + 4 + 16;
 /// Bytes of a finish reason that are kept: the protocols' own are short.
@@ -145,6 +148,7 @@ pub fn put_usage(event: &UsageEvent, out: &mut Vec<u8>) {
         .put(event.price_id)
         .put(event.cost_pico.map(long))
         .put(event.tags.as_deref().map(Jsonb))
+        .put(event.attempt_log.as_deref().map(Jsonb))
         .end();
 }
 
@@ -261,7 +265,7 @@ pub fn interrupted(
     reached: &Reached,
     rate: Rate<'_>,
 ) -> Option<Vec<u8>> {
-    let fields = Fields::parse(begin, USAGE.len() - ORIGIN)?;
+    let fields = Fields::usage(begin)?;
     let text = |name: &str| {
         let bytes = fields.0.get(place(name)?).copied().flatten()?;
         std::str::from_utf8(bytes).ok()
@@ -326,9 +330,19 @@ pub fn interrupted(
 
 /// When the request of a usage row in the spool ended, unix microseconds.
 pub(super) fn ended_us(row: &[u8]) -> Option<i64> {
-    let fields = Fields::parse(row, USAGE.len() - ORIGIN)?;
+    let fields = Fields::usage(row)?;
     let ended = fields.0.get(place("ended_at")?).copied().flatten()?;
     Some(copy::unix_us(i64::from_be_bytes(ended.try_into().ok()?)))
+}
+
+/// The fields that a usage row in the spool lacks as it was written before its last column was there:
+/// a null for each.
+pub(super) fn missing(row: &[u8]) -> &'static [u8] {
+    let columns = row.first_chunk::<2>().map(|two| u16::from_be_bytes(*two));
+    match columns {
+        Some(columns) if usize::from(columns) == OLD => &[0xff; 4],
+        _ => &[],
+    }
 }
 
 /// Where a column stands in a usage row in the spool.
@@ -371,6 +385,16 @@ impl Changes {
 struct Fields<'a>(Vec<Option<&'a [u8]>>);
 
 impl<'a> Fields<'a> {
+    /// A usage row in the spool, of this version of the format or the one before.
+    fn usage(row: &'a [u8]) -> Option<Self> {
+        if let Some(fields) = Self::parse(row, OLD + 1) {
+            return Some(fields);
+        }
+        let mut fields = Self::parse(row, OLD)?;
+        fields.0.push(None);
+        Some(fields)
+    }
+
     fn parse(row: &'a [u8], columns: usize) -> Option<Self> {
         let (count, mut rest) = row.split_first_chunk::<2>()?;
         if usize::from(u16::from_be_bytes(*count)) != columns {

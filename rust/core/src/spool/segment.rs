@@ -16,8 +16,10 @@ use super::disk::Disk;
 use super::frame::{self, Damaged, Frame, Kind};
 
 const MAGIC: [u8; 8] = *b"FBSPOOL\0";
-/// The rows' columns are part of it.
-pub(super) const VERSION: u32 = 1;
+/// The rows' columns are part of it: the usage rows of version 1 lack the last one.
+pub(super) const VERSION: u32 = 2;
+/// The oldest one that can be read.
+const OLDEST: u32 = 1;
 /// Offset of the first record.
 pub(super) const START: usize = 192;
 /// Bytes of a node's name that are kept.
@@ -26,6 +28,11 @@ const NODE: usize = 128;
 const GIVEN_UP: usize = usize::MAX;
 /// Words of progress.
 const WORDS: usize = frame::PROGRESS / size_of::<u64>();
+
+/// Whether spools of this version can be taken over.
+fn is_read(version: u32) -> bool {
+    (OLDEST..=VERSION).contains(&version)
+}
 
 /// What the header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +87,7 @@ impl Segment {
             return Ok(None);
         }
         let version = bytes.get(8..12).and_then(|word| word.try_into().ok());
-        if bytes.starts_with(&MAGIC) && version.map(u32::from_le_bytes) != Some(VERSION) {
+        if bytes.starts_with(&MAGIC) && !version.map(u32::from_le_bytes).is_some_and(is_read) {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "a spool of another version of the program is left to that version",
@@ -319,7 +326,7 @@ impl Label {
         };
         let version = bytes.get(8..12)?.try_into().ok().map(u32::from_le_bytes)?;
         let crc = bytes.get(12..16)?.try_into().ok().map(u32::from_le_bytes)?;
-        if bytes.get(..8)? != MAGIC || version != VERSION || crc != crc32c::crc32c(rest) {
+        if bytes.get(..8)? != MAGIC || !is_read(version) || crc != crc32c::crc32c(rest) {
             return None;
         }
         let node_len = usize::from(*rest.get(32)?);

@@ -206,7 +206,7 @@ impl Rig {
         gateway.load_prices(setup.prices).unwrap();
         gateway.load_keys(setup.keys, true).unwrap();
         // Shown where a test fails.
-        gateway.on_failure(Box::new(|error, _| println!("{error}")));
+        gateway.on_failure(Box::new(|failure| println!("{}", failure.error)));
         Self {
             gateway,
             bounds: Bounds {
