@@ -133,6 +133,20 @@ def test_what_an_engine_says_of_its_model_is_told_once() -> None:
     watch(Engine(answers), scene)
 
 
+def test_an_engine_that_could_not_be_asked_about_its_model_is_asked_again() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(30)
+        assert engine.described == []
+        engine.answers["/model_info"] = (200, GENERATES)
+        await asyncio.sleep(30)
+        assert engine.described[0]["org/m"]["embedding"] is False
+        asked = engine.paths()["/model_info"]
+        await asyncio.sleep(30)
+        assert engine.paths()["/model_info"] == asked
+
+    watch(Engine({"/model_info": None}), scene, cold=Cold(warm_up=False))
+
+
 class Faulty(Engine):
     """Of which nothing can be told at first."""
 

@@ -249,10 +249,10 @@ class Watch:
         self._refused = None
         if answer is None:
             return "closed"
-        status, headers, body, _ = answer
-        for header, value in headers:
-            if header == b"x-forebay-error":
-                return "silent" if value == b"upstream_timeout" else "closed"
+        failure = _failure(answer)
+        if failure is not None:
+            return "silent" if failure == b"upstream_timeout" else "closed"
+        status, _, body, _ = answer
         found: Found = probe.judge(status, body)
         if found == "down" and 300 <= status < 400:
             # Modal has an answer fetched elsewhere while it starts.
@@ -304,7 +304,10 @@ class Watch:
         if probe.info is None or not names:
             return
         info = await self._get(probe.info, probe.timeout_s)
-        if info is None or info[0] != 200:
+        if info is None or _failure(info) is not None:
+            self._described = False
+            return
+        if info[0] != 200:
             return
         embedding, vocab_size = describe.embeds(info[2]), None
         server = await self._get("/server_info", probe.timeout_s)
@@ -357,3 +360,9 @@ class Watch:
         answer = await self._fetch(self._name, path, WAKE_S, method, body)
         status = None if answer is None else answer[0]
         log.info("upstream was called to wake", upstream=self._name, status=status)
+
+
+def _failure(answer: Answer) -> bytes | None:
+    """Why there is no answer of the upstream's; None if it is its own."""
+    _, headers, _, _ = answer
+    return next((value for header, value in headers if header == b"x-forebay-error"), None)

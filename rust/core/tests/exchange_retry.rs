@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_core::gateway::Endpoint;
+use forebay_core::guard::{Description, ModelFacts};
 use forebay_core::snapshot::{
     HedgeSpec, ModelSpec, RetrySpec, SnapshotSpec, TargetSpec, UpstreamSpec,
 };
@@ -250,6 +251,33 @@ async fn what_the_request_is_about_chooses_another_model() {
         "{}",
         answer.body
     );
+}
+
+#[tokio::test]
+async fn what_would_end_a_fallbacks_engine_does_not_reach_it() {
+    let (bad, small, large) = (fails("500 Oops").await, works().await, works().await);
+    let models = vec![
+        ModelSpec {
+            fallbacks: vec!["small".to_owned(), "large".to_owned()],
+            ..model("m", &["a"])
+        },
+        model("small", &["b"]),
+        model("large", &["c"]),
+    ];
+    let rig = rig(&[&bad, &small, &large], models);
+    for (upstream, name, size) in [("b", "small", 128), ("c", "large", 1024)] {
+        let facts = ModelFacts {
+            vocab_size: Some(size),
+            ..ModelFacts::default()
+        };
+        let models = [(name.to_owned(), facts)].into_iter().collect();
+        rig.gateway
+            .describe_upstream(upstream, Description { models });
+    }
+    let body = chat(false).replace("\"stream\"", "\"logit_bias\":{\"200\":1},\"stream\"");
+    let answer = Answer::of(&rig.admit(Endpoint::Chat, &body)).await;
+    assert_eq!(told(&answer), (200, "c", "2"));
+    assert!(small.requests().is_empty());
 }
 
 fn hedged(upstreams: &[&str]) -> Vec<ModelSpec> {

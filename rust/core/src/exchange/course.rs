@@ -18,6 +18,8 @@ use crate::alarm::Alarm;
 use crate::dispatch::{self, Trail};
 use crate::error::{Error, Kind};
 use crate::gateway::monotonic;
+use crate::guard;
+use crate::peek::peek;
 use crate::record::{Outcome, Record};
 use crate::retry::{Tries, backoff};
 use crate::snapshot::{Model, Reason, Target};
@@ -300,7 +302,8 @@ impl Course {
             Reason::Loading | Reason::Quota => None,
         }?;
         let first = !std::mem::replace(&mut self.fitted, true);
-        first.then(|| job.gateway.model(name))?
+        let model = first.then(|| job.gateway.model(name))??;
+        may_have(&model, job).then_some(model)
     }
 
     /// The next of the fallbacks of the model asked for.
@@ -308,11 +311,16 @@ impl Course {
         loop {
             let name = job.model.fallbacks.get(self.fallen)?;
             self.fallen += 1;
-            if let Some(model) = job.gateway.model(name) {
+            if let Some(model) = job.gateway.model(name).filter(|model| may_have(model, job)) {
                 return Some(model);
             }
         }
     }
+}
+
+/// Whether a request that was admitted for another model may be sent to an engine of this one.
+fn may_have(model: &Model, job: &Job) -> bool {
+    peek(&job.body).is_ok_and(|body| guard::check(job.endpoint, &body, &model.known).is_ok())
 }
 
 /// Gives the client a whole answer.
