@@ -16,10 +16,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"config"},
     "limits": {"_core"},
     "metering": {"store", "_core"},
-    "gateway": {"_core", "config", "upstreams"},
+    "gateway": {"_core", "config", "upstreams", "telemetry"},
     "http": {"gateway", "config", "_core"},
     "grpc": {"gateway", "config", "_core"},
-    "telemetry": {"config"},
+    "telemetry": {"config", "__version__"},
 }
 """Per folder of the package, what of the package it may import besides itself."""
 
@@ -93,7 +93,7 @@ def test_the_engine_and_the_gateway_meet_on_the_wire_only() -> None:
 
 def test_the_layers_have_no_cycle() -> None:
     order: list[str] = []
-    left = {name: needs - {"_core"} for name, needs in MAY_IMPORT.items()}
+    left = {name: needs - {"_core", "__version__"} for name, needs in MAY_IMPORT.items()}
     while left:
         free = [name for name, needs in left.items() if needs <= set(order)]
         assert free, f"a cycle among {sorted(left)}"
