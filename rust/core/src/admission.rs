@@ -263,20 +263,27 @@ impl Gateway {
         }
     }
 
-    /// What a request may cost at the dearest of the model's upstreams, nano-USD; `None` if one of
-    /// them has no price. How long it will take is not known: time is spent as it passes.
+    /// What a request may cost at the dearest of the model's upstreams, or of its fallbacks', nano-USD;
+    /// `None` if one of the model's own has no price. How long it will take is not known: time is
+    /// spent as it passes.
     fn dearest(&self, key: &Key, model: &Model, cost: &Cost, admitted_us: i64) -> Option<u64> {
         let prices = self.prices();
-        let rates = prices.rates(&model.name, &key.account);
         let usage = Usage {
             prompt: cost.prompt,
             completion: cost.output,
             ..Usage::default()
         };
-        model.targets.iter().try_fold(0, |most, target| {
-            let price = rates.at(&target.upstream.name, admitted_us)?;
-            Some(price.nano(&usage, 0).max(most))
-        })
+        let of = |model: &Model| {
+            let rates = prices.rates(&model.name, &key.account);
+            model.targets.iter().try_fold(0, |most, target| {
+                let price = rates.at(&target.upstream.name, admitted_us)?;
+                Some(price.nano(&usage, 0).max(most))
+            })
+        };
+        let own = of(model)?;
+        // One without a price does not answer for who has a budget.
+        let others = model.fallbacks().filter_map(|name| of(&*self.model(name)?));
+        Some(others.fold(own, u64::max))
     }
 
     /// A limit refuses a request of `tokens`.

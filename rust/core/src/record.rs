@@ -297,6 +297,21 @@ impl Record {
         event.upstream = Some(Arc::clone(upstream));
     }
 
+    /// Whether another model may answer: where money is counted it must have a price.
+    pub(crate) fn may_serve(&self, model: &Model) -> bool {
+        let counts = self
+            .reservation
+            .as_ref()
+            .is_some_and(Reservation::holds_money);
+        let (true, Some(event)) = (counts, &self.event) else {
+            return true;
+        };
+        let prices = self.gateway.prices();
+        let rates = prices.rates(&model.name, &event.account);
+        let mut targets = model.targets.iter();
+        targets.all(|target| rates.at(&target.upstream.name, event.admitted_us).is_some())
+    }
+
     /// Another model is to answer from now on: a fallback.
     pub(crate) fn serve(&mut self, model: &Arc<Model>) {
         self.model = Arc::clone(model);

@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use forebay_core::gateway::Endpoint;
 use forebay_core::guard::{Description, ModelFacts};
+use forebay_core::price::PriceSpec;
 use forebay_core::snapshot::{
     HedgeSpec, ModelSpec, RetrySpec, SnapshotSpec, TargetSpec, UpstreamSpec,
 };
 use support::engine::{Engine, STREAM_HEAD, Step, UNARY, chunk, unary, whole_stream};
-use support::{Answer, Rig, Setup, chat, until};
+use support::{Answer, KEY, Rig, Setup, chat, key_spec, until};
 
 const MS: Duration = Duration::from_millis(1);
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -357,4 +358,37 @@ async fn who_is_quick_enough_has_no_second() {
     let answer = Answer::of(&rig.admit(Endpoint::Chat, &chat(true))).await;
     assert_eq!(told(&answer), (200, "a", "1"));
     assert_eq!(other.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn who_has_a_budget_is_not_answered_for_nothing() {
+    let price = |id, model: &str| PriceSpec {
+        id,
+        model: model.to_owned(),
+        output: 1_000_000,
+        ..PriceSpec::default()
+    };
+    for (prices, expected) in [
+        (vec![price(1, "m")], (502, "a")),
+        (vec![price(1, "m"), price(2, "n")], (200, "b")),
+    ] {
+        let (bad, good) = (fails("500 Oops").await, works().await);
+        let models = vec![
+            ModelSpec {
+                fallbacks: vec!["n".to_owned()],
+                ..model("m", &["a"])
+            },
+            model("n", &["b"]),
+        ];
+        let rig = rig(&[&bad, &good], models);
+        rig.gateway.load_prices(prices).unwrap();
+        let mut key = key_spec(KEY);
+        key.limits.budget_nano = Some(1_000_000_000);
+        key.limits.budget_period = Some("total".to_owned());
+        rig.gateway.load_keys(vec![key], true).unwrap();
+        let answer = ask(&rig).await;
+        assert_eq!((answer.status, told(&answer).1), expected, "{answer:?}");
+        let cost = if expected.0 == 200 { 2_000_000 } else { 0 };
+        assert_eq!(rig.event().await.cost_pico, Some(cost));
+    }
 }

@@ -91,12 +91,7 @@ impl Gateway {
     fn looks(&self, model: &Model) -> Looks {
         let mut looks = Looks::default();
         looks.add(model);
-        let others = model
-            .fallbacks
-            .iter()
-            .chain(&model.context_fallback)
-            .chain(&model.content_filter_fallback);
-        for other in others.filter_map(|name| self.model(name)) {
+        for other in model.fallbacks().filter_map(|name| self.model(name)) {
             looks.add(&other);
         }
         looks

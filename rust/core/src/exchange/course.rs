@@ -211,7 +211,7 @@ impl Course {
         } else {
             self.trail.lost(at);
         }
-        let Some(step) = self.step(job, &failed) else {
+        let Some(step) = self.step(job, &failed, record) else {
             // That the last target has no words for the request is not why it came to nothing.
             let unsaid = !failed.sent && error.kind == Kind::InvalidRequest;
             let told = self.said.as_ref().filter(|_| unsaid).unwrap_or(error);
@@ -235,7 +235,7 @@ impl Course {
         record: &mut Record,
     ) -> bool {
         let waits = Instant::now() < self.total && job.slot.lingers(None);
-        if let Some(model) = waits.then(|| self.fallback(job)).flatten() {
+        if let Some(model) = waits.then(|| self.fallback(job, record)).flatten() {
             self.take(job, &error, Step::Model(model), record).await;
             return true;
         }
@@ -261,13 +261,13 @@ impl Course {
     }
 
     /// What to do about a failure; nothing where it is the request's own, or all has been tried.
-    fn step(&mut self, job: &Job, failed: &Failed) -> Option<Step> {
+    fn step(&mut self, job: &Job, failed: &Failed, record: &Record) -> Option<Step> {
         let error = &failed.error;
         let now = Instant::now();
         if now >= self.total {
             return None;
         }
-        if let Some(model) = self.fitting(job, error) {
+        if let Some(model) = self.fitting(job, error, record) {
             return Some(Step::Model(model));
         }
         let retry = &self.model.retry;
@@ -291,11 +291,11 @@ impl Course {
                 return Some(Step::Again(wait));
             }
         }
-        self.fallback(job).map(Step::Model)
+        self.fallback(job, record).map(Step::Model)
     }
 
     /// The model for what this one cannot do with this request.
-    fn fitting(&mut self, job: &Job, error: &Error) -> Option<Arc<Model>> {
+    fn fitting(&mut self, job: &Job, error: &Error, record: &Record) -> Option<Arc<Model>> {
         let name = match error.reason? {
             Reason::ContextOverflow => self.model.context_fallback.as_deref(),
             Reason::ContentFilter => self.model.content_filter_fallback.as_deref(),
@@ -303,15 +303,19 @@ impl Course {
         }?;
         let first = !std::mem::replace(&mut self.fitted, true);
         let model = first.then(|| job.gateway.model(name))??;
-        may_have(&model, job).then_some(model)
+        may_have(&model, job, record).then_some(model)
     }
 
     /// The next of the fallbacks of the model asked for.
-    fn fallback(&mut self, job: &Job) -> Option<Arc<Model>> {
+    fn fallback(&mut self, job: &Job, record: &Record) -> Option<Arc<Model>> {
         loop {
             let name = job.model.fallbacks.get(self.fallen)?;
             self.fallen += 1;
-            if let Some(model) = job.gateway.model(name).filter(|model| may_have(model, job)) {
+            if let Some(model) = job
+                .gateway
+                .model(name)
+                .filter(|model| may_have(model, job, record))
+            {
                 return Some(model);
             }
         }
@@ -319,8 +323,11 @@ impl Course {
 }
 
 /// Whether a request that was admitted for another model may be sent to an engine of this one.
-fn may_have(model: &Model, job: &Job) -> bool {
-    peek(&job.body).is_ok_and(|body| guard::check(job.endpoint, &body, &model.known).is_ok())
+fn may_have(model: &Model, job: &Job, record: &Record) -> bool {
+    let fits = || {
+        peek(&job.body).is_ok_and(|body| guard::check(job.endpoint, &body, &model.known).is_ok())
+    };
+    record.may_serve(model) && fits()
 }
 
 /// Gives the client a whole answer.

@@ -114,6 +114,11 @@ impl Reservation {
         ))
     }
 
+    /// Whether money is counted for it.
+    pub fn holds_money(&self) -> bool {
+        self.holds_money
+    }
+
     /// Tokens held: reserved, and charged since.
     pub fn held(&self) -> u64 {
         self.held

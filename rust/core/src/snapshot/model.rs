@@ -178,6 +178,13 @@ impl Model {
         })
     }
 
+    /// The models that may answer instead, whatever for.
+    pub fn fallbacks(&self) -> impl Iterator<Item = &str> {
+        let fitting = [&self.context_fallback, &self.content_filter_fallback];
+        let names = fitting.into_iter().flatten().chain(&self.fallbacks);
+        names.map(String::as_str)
+    }
+
     /// The right to copy this request to the model's shadow, if it is to be.
     pub fn shadow(&self) -> Option<Copied> {
         self.shadow.as_ref()?.copy()
@@ -185,9 +192,7 @@ impl Model {
 
     /// Whether another model may answer in its place.
     pub fn falls_back(&self) -> bool {
-        !self.fallbacks.is_empty()
-            || self.context_fallback.is_some()
-            || self.content_filter_fallback.is_some()
+        self.fallbacks().next().is_some()
     }
 
     /// Whether some request that the model can serve is not for all of its targets.
