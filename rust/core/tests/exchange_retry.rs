@@ -342,6 +342,25 @@ async fn the_slow_one_may_still_be_the_first() {
 }
 
 #[tokio::test]
+async fn a_second_that_is_late_too_has_a_third() {
+    let slow = Duration::from_secs(5);
+    let (one, two) = (streams_after(slow).await, streams_after(slow).await);
+    let quick = streams_after(MS).await;
+    let rig = rig(&[&one, &two, &quick], hedged(&["a", "b", "c"]));
+    let answer = Answer::of(&rig.admit(Endpoint::Chat, &chat(true))).await;
+    assert_eq!(told(&answer), (200, "c", "3"));
+    assert!(answer.body.ends_with("data: [DONE]\n\n"));
+    until("the others are stopped", || {
+        one.active() == 0 && two.active() == 0
+    })
+    .await;
+    let event = rig.event().await;
+    assert_eq!((event.outcome, event.attempts), ("ok", 3));
+    assert_eq!(event.upstream.as_deref(), Some("c"));
+    assert_eq!(event.usage.completion, 3);
+}
+
+#[tokio::test]
 async fn one_that_fails_leaves_the_other() {
     let broken = Engine::always(vec![Step::Wait(100 * MS), Step::Close]).await;
     let slow = streams_after(300 * MS).await;
