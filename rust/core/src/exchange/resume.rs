@@ -89,7 +89,12 @@ pub(super) async fn resume(
             return match end.relay.feed(events, &mut end.early) {
                 Ok(()) => {
                     record.note(&error, &job.answer_headers);
-                    record.advance(progress(&end.relay));
+                    // The engine's last count is one that it had not ended.
+                    let made = progress(&end.relay);
+                    record.advance(Progress {
+                        reported: made.reported.map(|(usage, _)| (usage, false)),
+                        ..made
+                    });
                     Resumed::Over(end)
                 }
                 Err(broken) => Resumed::Not(broken, end),
