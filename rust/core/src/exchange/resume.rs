@@ -89,12 +89,7 @@ pub(super) async fn resume(
             return match end.relay.feed(events, &mut end.early) {
                 Ok(()) => {
                     record.note(&error, &job.answer_headers);
-                    // The engine's last count is one that it had not ended.
-                    let made = progress(&end.relay);
-                    record.advance(Progress {
-                        reported: made.reported.map(|(usage, _)| (usage, false)),
-                        ..made
-                    });
+                    record.advance(unended(progress(&end.relay)));
                     Resumed::Over(end)
                 }
                 Err(broken) => Resumed::Not(broken, end),
@@ -192,6 +187,14 @@ fn not_continued(error: Error, why: &str) -> Error {
         None => format!("not continued: {why}"),
     };
     error.cause(cause)
+}
+
+/// The engine's last count is one that it had not ended.
+fn unended(made: Progress) -> Progress {
+    Progress {
+        reported: made.reported.map(|(usage, _)| (usage, false)),
+        ..made
+    }
 }
 
 fn progress(relay: &StreamRelay) -> Progress {
