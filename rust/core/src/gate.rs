@@ -88,12 +88,10 @@ impl Gate {
         self.permits.in_use()
     }
 
-    /// Whether a permit seems to be free; a glance without a lock, which may be wrong where the limit
-    /// adapts or requests wait.
-    pub fn seems_free(&self) -> bool {
-        self.permits
-            .max()
-            .is_none_or(|max| self.permits.in_use() < u64::from(max))
+    /// Whether there is a place free while so many requests are in flight.
+    #[inline]
+    pub fn has_room(&self, in_use: u64) -> bool {
+        self.permits.max().is_none_or(|max| in_use < u64::from(max))
     }
 
     /// Whether requests can wait here.

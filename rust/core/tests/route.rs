@@ -456,3 +456,16 @@ proptest! {
         prop_assert!((0..1100).all(|at| !set.has(at)));
     }
 }
+
+#[test]
+fn of_many_the_least_of_some_is_hardly_more() {
+    let mut sim = Sim::of(&[1.0; 200]);
+    let mut draws = Draws::new(7);
+    for _ in 0..20_000 {
+        let at = least_load::pick(&sim, &mut draws).unwrap();
+        sim.loads[at] += 1.0;
+    }
+    let most = sim.loads.iter().copied().fold(0.0, f64::max);
+    let least = sim.loads.iter().copied().fold(f64::MAX, f64::min);
+    assert!(most <= 102.0 && least >= 98.0, "{least} to {most}");
+}

@@ -37,6 +37,25 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The weight of a target that can take the request, as it seems, and what is in flight there.
+    #[inline]
+    fn open_at(&self, at: usize) -> Option<(f64, u64, &Target)> {
+        let target = self.targets.get(at)?;
+        let place = self.from + at;
+        if self.skip.has(place) || self.full.has(place) || (target.is_canary && !self.canaries) {
+            return None;
+        }
+        let upstream = &target.upstream;
+        let share = match upstream.health.availability(self.now) {
+            Availability::Open { share } => f64::from(share),
+            Availability::Trial => 1.0,
+            _ => return None,
+        };
+        let own = upstream.gate.in_use();
+        let is_free = upstream.gate.has_room(own);
+        is_free.then_some((target.weight * share, own, target))
+    }
+
     /// The model's indices of those that can take the request, as it seems.
     pub(super) fn open(&self) -> impl Iterator<Item = usize> {
         let open = (0..self.targets.len()).filter(|at| self.weight(*at) > 0.0);
@@ -51,23 +70,7 @@ impl Fleet for View<'_> {
 
     #[inline]
     fn weight(&self, at: usize) -> f64 {
-        let Some(target) = self.targets.get(at) else {
-            return 0.0;
-        };
-        let place = self.from + at;
-        if self.skip.has(place) || self.full.has(place) || (target.is_canary && !self.canaries) {
-            return 0.0;
-        }
-        let share = match target.upstream.health.availability(self.now) {
-            Availability::Open { share } => f64::from(share),
-            Availability::Trial => 1.0,
-            _ => return 0.0,
-        };
-        if target.upstream.gate.seems_free() {
-            target.weight * share
-        } else {
-            0.0
-        }
+        self.open_at(at).map_or(0.0, |(weight, _, _)| weight)
     }
 
     fn heaviest(&self) -> f64 {
@@ -80,6 +83,13 @@ impl Fleet for View<'_> {
             let own = target.upstream.gate.in_use();
             load::expected(own, target.upstream.health.load(self.now))
         })
+    }
+
+    #[inline]
+    fn open(&self, at: usize) -> Option<(f64, f64)> {
+        let (weight, own, target) = self.open_at(at)?;
+        let load = load::expected(own, target.upstream.health.load(self.now));
+        Some((weight, load))
     }
 
     fn ttft(&self, at: usize) -> Option<Duration> {

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 
 use super::draw::Draws;
-use super::least_load::{self, least};
+use super::least_load::{self, WINDOW, from, least};
 use super::prefix::Prefix;
 use super::table::Table;
 use super::{Fleet, crowding};
@@ -162,21 +162,20 @@ impl Known {
 /// Whether one more request keeps a target that can take it within the bound. `bound`: the mean, once
 /// it was needed.
 fn has_room(fleet: &impl Fleet, at: usize, bound: &mut Option<f64>) -> bool {
-    let weight = fleet.weight(at);
-    if weight <= 0.0 {
+    let Some((weight, load)) = fleet.open(at) else {
         return false;
-    }
-    let load = fleet.load(at) + 1.0;
+    };
+    let load = load + 1.0;
     load <= ALWAYS || load <= (*bound.get_or_insert_with(|| mean(fleet)) * weight).ceil()
 }
 
-/// The most load for a weight of 1: [`BOUND`] times the mean, with the request that is to come.
+/// The most load for a weight of 1: [`BOUND`] times the mean of those that are looked at, with the
+/// request that is to come.
 fn mean(fleet: &impl Fleet) -> f64 {
     let (mut load, mut weights) = (1.0, 0.0);
-    for at in 0..fleet.count() {
-        let weight = fleet.weight(at);
-        if weight > 0.0 {
-            load += fleet.load(at);
+    for at in from(fleet.now(), fleet.count()).take(WINDOW) {
+        if let Some((weight, more)) = fleet.open(at) {
+            load += more;
             weights += weight;
         }
     }

@@ -49,11 +49,7 @@ impl Latency {
     }
 
     fn cost(&self, fleet: &impl Fleet, at: usize) -> Option<f64> {
-        let weight = fleet.weight(at);
-        if weight <= 0.0 {
-            return None;
-        }
-        let load = fleet.load(at);
+        let (weight, load) = fleet.open(at)?;
         Some(match fleet.ttft(at) {
             Some(average) => self.aged(at, average, fleet.now()) * (load + 1.0) / weight,
             None if load < 1.0 => 0.0,
@@ -67,7 +63,9 @@ impl Latency {
         let Some(seen) = self.seen.get(at) else {
             return nanos as f64;
         };
-        if seen.average.swap(nanos, Ordering::Relaxed) != nanos {
+        if seen.average.load(Ordering::Relaxed) != nanos
+            && seen.average.swap(nanos, Ordering::Relaxed) != nanos
+        {
             seen.since.store(now, Ordering::Relaxed);
             return nanos as f64;
         }

@@ -10,7 +10,7 @@ use crate::health::Load;
 pub const HALF_LIFE: Duration = Duration::from_secs(2);
 
 /// Requests that an engine works on: `own + f × (max(0, running + waiting − own) + waiting)`, with
-/// `f = 2^(−age / HALF_LIFE)`.
+/// `f = 2^(−age / HALF_LIFE)`, on straight lines between the halvings.
 ///
 /// `own` is what is in flight there from this machine, exact at any time. A report adds what others
 /// send there, as far as it is more than that. What waits inside the engine counts twice, since a
@@ -27,7 +27,15 @@ pub fn expected(own: u64, report: Option<Load>) -> f64 {
     own + freshness(report.age) * (others + waiting)
 }
 
+/// `2^(−age / HALF_LIFE)`, on straight lines between the halvings: asked of every target of every
+/// request.
 #[inline]
 fn freshness(age: Duration) -> f64 {
-    (-age.as_secs_f64() / HALF_LIFE.as_secs_f64()).exp2()
+    let halvings = age.as_secs_f64() * (1.0 / HALF_LIFE.as_secs_f64());
+    if halvings >= 63.0 {
+        return 0.0;
+    }
+    let whole = halvings as u64;
+    let part = halvings - whole as f64;
+    (1.0 - part / 2.0) / (1_u64 << whole) as f64
 }

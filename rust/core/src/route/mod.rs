@@ -47,11 +47,18 @@ pub trait Fleet {
     fn ttft(&self, at: usize) -> Option<Duration>;
     /// The present.
     fn now(&self) -> Nanos;
+
+    /// The weight and the load of a target that can take this request.
+    #[inline]
+    fn open(&self, at: usize) -> Option<(f64, f64)> {
+        let weight = self.weight(at);
+        (weight > 0.0).then(|| (weight, self.load(at)))
+    }
 }
 
 /// What one more request means for a target: its load with it, for its weight. None where it cannot
 /// take one.
 pub(crate) fn crowding(fleet: &impl Fleet, at: usize) -> Option<f64> {
-    let weight = fleet.weight(at);
-    (weight > 0.0).then(|| (fleet.load(at) + 1.0) / weight)
+    let (weight, load) = fleet.open(at)?;
+    Some((load + 1.0) / weight)
 }
