@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 from decimal import Context, Decimal, InvalidOperation
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from forebay.config.schema.base import MASK
 from forebay.config.schema.service import Address
@@ -160,15 +160,7 @@ def check_redis_url(text: str) -> None:
 
     Raises: ValueError, with a reason that does not repeat credentials.
     """
-    try:
-        parts = urlsplit(text)
-        _ = parts.port
-    except ValueError:
-        raise ValueError("bad URL") from None
-    if parts.scheme not in REDIS_SCHEMES:
-        raise ValueError(f"must start with {', '.join(f'{s}://' for s in REDIS_SCHEMES)}")
-    if not parts.hostname or any(c.isspace() for c in text):
-        raise ValueError("URL has no valid host")
+    _check_host(text, REDIS_SCHEMES, ", ".join(f"{scheme}://" for scheme in REDIS_SCHEMES))
 
 
 def check_otlp_endpoint(text: str) -> None:
@@ -176,15 +168,26 @@ def check_otlp_endpoint(text: str) -> None:
 
     Raises: ValueError, with a reason that does not repeat credentials.
     """
+    _check_host(text, ("http", "https"), "http:// or https://")
+
+
+def _check_host(text: str, schemes: tuple[str, ...], told: str) -> None:
+    """Accept an address with a host and one of `schemes`; `told` is how these are named."""
+    parts = _parts(text)
+    if parts.scheme not in schemes:
+        raise ValueError(f"must start with {told}")
+    if not parts.hostname or any(c.isspace() for c in text):
+        raise ValueError("URL has no valid host")
+
+
+def _parts(text: str) -> SplitResult:
     try:
         parts = urlsplit(text)
+        # A port that is none is found only when it is looked at.
         _ = parts.port
     except ValueError:
         raise ValueError("bad URL") from None
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("must start with http:// or https://")
-    if not parts.hostname or any(c.isspace() for c in text):
-        raise ValueError("URL has no valid host")
+    return parts
 
 
 def check_database_url(text: str) -> None:
@@ -192,11 +195,7 @@ def check_database_url(text: str) -> None:
 
     Raises: ValueError, with a reason that does not repeat credentials.
     """
-    try:
-        parts = urlsplit(text)
-        _ = parts.port
-    except ValueError:
-        raise ValueError("bad URL") from None
+    parts = _parts(text)
     if parts.scheme not in ("postgresql", "postgres"):
         raise ValueError("must start with postgresql://")
     if any(c.isspace() for c in text):

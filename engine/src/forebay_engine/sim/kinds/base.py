@@ -6,13 +6,14 @@ import hmac
 import json
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from forebay_engine.sim import requests
 from forebay_engine.sim.app import App
-from forebay_engine.sim.errors import Refused
+from forebay_engine.sim.errors import NOT_FOUND, Refused
 from forebay_engine.sim.faults import Fault
 from forebay_engine.sim.history import Record
 from forebay_engine.sim.kinds.failure import SIMULATED, Failure, Problem, invalid, why_of
@@ -40,7 +41,7 @@ class Call:
     stream: bool | None = None
 
 
-class KindApp(App):
+class KindApp(App, ABC):
     """One simulated server of a kind.
 
     cancels: what of a client that hangs up is stopped, after `hang_up_s`; the rest goes on.
@@ -77,9 +78,9 @@ class KindApp(App):
 
     # What a kind says
 
+    @abstractmethod
     def call(self, exchange: Exchange) -> Call | None:
         """What is asked for; None: there is nothing at this path."""
-        raise NotImplementedError
 
     def control(self, exchange: Exchange) -> Callable[[], None] | None:
         """What answers a request that is not for inference."""
@@ -93,17 +94,17 @@ class KindApp(App):
         """Whether the credentials are right; `options.api_key` is not None."""
         return self.same(exchange.header(b"authorization"), b"Bearer " + self.key)
 
+    @abstractmethod
     def failure(self, problem: Problem) -> Failure:
         """A problem in the kind's own words."""
-        raise NotImplementedError
 
+    @abstractmethod
     def form(self, exchange: Exchange, call: Call, body: Body, request: Generation) -> Form:
         """What writes the answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, exchange: Exchange, call: Call, body: Body) -> Generation:
         """Check a request. Raises Problem, Refused."""
-        raise NotImplementedError
 
     def overflow(self, tokens: int, limit: int) -> Problem:
         """The request does not fit."""
@@ -275,7 +276,8 @@ class KindApp(App):
             self.engine.submit(job)
 
     def _kind_embed(self, exchange: Exchange, call: Call) -> None:
-        raise NotImplementedError
+        """Answer for embeddings, at kinds that have them."""
+        raise Refused(404, NOT_FOUND)
 
     # Cold starts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ class Count:
         return self.prompt + self.completion
 
 
-class Form:
+class Form(ABC):
     """Writes one answer. A stream's parts are whole events, each one byte string.
 
     stream_type: the content type of a stream. begins: `begin` is an event of its own.
@@ -40,13 +41,13 @@ class Form:
         """What precedes the first token of choice `index`."""
         return []
 
+    @abstractmethod
     def delta(self, answer: Answer, index: int, delta: Delta) -> list[bytes]:
         """What a token adds."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, answer: Answer, index: int, reason: str) -> list[bytes]:
         """The end of a choice: stop, length, tool_calls, abort or content_filter."""
-        raise NotImplementedError
 
     def usage(self, answer: Answer) -> list[bytes]:
         """What tells the usage, where that is an event of its own."""
@@ -56,18 +57,18 @@ class Form:
         """What ends the stream."""
         return []
 
+    @abstractmethod
     def error(self, answer: Answer) -> list[bytes]:
         """What a failure within the stream looks like, to its end."""
-        raise NotImplementedError
 
     def broken(self) -> bytes:
         """An event whose JSON is broken."""
         return b'data: {"choices": [{"delta": {"content": "br\n\n'
 
+    @abstractmethod
     def whole(self, answer: Answer) -> bytes:
         """The answer that is not a stream."""
-        raise NotImplementedError
 
+    @abstractmethod
     def whole_error(self, answer: Answer) -> bytes:
         """A failure told in a 200."""
-        raise NotImplementedError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import struct
+from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 from urllib.parse import unquote
 
@@ -334,9 +335,9 @@ class OpenAIApp(KindApp):
         """A field that is not known."""
         return invalid(f"Unknown parameter: '{name}'.", name)
 
+    @abstractmethod
     def error_value(self, problem: Problem) -> dict[str, Any]:
         """The JSON of an error."""
-        raise NotImplementedError
 
     def failure(self, problem: Problem) -> Failure:
         return Failure(problem.status, dump(self.error_value(problem)), retry_after(problem))
