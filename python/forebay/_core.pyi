@@ -93,9 +93,8 @@ class Core:
     def describe_upstream(self, name: str, said: bytes) -> None:
         """Tell what an upstream says of its models, in place of what it said before.
 
-        said: JSON, ``{"models": {name there: {"embedding": …, "vocab_size": …,
-            "context_tokens": …}}}``, each null where it is not known; see
-            `forebay.upstreams.describe`.
+        said: JSON, ``{"models": {name there: {"embedding": …, "vocab_size": …}}}``, each null where
+            it is not known; see `forebay.upstreams.describe`.
         Raises: ValueError.
         """
 

@@ -127,7 +127,7 @@ def test_what_an_engine_says_of_its_model_is_told_once() -> None:
 
     async def scene(engine: Engine, watcher: Watcher) -> None:
         await asyncio.sleep(60)
-        facts = {"embedding": False, "vocab_size": 128, "context_tokens": None}
+        facts = {"embedding": False, "vocab_size": 128}
         assert engine.described == [{"org/m": facts}]
 
     watch(Engine(answers), scene)
@@ -180,7 +180,6 @@ def test_an_engine_that_might_die_of_the_question_is_not_asked() -> None:
         assert engine.described[0]["org/m"] == {
             "embedding": False,
             "vocab_size": None,
-            "context_tokens": None,
         }
 
     watch(Engine({"/server_info": (200, b'{"version":"0.4.9"}')}), scene)

@@ -42,5 +42,5 @@ def test_a_refusal_tells_the_vocabulary() -> None:
 
 def test_every_name_of_the_model_is_described() -> None:
     said = orjson.loads(describe.description(["a", "b"], embedding=True, vocab_size=5))
-    facts = {"embedding": True, "vocab_size": 5, "context_tokens": None}
+    facts = {"embedding": True, "vocab_size": 5}
     assert said == {"models": {"a": facts, "b": facts}}

@@ -59,5 +59,5 @@ def vocabulary(refusal: bytes) -> int | None:
 
 def description(names: Iterable[str], *, embedding: bool | None, vocab_size: int | None) -> bytes:
     """What `Core.describe_upstream` takes of an engine with one model, under all of its names."""
-    facts = {"embedding": embedding, "vocab_size": vocab_size, "context_tokens": None}
+    facts = {"embedding": embedding, "vocab_size": vocab_size}
     return orjson.dumps({"models": dict.fromkeys(names, facts)})

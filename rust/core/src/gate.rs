@@ -94,11 +94,6 @@ impl Gate {
         self.permits.max().is_none_or(|max| in_use < u64::from(max))
     }
 
-    /// Whether requests can wait here.
-    pub fn has_queue(&self) -> bool {
-        self.managed.is_some() && self.max_waiting > 0
-    }
-
     /// Requests that wait.
     pub fn waiting(&self) -> usize {
         self.managed

@@ -32,8 +32,6 @@ pub struct ModelFacts {
     pub embedding: Option<bool>,
     /// Tokens of its vocabulary: ids are below.
     pub vocab_size: Option<u64>,
-    /// Its context, tokens.
-    pub context_tokens: Option<u64>,
 }
 
 /// What all upstreams said.
@@ -64,15 +62,17 @@ impl Described {
             let is = |fact: &Option<ModelFacts>| fact.and_then(|fact| fact.embedding) == Some(kind);
             !facts.is_empty() && facts.iter().all(is)
         };
-        let known = || facts.iter().flatten();
         ModelFacts {
             embedding: if all(true) {
                 Some(true)
             } else {
                 all(false).then_some(false)
             },
-            vocab_size: known().filter_map(|fact| fact.vocab_size).min(),
-            context_tokens: known().filter_map(|fact| fact.context_tokens).max(),
+            vocab_size: facts
+                .iter()
+                .flatten()
+                .filter_map(|fact| fact.vocab_size)
+                .min(),
         }
     }
 }
@@ -82,19 +82,14 @@ impl Described {
 pub struct Known {
     /// 0: not known.
     vocabulary: AtomicU64,
-    /// Largest context of its targets; 0: not known.
-    context: AtomicU64,
     /// 0: not known, 1: text, 2: embeddings.
     makes: AtomicU8,
 }
 
 impl Known {
     fn set(&self, facts: ModelFacts) {
-        let number = |fact: Option<u64>| fact.unwrap_or(0);
         self.vocabulary
-            .store(number(facts.vocab_size), Ordering::Relaxed);
-        self.context
-            .store(number(facts.context_tokens), Ordering::Relaxed);
+            .store(facts.vocab_size.unwrap_or(0), Ordering::Relaxed);
         let makes = match facts.embedding {
             None => 0,
             Some(false) => 1,
@@ -112,7 +107,6 @@ impl Known {
                 makes => Some(makes == 2),
             },
             vocab_size: some(self.vocabulary.load(Ordering::Relaxed)),
-            context_tokens: some(self.context.load(Ordering::Relaxed)),
         }
     }
 }
