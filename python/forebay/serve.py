@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from forebay.books import Books
-from forebay.config import Config, parse_address
+from forebay.config import Config
 from forebay.gateway import Gateway
 from forebay.http.address import local_url
 from forebay.http.app import create_app
@@ -275,8 +275,7 @@ async def serve(
     if config.listen.grpc is not None:
         from forebay.grpc import GrpcServer
 
-        address = parse_address(config.listen.grpc)
-        grpc_server = GrpcServer(address, lambda: gateway.health().ready, shared=seat is not None)
+        grpc_server = GrpcServer(gateway, lambda: store.database, shared=seat is not None)
     await gateway.start()
     syncer = None
     if config.redis_url is not None:
@@ -317,6 +316,8 @@ async def serve(
     if seat is not None:
         # The others may be well: what comes now is theirs.
         await server.close_door(gateway.config.drain_s)
+    if grpc_server is not None:
+        await grpc_server.drain(gateway.config.drain_s)
     gateway.begin_drain()
     drain = asyncio.create_task(gateway.drained(gateway.config.drain_s))
     hurry = asyncio.create_task(now.wait())

@@ -11,7 +11,9 @@ the version of grpcio has an upper bound.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 import grpc
@@ -29,6 +31,7 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]
         """Take the methods in, before the start."""
         self._own_loop = loop
         self._tasks: set[asyncio.Task[None]] = set()
+        self.running: Counter[str] = Counter()
         self._ending = False
         self._over: asyncio.Future[Any] = loop.create_future()
         self._known = cygrpc._MethodResolver([], dict(handlers))
@@ -40,10 +43,15 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]
         self._spawn(self._accept(method))
         return self._over
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], method: str = "") -> None:
         task = self._own_loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.running[method] += 1
+        task.add_done_callback(partial(self._ended, method))
+
+    def _ended(self, method: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.running[method] -= 1
 
     async def _accept(self, method: bytes | None) -> None:
         """Take the calls of one method, or with None those of no method."""
@@ -63,7 +71,7 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]
                     self._over.set_exception(error)
                 return
             call = cygrpc._handle_rpc(name, resolver, (), state, loop, False)
-            self._spawn(cygrpc._schedule_rpc_coro(call, state, loop, name))
+            self._spawn(cygrpc._schedule_rpc_coro(call, state, loop, name), name)
 
     async def shutdown(self, grace: float | None) -> None:
         """As grpc.aio has it; may be called again, with less grace."""
@@ -71,11 +79,31 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]
         await super().shutdown(grace)
 
 
-def create_server(handlers: Handlers, options: list[tuple[str, Any]]) -> grpc.aio.Server:
+class Server:
     """A server of these methods alone. options: gRPC's channel arguments."""
-    loop = asyncio.get_running_loop()
-    inner = _AioServer(loop, None, (), None, tuple(options), None)
-    inner.prepare(loop, handlers)
-    server = grpc.aio.server()
-    server._server = inner  # type: ignore[attr-defined]
-    return server
+
+    def __init__(self, handlers: Handlers, options: list[tuple[str, Any]]) -> None:
+        loop = asyncio.get_running_loop()
+        self._inner = _AioServer(loop, None, (), None, tuple(options), None)
+        self._inner.prepare(loop, handlers)
+        self._outer = grpc.aio.server()
+        self._outer._server = self._inner  # type: ignore[attr-defined]
+
+    def listen(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        """Listen once started; the port. Raises: RuntimeError where that cannot be."""
+        if credentials is None:
+            return self._outer.add_insecure_port(address)
+        return self._outer.add_secure_port(address, credentials)
+
+    async def start(self) -> None:
+        """Accept connections and calls."""
+        await self._outer.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Accept no more at once; what runs is cancelled after `grace_s`. May be called again."""
+        await self._outer.stop(grace_s)
+
+    def running(self, service: str) -> int:
+        """The calls of a service that have not ended: the last byte of each is with the system."""
+        prefix = f"/{service}/"
+        return sum(n for method, n in self._inner.running.items() if method.startswith(prefix))

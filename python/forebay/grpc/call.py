@@ -1,8 +1,6 @@
 """One call: its metadata, its message, and how it fails."""
 
 import asyncio
-import re
-import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -12,6 +10,7 @@ import structlog
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from forebay._core import Core
+from forebay.gateway.request_id import Headers
 
 log = structlog.get_logger("forebay.grpc")
 
@@ -21,7 +20,6 @@ PUSHBACK_MS = 30_000
 """Milliseconds; clients that retry by themselves are not told to wait for longer than that."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Headers = list[tuple[bytes, bytes]]
 Metadata = tuple[tuple[str, str | bytes], ...]
 Status = tuple[int, str, bytes]
 """A failure: gRPC's code, the message, and a `google.rpc.Status` in its wire form."""
@@ -30,8 +28,6 @@ Handler = grpc.RpcMethodHandler[Any, Any]
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 DETAILS = "grpc-status-details-bin"
 _PUSHBACK = "grpc-retry-pushback-ms"
-_REQUEST_ID = b"x-request-id"
-_KEPT_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _READ = frozenset(
     {
         "authorization",
@@ -55,15 +51,6 @@ def read_headers(context: Context) -> Headers:
         for key, value in context.invocation_metadata() or ()
         if key in _READ
     ]
-
-
-def own_request_id(headers: Headers) -> tuple[str, Headers]:
-    """The request's id, the client's where it may be kept, and the headers with that one."""
-    asked = next((value for name, value in headers if name == _REQUEST_ID), b"")
-    if _KEPT_ID.fullmatch(asked) is None:
-        asked = f"req_{uuid.uuid4().hex}".encode()
-    rest = [pair for pair in headers if pair[0] != _REQUEST_ID]
-    return asked.decode(), [*rest, (_REQUEST_ID, asked)]
 
 
 def to_metadata(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, Metadata]:
