@@ -32,6 +32,7 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]
         self._own_loop = loop
         self._tasks: set[asyncio.Task[None]] = set()
         self.running: Counter[str] = Counter()
+        self.fewer = asyncio.Event()
         self._ending = False
         self._over: asyncio.Future[Any] = loop.create_future()
         self._known = cygrpc._MethodResolver([], dict(handlers))
@@ -52,6 +53,7 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]
     def _ended(self, method: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self.running[method] -= 1
+        self.fewer.set()
 
     async def _accept(self, method: bytes | None) -> None:
         """Take the calls of one method, or with None those of no method."""
@@ -103,7 +105,14 @@ class Server:
         """Accept no more at once; what runs is cancelled after `grace_s`. May be called again."""
         await self._outer.stop(grace_s)
 
-    def running(self, service: str) -> int:
-        """The calls of a service that have not ended: the last byte of each is with the system."""
+    async def idle(self, service: str, within_s: float) -> None:
+        """Wait until no call of a service runs: the last byte of each is with the system.
+
+        Raises: TimeoutError.
+        """
         prefix = f"/{service}/"
-        return sum(n for method, n in self._inner.running.items() if method.startswith(prefix))
+        inner = self._inner
+        async with asyncio.timeout(within_s):
+            while any(n for method, n in inner.running.items() if method.startswith(prefix)):
+                inner.fewer.clear()
+                await inner.fewer.wait()

@@ -134,17 +134,56 @@ def _write_upstreams(found: Any, request: pb.ListUpstreamsRequest) -> pb.ListUps
 
 
 METHODS = (
-    Method("CreateKey", "POST", "/keys", pb.CreateKeyRequest, lambda r: ({}, creation(r)), _write_secret),
+    Method(
+        "CreateKey",
+        "POST",
+        "/keys",
+        pb.CreateKeyRequest,
+        lambda r: ({}, creation(r)),
+        _write_secret,
+    ),
     Method("ListKeys", "GET", "/keys", pb.ListKeysRequest, _page, _write_keys),
     Method("GetKey", "GET", "/keys/{key_id}", pb.GetKeyRequest, _key, _write_key),
-    Method("UpdateKey", "PATCH", "/keys/{key_id}", pb.UpdateKeyRequest, lambda r: ({"key_id": r.key.id}, changes(r)), _write_key),
+    Method(
+        "UpdateKey",
+        "PATCH",
+        "/keys/{key_id}",
+        pb.UpdateKeyRequest,
+        lambda r: ({"key_id": r.key.id}, changes(r)),
+        _write_key,
+    ),
     Method("RevokeKey", "POST", "/keys/{key_id}/revoke", pb.RevokeKeyRequest, _key, _write_key),
-    Method("RotateKey", "POST", "/keys/{key_id}/rotate", pb.RotateKeyRequest, _rotation, _write_secret),
+    Method(
+        "RotateKey", "POST", "/keys/{key_id}/rotate", pb.RotateKeyRequest, _rotation, _write_secret
+    ),
     Method("QueryUsage", "GET", "/usage", pb.QueryUsageRequest, _usage, _write_usage),
-    Method("ListUpstreams", "GET", "/upstreams", pb.ListUpstreamsRequest, _nothing, _write_upstreams),
-    Method("GetUpstream", "GET", "/upstreams/{upstream}", pb.GetUpstreamRequest, _upstream, _write_upstream),
-    Method("DrainUpstream", "POST", "/upstreams/{upstream}/drain", pb.DrainUpstreamRequest, _upstream, _write_upstream),
-    Method("UndrainUpstream", "POST", "/upstreams/{upstream}/undrain", pb.UndrainUpstreamRequest, _upstream, _write_upstream),
+    Method(
+        "ListUpstreams", "GET", "/upstreams", pb.ListUpstreamsRequest, _nothing, _write_upstreams
+    ),
+    Method(
+        "GetUpstream",
+        "GET",
+        "/upstreams/{upstream}",
+        pb.GetUpstreamRequest,
+        _upstream,
+        _write_upstream,
+    ),
+    Method(
+        "DrainUpstream",
+        "POST",
+        "/upstreams/{upstream}/drain",
+        pb.DrainUpstreamRequest,
+        _upstream,
+        _write_upstream,
+    ),
+    Method(
+        "UndrainUpstream",
+        "POST",
+        "/upstreams/{upstream}/undrain",
+        pb.UndrainUpstreamRequest,
+        _upstream,
+        _write_upstream,
+    ),
 )
 
 

@@ -181,9 +181,7 @@ def set_upstream(message: pb.Upstream, upstream: msgspec.Struct) -> None:
     """Set how an upstream stands."""
     values: Values = msgspec.to_builtins(upstream)
     nested = {"load", "backs_off", "ejection"}
-    set_plain(
-        message, values, (f.name for f in message.DESCRIPTOR.fields if f.name not in nested)
-    )
+    set_plain(message, values, (f.name for f in message.DESCRIPTOR.fields if f.name not in nested))
     if (rest := values["backs_off_s"]) is not None:
         set_length(message.backs_off, rest)
     if (load := values["load"]) is not None:

@@ -45,12 +45,16 @@ _AT_THE_END = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 
 
 def read_headers(context: Context) -> Headers:
-    """The metadata that the gateway reads, as HTTP headers."""
-    return [
+    """The metadata that the gateway reads, as HTTP headers. A key may come as `x-api-key` too."""
+    headers = [
         (key.encode(), value if isinstance(value, bytes) else value.encode())
         for key, value in context.invocation_metadata() or ()
         if key in _READ
     ]
+    found = dict(reversed(headers))
+    if b"x-api-key" in found and b"authorization" not in found:
+        headers.append((b"authorization", b"Bearer " + found[b"x-api-key"]))
+    return headers
 
 
 def to_metadata(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, Metadata]:
@@ -132,7 +136,9 @@ def guarded(core: Core, serve: Serve) -> Serve:
             raise asyncio.CancelledError from None
         except Exception:
             log.exception("request failed")
-            await fail(context, core.grpc_error("internal", "The gateway failed. Please try again."))
+            await fail(
+                context, core.grpc_error("internal", "The gateway failed. Please try again.")
+            )
 
     return call
 

@@ -39,7 +39,7 @@ class Health:
 
     def handlers(self) -> dict[str, Handler]:
         """Each method's handler by its full name."""
-        watch = grpc.stream_stream_rpc_method_handler(
+        watch: Handler = grpc.stream_stream_rpc_method_handler(
             guarded(self._core, self._watch), None, pb.HealthCheckResponse.SerializeToString
         )
         return {f"/{SERVICE}/Check": unary(self._core, self._check), f"/{SERVICE}/Watch": watch}

@@ -7,10 +7,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from forebay._core import WAYS, Exchange
+from forebay.gateway.request_id import Headers
 from forebay.grpc.call import (
     Context,
     Handler,
-    Headers,
     fail,
     read_headers,
     read_message,

@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError, Message
 
 from forebay._core import Core
 from forebay.gateway.request_id import own_request_id, request_id
-from forebay.grpc.call import Context, Handler, fail, read_headers, read_message, unary
+from forebay.grpc.call import Context, Handler, Metadata, fail, read_headers, read_message, unary
 from forebay.grpc.v1 import inference_pb2 as pb
 
 CREATED = 1_767_225_600
@@ -48,22 +48,30 @@ class Models:
             f"{service}/GetModel": unary(self._core, self._get),
         }
 
-    async def _names(self, context: Context) -> list[str]:
+    async def _names(self, context: Context) -> tuple[list[str], Metadata]:
+        """The models that the caller may use, and the metadata that all answers end with."""
         headers = own_request_id(read_headers(context))
-        context.set_trailing_metadata((("x-request-id", request_id(headers)),))
+        told: Metadata = (("x-request-id", request_id(headers)),)
         refusal = self._core.grpc_refusal(headers)
         if refusal is not None:
-            await fail(context, refusal, context.trailing_metadata())
+            await fail(context, refusal, told)
         names = self._core.models(headers)
         assert isinstance(names, list)
-        return sorted(names)
+        context.set_trailing_metadata(told)
+        return sorted(names), told
 
     async def _list(self, _: object, context: Context) -> bytes:
-        names = await self._names(context)
+        names, told = await self._names(context)
         request = await read_as(pb.ListModelsRequest, context, self._core)
-        size = min(request.page_size or MOST, MOST)
+        size = min(request.page_size if request.HasField("page_size") else MOST, MOST)
         if size < 1:
-            await self._refuse(context, "page_size", "page_size is at least 1")
+            status = self._core.grpc_error(
+                "invalid_request",
+                "Invalid value for 'page_size': page_size is at least 1.",
+                param="page_size",
+                code="invalid_value",
+            )
+            await fail(context, status, told)
         after = request.page_token
         left = [name for name in names if name > after]
         answer = pb.ListModelsResponse(data=[_model(name) for name in left[:size]])
@@ -72,29 +80,17 @@ class Models:
         return answer.SerializeToString()
 
     async def _get(self, _: object, context: Context) -> bytes:
-        names = await self._names(context)
+        names, told = await self._names(context)
         request = await read_as(pb.GetModelRequest, context, self._core)
         if request.id not in names:
             shown = request.id[:200]
-            await fail(
-                context,
-                self._core.grpc_error(
-                    "model_not_found",
-                    f"The model '{shown}' does not exist or you do not have access to it.",
-                    param="id",
-                ),
-                context.trailing_metadata(),
+            status = self._core.grpc_error(
+                "model_not_found",
+                f"The model '{shown}' does not exist or you do not have access to it.",
+                param="id",
             )
+            await fail(context, status, told)
         return _model(request.id).SerializeToString()
-
-    async def _refuse(self, context: Context, field: str, reason: str) -> None:
-        status = self._core.grpc_error(
-            "invalid_request",
-            f"Invalid value for '{field}': {reason}.",
-            param=field,
-            code="invalid_value",
-        )
-        await fail(context, status, context.trailing_metadata())
 
 
 def _model(name: str) -> pb.Model:

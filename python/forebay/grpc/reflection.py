@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Iterable
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from grpc_reflection.v1alpha import reflection_pb2
-from grpc_reflection.v1alpha.reflection import aio
+from grpc_reflection.v1alpha import reflection_pb2  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha.reflection import aio  # type: ignore[import-untyped]
 
 from forebay.grpc.call import Handler
 

@@ -1,6 +1,7 @@
 """The gRPC listener: its services, its bounds, and its end."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from forebay.config import Address, Config, parse_address
 from forebay.grpc import reflection
 from forebay.grpc.accept import Server
+from forebay.grpc.admin import Admin
 from forebay.grpc.call import Handler
 from forebay.grpc.health import SERVICE as HEALTH
 from forebay.grpc.health import Health
@@ -20,6 +22,7 @@ from forebay.grpc.tls import CertificateFiles
 
 if TYPE_CHECKING:
     from forebay.gateway import Gateway
+    from forebay.http.admin import DatabaseSource
 
 INFERENCE = "forebay.v1.InferenceService"
 ADMIN = "forebay.v1.AdminService"
@@ -76,7 +79,9 @@ class GrpcServer:
     Raises: OSError when the address cannot be listened on or a certificate cannot be read.
     """
 
-    def __init__(self, gateway: "Gateway", *, shared: bool = False) -> None:
+    def __init__(
+        self, gateway: "Gateway", database: "DatabaseSource", *, shared: bool = False
+    ) -> None:
         config = gateway.config
         assert config.listen.grpc is not None
         logging.getLogger("grpc._cython.cygrpc").addFilter(_Known())
@@ -85,6 +90,7 @@ class GrpcServer:
         handlers: dict[str, Handler] = {
             **Inference(gateway).handlers(),
             **Models(gateway.core).handlers(),
+            **Admin(gateway, database).handlers(),
             **self._health.handlers(),
             **reflection.handlers((INFERENCE, ADMIN, HEALTH)),
         }
@@ -134,10 +140,8 @@ class GrpcServer:
     async def stop(self) -> None:
         """Close. Answers that are complete get `STOP_S` seconds to leave."""
         self._health.end()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + STOP_S
-        while self._server.running(INFERENCE) > 0 and loop.time() < deadline:
-            await asyncio.sleep(0.01)
+        with contextlib.suppress(TimeoutError):
+            await self._server.idle(INFERENCE, STOP_S)
         await self._server.stop(0.1)
         if self._draining is not None:
             await self._draining

@@ -31,7 +31,7 @@ class CertificateFiles:
         self._stamp = self._look()
         return grpc.dynamic_ssl_server_credentials(
             self._read(),
-            self.changed,
+            self.changed,  # type: ignore[arg-type]  # None is allowed, and means: no change
             require_client_authentication=self._tls.client_ca is not None,
         )
 

@@ -6,7 +6,7 @@ use forebay_core::slot::Slot;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::convert;
 use crate::core::Core;
@@ -135,6 +135,15 @@ impl Exchange {
     /// As `next`, for an answer in gRPC's frames: the messages that are ready, one by one.
     fn next_messages<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         Self::take(slf, Want::Messages)
+    }
+
+    /// Why the answer, or what is left of it, is an error, as gRPC has it: `(code, message,
+    /// details)`; `None` while it is none.
+    fn failure<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        self.slot
+            .failure()
+            .map(|error| convert::grpc_status(py, &error))
+            .transpose()
     }
 
     /// The client has gone: stop the engine, book what was delivered. Takes anything, so that it

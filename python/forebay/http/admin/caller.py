@@ -13,7 +13,9 @@ _PEER = b"x-forebay-peer"
 def holder(headers: Headers) -> str:
     """The admin key in the headers, as the audit log names it."""
     ours = dict(reversed(headers))  # the first of a name counts, as for the core
-    secret = ours.get(b"authorization", b"")[len("bearer ") :].strip() or ours.get(b"x-api-key", b"")
+    secret = ours.get(b"authorization", b"")[len("bearer ") :].strip() or ours.get(
+        b"x-api-key", b""
+    )
     try:
         return f"key:{parse(secret.decode('latin-1')).id}"
     except MalformedKey:

@@ -197,7 +197,11 @@ class Endpoint:
         try:
             body = await self._read(request, operation)
             answer = await self._desk.perform(
-                operation, who, path=request.path_params, query=_query(request, operation), body=body
+                operation,
+                who,
+                path=request.path_params,
+                query=_query(request, operation),
+                body=body,
             )
         except Refused as refused:
             return render(self._error(headers, refused))
