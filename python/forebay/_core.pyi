@@ -336,8 +336,11 @@ class Exchange:
         Raises: RuntimeError where the frames are broken.
         """
 
-    def failure(self) -> _GrpcStatus | None:
-        """Why the answer, or what is left of it, is an error; None while it is none."""
+    def failure(self, request_id: str = "") -> _GrpcStatus | None:
+        """Why the answer, or what is left of it, is an error; None while it is none.
+
+        request_id: told in the details.
+        """
 
     def next(self) -> bytes | Future[bytes | None] | None:
         """All bytes that are ready, None at the end, or a future of either."""

@@ -137,6 +137,8 @@ def _facts(details: str | bytes | None) -> dict[str, Any]:
                 facts["retry_after"] = retry.retry_delay.ToTimedelta().total_seconds()
             elif detail.Unpack(bad) and bad.field_violations:
                 facts["param"] = bad.field_violations[0].field
+        if "param" not in facts and (param := facts.get("metadata", {}).get("param")):
+            facts["param"] = param
     except DecodeError:
         # Not from a gateway of ours; code and message stand.
         return facts

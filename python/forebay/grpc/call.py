@@ -20,7 +20,7 @@ PUSHBACK_MS = 30_000
 """Milliseconds; clients that retry by themselves are not told to wait for longer than that."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Metadata = tuple[tuple[str, str | bytes], ...]
+Metadata = tuple[tuple[str, str], ...]
 Status = tuple[int, str, bytes]
 """A failure: gRPC's code, the message, and a `google.rpc.Status` in its wire form."""
 Handler = grpc.RpcMethodHandler[Any, Any]
@@ -59,8 +59,8 @@ def read_headers(context: Context) -> Headers:
 
 def to_metadata(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, Metadata]:
     """An answer's headers as initial and trailing metadata: rates and waits come at the end."""
-    first: list[tuple[str, str | bytes]] = []
-    last: list[tuple[str, str | bytes]] = []
+    first: list[tuple[str, str]] = []
+    last: list[tuple[str, str]] = []
     for name, value in headers:
         if name in _OF_HTTP:
             continue

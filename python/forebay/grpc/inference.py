@@ -11,6 +11,7 @@ from forebay.gateway.request_id import Headers
 from forebay.grpc.call import (
     Context,
     Handler,
+    Metadata,
     fail,
     read_headers,
     read_message,
@@ -76,7 +77,7 @@ class Inference:
                     answer = await answer
                 if answer is None:
                     raise asyncio.CancelledError
-                await self._tell(exchange, answer[1], context)
+                first, last = await self._tell(exchange, answer[1], context)
                 while True:
                     batch = exchange.next_messages()
                     if isinstance(batch, asyncio.Future):
@@ -89,9 +90,9 @@ class Inference:
             except BaseException:
                 self._gone(exchange, context)
                 raise
-            failure = exchange.failure()
+            failure = exchange.failure(dict(first).get("x-request-id", ""))
             if failure is not None:
-                await fail(context, failure, to_metadata(answer[1])[1])
+                await fail(context, failure, last)
 
         return streaming(self._core, serve)
 
@@ -104,14 +105,17 @@ class Inference:
             way, headers, message, front="grpc", deadline_s=context.time_remaining()
         )
 
-    async def _tell(self, exchange: Exchange, headers: Headers, context: Context) -> None:
+    async def _tell(
+        self, exchange: Exchange, headers: Headers, context: Context
+    ) -> tuple[Metadata, Metadata]:
         """Send the initial metadata and set the trailing; or fail, if the exchange has."""
         first, last = to_metadata(headers)
-        failure = exchange.failure()
+        failure = exchange.failure(dict(first).get("x-request-id", ""))
         if failure is not None:
             await fail(context, failure, (*first, *last))
         context.set_trailing_metadata(last)
         await context.send_initial_metadata(first)
+        return first, last
 
     def _gone(self, exchange: Exchange, context: Context) -> None:
         """The call was cancelled: by its client, or by gRPC at its deadline.

@@ -1,4 +1,5 @@
 //! Between Python objects and the core's borrowed views.
+use forebay_core::door::grpc::status_details;
 use forebay_core::error::Error;
 use forebay_core::gateway::Request;
 use forebay_core::record::UsageEvent;
@@ -76,14 +77,13 @@ pub(crate) fn head<'py>(py: Python<'py>, head: &Head) -> PyResult<Bound<'py, PyA
 }
 
 /// An error as gRPC has it: the code, the message, and a `google.rpc.Status` in its wire form.
-pub(crate) fn grpc_status<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyTuple>> {
-    let details: Vec<u8> = Vec::new();
-    (
-        error.kind.grpc_code(),
-        error.message.as_ref(),
-        PyBytes::new(py, &details),
-    )
-        .into_pyobject(py)
+pub(crate) fn grpc_status<'py>(
+    py: Python<'py>,
+    error: &Error,
+    request_id: &str,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let (code, message, details) = status_details(error, request_id);
+    (code, message, PyBytes::new(py, &details)).into_pyobject(py)
 }
 
 fn header_list<'py>(

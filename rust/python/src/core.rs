@@ -709,9 +709,10 @@ impl Core {
         headers: Option<&Headers<'py>>,
     ) -> PyResult<Bound<'py, PyTuple>> {
         let asked = headers.and_then(|headers| headers.request().request_id);
-        let id = vec![fresh_request_id(asked)];
-        self.gateway.refusal(Door::OpenAi, error, id);
-        convert::grpc_status(py, error)
+        let id = fresh_request_id(asked);
+        let text = id.1.clone();
+        self.gateway.refusal(Door::OpenAi, error, vec![id]);
+        convert::grpc_status(py, error, text.to_str().unwrap_or_default())
     }
 
     fn answer<'py>(

@@ -138,11 +138,16 @@ impl Exchange {
     }
 
     /// Why the answer, or what is left of it, is an error, as gRPC has it: `(code, message,
-    /// details)`; `None` while it is none.
-    fn failure<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    /// details)`; `None` while it is none. `request_id` is told in the details.
+    #[pyo3(signature = (request_id=""))]
+    fn failure<'py>(
+        &self,
+        py: Python<'py>,
+        request_id: &str,
+    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
         self.slot
             .failure()
-            .map(|error| convert::grpc_status(py, &error))
+            .map(|error| convert::grpc_status(py, &error, request_id))
             .transpose()
     }
 
