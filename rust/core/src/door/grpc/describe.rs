@@ -18,7 +18,7 @@ pub fn describe() -> Value {
             known.message(method.request());
             known.message(method.answer());
             let told = json!({
-                "http": method.http_path(),
+                "http": method.endpoint().path(),
                 "stream": method.streams(),
                 "request": method.request().name,
                 "answer": method.answer().name,

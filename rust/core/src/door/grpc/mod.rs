@@ -20,6 +20,7 @@ use crate::error::{Error, Kind};
 
 pub use describe::describe;
 pub use method::Method;
+pub(super) use status::error_metadata;
 pub use status::{DOMAIN, status_details};
 pub use voice::Voice;
 

@@ -5,7 +5,10 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use http::HeaderName;
+
 use crate::error::{Error, Kind};
+use crate::slot::{Headers, header_text};
 
 use super::wire::{put_bytes, put_nested, put_uint};
 
@@ -54,6 +57,15 @@ pub fn status_details(error: &Error, request_id: &str) -> (i32, String, Vec<u8>)
         });
     }
     (code, message.to_owned(), out)
+}
+
+/// What trailing metadata say of an error besides its status: when to come back.
+pub(in super::super) fn error_metadata(error: &Error) -> Headers {
+    error
+        .headers()
+        .into_iter()
+        .map(|(name, value)| (HeaderName::from_static(name), header_text(value)))
+        .collect()
 }
 
 fn info(error: &Error, out: &mut Vec<u8>) {

@@ -1,8 +1,8 @@
 //! How an exchange's answer is told to a gRPC client.
 use bytes::{Bytes, BytesMut};
 
+use crate::door;
 use crate::error::{Error, Kind};
-use crate::slot::Headers;
 use crate::sse::Decoder;
 
 use super::Method;
@@ -33,10 +33,14 @@ impl Voice {
         }
     }
 
-    /// A whole answer as one message.
-    ///
-    /// Errors: it is no answer of this method.
-    pub fn answer(&self, body: &[u8]) -> Result<Bytes, Error> {
+    fn turn(&self, json: &[u8], message: &mut Vec<u8>) -> Result<(), Error> {
+        to_proto(self.method.answer(), json, Nulls::Dropped, message).map_err(broken)
+    }
+}
+
+impl door::Voice for Voice {
+    /// One message. Errors: it is no answer of this method.
+    fn answer(&self, body: &[u8]) -> Result<Bytes, Error> {
         let mut message = Vec::with_capacity(body.len());
         self.turn(body, &mut message)?;
         let mut out = BytesMut::with_capacity(message.len() + 5);
@@ -44,10 +48,8 @@ impl Voice {
         Ok(out.freeze())
     }
 
-    /// The next bytes of OpenAI's stream: a message for each event that is whole.
-    ///
-    /// Errors: an event is no chunk of this method.
-    pub fn feed(&mut self, sse: Bytes, out: &mut BytesMut) -> Result<(), Error> {
+    /// A message for each event. Errors: one is no chunk of this method.
+    fn feed(&mut self, sse: Bytes, out: &mut BytesMut) -> Result<(), Error> {
         self.events.feed(sse).map_err(broken)?;
         while let Some(event) = self.events.next() {
             let Some(data) = event.data() else {
@@ -65,35 +67,16 @@ impl Voice {
         Ok(())
     }
 
-    /// The stream was whole: the call's status tells it.
-    ///
-    /// Errors: none; other doors have some.
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as other doors have it")]
-    pub fn end(&mut self, _out: &mut BytesMut) -> Result<(), Error> {
+    /// Nothing: the call's status tells it.
+    fn end(&mut self, _out: &mut BytesMut) -> Result<(), Error> {
         Ok(())
     }
 
-    /// An error in the answer's place: no message.
-    #[expect(clippy::unused_self, reason = "as other doors have it")]
-    pub fn refuse(&self, _error: &Error) -> (Headers, Bytes) {
-        (Headers::new(), Bytes::new())
-    }
+    /// Nothing: the call's status tells it.
+    fn cut(&mut self, _error: &Error, _out: &mut BytesMut) {}
 
-    /// An error at a stream's end: no message.
-    #[expect(clippy::unused_self, reason = "as other doors have it")]
-    pub fn cut(&mut self, _error: &Error, _out: &mut BytesMut) {}
-
-    /// HTTP/2 keeps a connection alive by itself.
-    #[expect(clippy::unused_self, reason = "as other doors have it")]
-    pub fn keep_alive(&self, _out: &mut BytesMut) {}
-
-    /// The front end makes the metadata.
-    #[expect(clippy::unused_self, reason = "as other doors have it")]
-    pub fn headers(&self, _headers: &mut Headers) {}
-
-    fn turn(&self, json: &[u8], message: &mut Vec<u8>) -> Result<(), Error> {
-        to_proto(self.method.answer(), json, Nulls::Dropped, message).map_err(broken)
-    }
+    /// Nothing: HTTP/2 has pings.
+    fn keep_alive(&self, _out: &mut BytesMut) {}
 }
 
 /// Appends a message behind its prefix.
