@@ -3,6 +3,7 @@
 //! An exchange speaks OpenAI inside. A door reads a client's request into an OpenAI-shaped one before
 //! it is admitted, and tells the exchange's answer in its own words as that is written. So every door
 //! has the same admission, limits, routing, fallback, metering and errors. Pure: bytes in, bytes out.
+pub mod grpc;
 mod way;
 
 use bytes::{Bytes, BytesMut};
@@ -20,6 +21,8 @@ pub enum Door {
     /// OpenAI's chat, completions and embeddings.
     #[default]
     OpenAi,
+    /// Messages of `forebay.v1`.
+    Grpc(grpc::Method),
 }
 
 /// How a client is connected.
@@ -95,6 +98,7 @@ impl Door {
         match self {
             Self::OpenAi if stream => "text/event-stream",
             Self::OpenAi => "application/json",
+            Self::Grpc(_) => "application/grpc+proto",
         }
     }
 
@@ -104,7 +108,7 @@ impl Door {
         let mut headers = Vec::with_capacity(8);
         headers.push(request_id);
         match self {
-            Self::OpenAi => {}
+            Self::OpenAi | Self::Grpc(_) => {}
         }
         headers
     }
@@ -116,6 +120,10 @@ impl Door {
             Self::OpenAi => {
                 headers.extend(error_headers(error));
                 error.openai_body()
+            }
+            Self::Grpc(_) => {
+                headers.extend(grpc::error_metadata(error));
+                Bytes::new()
             }
         }
     }
@@ -133,6 +141,11 @@ pub fn enter(way: &Way, body: Bytes, request_id: &str) -> Result<Entered, Error>
             body,
             native: None,
             voice: None,
+        }),
+        Door::Grpc(method) => Ok(Entered {
+            body: grpc::request(method, &body)?,
+            native: None,
+            voice: Some(Box::new(grpc::Voice::new(method))),
         }),
     }
 }

@@ -1,5 +1,6 @@
 //! The ways in: each path of ours, what is spoken there, and what is asked for.
 use super::Door;
+use super::grpc::Method;
 use crate::gateway::Endpoint;
 
 /// A way in.
@@ -13,10 +14,15 @@ pub struct Way {
     pub endpoint: Endpoint,
 }
 
-static ALL: [Way; 3] = [
+static ALL: [Way; 8] = [
     own(Endpoint::Chat),
     own(Endpoint::Completions),
     own(Endpoint::Embeddings),
+    grpc(Method::ChatCompletion),
+    grpc(Method::StreamChatCompletion),
+    grpc(Method::Completion),
+    grpc(Method::StreamCompletion),
+    grpc(Method::Embed),
 ];
 
 /// OpenAI's own way to an endpoint.
@@ -25,6 +31,15 @@ const fn own(endpoint: Endpoint) -> Way {
         path: endpoint.path(),
         door: Door::OpenAi,
         endpoint,
+    }
+}
+
+/// The way to a gRPC method.
+const fn grpc(method: Method) -> Way {
+    Way {
+        path: method.path(),
+        door: Door::Grpc(method),
+        endpoint: method.endpoint(),
     }
 }
 
