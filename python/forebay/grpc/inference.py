@@ -28,7 +28,9 @@ DEADLINE_S = 0.25
 """Seconds after a call's deadline in which the core ends the request by itself."""
 
 _SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"]
-_ENDED = b""
+_NOTHING = b""
+PREFIX = 5
+"""Bytes before each message: a flag, and its length. gRPC puts its own there."""
 
 
 class Inference:
@@ -64,7 +66,7 @@ class Inference:
                 raise asyncio.CancelledError
             _, headers, message, _ = answer
             await self._tell(exchange, headers, context)
-            return message
+            return message[PREFIX:]
 
         return unary(self._core, serve)
 
@@ -100,7 +102,7 @@ class Inference:
         headers = read_headers(context)
         # Whoever may not ask at all does not get to fill memory either.
         allowed = self._core.authenticate(headers) is None
-        message = await read_message(context, self._core) if allowed else _ENDED
+        message = await read_message(context, self._core) if allowed else _NOTHING
         return self._core.admit(
             way, headers, message, front="grpc", deadline_s=context.time_remaining()
         )
