@@ -18,11 +18,11 @@ static ALL: [Way; 8] = [
     own(Endpoint::Chat),
     own(Endpoint::Completions),
     own(Endpoint::Embeddings),
-    grpc(Method::ChatCompletion),
-    grpc(Method::StreamChatCompletion),
-    grpc(Method::Completion),
-    grpc(Method::StreamCompletion),
-    grpc(Method::Embed),
+    grpc(Method::ChatCompletion, Endpoint::Chat),
+    grpc(Method::StreamChatCompletion, Endpoint::Chat),
+    grpc(Method::Completion, Endpoint::Completions),
+    grpc(Method::StreamCompletion, Endpoint::Completions),
+    grpc(Method::Embed, Endpoint::Embeddings),
 ];
 
 /// OpenAI's own way to an endpoint.
@@ -35,11 +35,11 @@ const fn own(endpoint: Endpoint) -> Way {
 }
 
 /// The way to a gRPC method.
-const fn grpc(method: Method) -> Way {
+const fn grpc(method: Method, endpoint: Endpoint) -> Way {
     Way {
         path: method.path(),
         door: Door::Grpc(method),
-        endpoint: method.endpoint(),
+        endpoint,
     }
 }
 
