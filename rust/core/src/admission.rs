@@ -60,14 +60,14 @@ impl Gateway {
         let arrival = Arrival::now();
         let id = request_id_header(request.request_id, &arrival.id);
         let read = self
-            .authenticate(request.authorization)
+            .authenticate(&request)
             .and_then(|_| door::enter(way, body, id.1.to_str().unwrap_or_default()));
         match read {
             Ok(entered) => {
                 let asked = Asked {
                     endpoint: way.endpoint,
                     body: entered.body,
-                    native: entered.native,
+                    native: entered.native.map(|native| native.asking(request.beta)),
                 };
                 self.start(way.door, request, asked, entered.voice, arrival)
             }
@@ -154,12 +154,13 @@ impl Gateway {
             }
         };
         self.note(&error, &headers);
+        answer.0.door().limits(&mut headers, self.now().unix_s);
         answer.0.refuse(&error, headers);
     }
 
     /// The key of a request that may be served now.
     fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
-        let key = self.authenticate(request.authorization)?;
+        let key = self.authenticate(&request)?;
         if key.admin {
             return Err(Error::new(
                 Kind::Forbidden,
@@ -198,7 +199,9 @@ impl Gateway {
         permitted(&key, &asked, model)?;
         guard::check(endpoint, &body, &model.known)?;
         let whose = (&*key, &**model, arrival.unix_us);
-        let (reservation, cost) = self.reserve(whose, endpoint, &body, answer_headers)?;
+        let reserved = self.reserve(whose, endpoint, &body, answer_headers);
+        slot.door().limits(answer_headers, self.now().unix_s);
+        let (reservation, cost) = reserved?;
         let trace = self.traces.of(request.traceparent, &arrival.id);
         let opening = Opening {
             arrival: *arrival,
@@ -449,6 +452,8 @@ impl Kept {
             session,
             api_key,
             idempotency_key,
+            // Read with the body already.
+            beta: None,
             front: self.front,
             deadline: self.deadline,
         }

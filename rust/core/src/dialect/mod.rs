@@ -159,7 +159,7 @@ pub struct Unsaid {
 pub fn enter(from: Dialect, body: &[u8], options: &Options<'_>) -> Result<Entry, Error> {
     let body = utf8(body)?;
     let mut request = parse(from, body)?;
-    let mut write = |request: &chat::Request<'_>, drop_params| {
+    let write = |request: &chat::Request<'_>, drop_params| {
         let options = Options {
             drop_params,
             ..*options

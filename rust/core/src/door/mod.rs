@@ -3,12 +3,15 @@
 //! An exchange speaks OpenAI inside. A door reads a client's request into an OpenAI-shaped one before
 //! it is admitted, and tells the exchange's answer in its own words as that is written. So every door
 //! has the same admission, limits, routing, fallback, metering and errors. Pure: bytes in, bytes out.
+mod messages;
 mod way;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 
-use crate::dialect::Dialect;
+use std::ops::Range;
+
+use crate::dialect::{Dialect, Unsaid};
 use crate::error::Error;
 use crate::slot::{Headers, error_headers};
 
@@ -20,6 +23,10 @@ pub enum Door {
     /// OpenAI's chat, completions and embeddings.
     #[default]
     OpenAi,
+    /// Anthropic's Messages.
+    Messages,
+    /// How many tokens a request of Messages would have.
+    Count,
 }
 
 /// How a client is connected.
@@ -59,6 +66,23 @@ pub struct Native {
     pub dialect: Dialect,
     /// The client's bytes.
     pub body: Bytes,
+    /// Where in them the model's name stands, quotes included.
+    pub model: Range<usize>,
+    /// What of them OpenAI's dialect has no words for.
+    pub unsaid: Option<Unsaid>,
+    /// What the client says of them in `anthropic-beta`.
+    pub beta: Option<HeaderValue>,
+}
+
+impl Native {
+    /// With what `anthropic-beta` says; what no header can say is left out.
+    #[must_use]
+    pub fn asking(mut self, beta: Option<&[u8]>) -> Self {
+        self.beta = beta
+            .filter(|_| self.dialect == Dialect::Anthropic)
+            .and_then(|beta| HeaderValue::from_bytes(beta).ok());
+        self
+    }
 }
 
 /// A request as its door has read it.
@@ -93,8 +117,8 @@ impl Door {
     /// The media type of an answer.
     pub const fn media(self, stream: bool) -> &'static str {
         match self {
-            Self::OpenAi if stream => "text/event-stream",
-            Self::OpenAi => "application/json",
+            Self::OpenAi | Self::Messages | Self::Count if stream => "text/event-stream",
+            Self::OpenAi | Self::Messages | Self::Count => "application/json",
         }
     }
 
@@ -102,11 +126,23 @@ impl Door {
     /// door's clients look for it.
     pub fn greeting(self, request_id: (HeaderName, HeaderValue)) -> Headers {
         let mut headers = Vec::with_capacity(8);
-        headers.push(request_id);
         match self {
-            Self::OpenAi => {}
+            Self::OpenAi => headers.push(request_id),
+            Self::Messages | Self::Count => {
+                let again = messages::request_id(request_id.1.clone());
+                headers.push(request_id);
+                headers.push(again);
+            }
         }
         headers
+    }
+
+    /// Adds how this door's clients are told of limits to what `headers` say of them. unix_s: now.
+    pub fn limits(self, headers: &mut Headers, unix_s: i64) {
+        match self {
+            Self::OpenAi => {}
+            Self::Messages | Self::Count => messages::rates(headers, unix_s),
+        }
     }
 
     /// An error in an answer's place: its body; what its head says is added to the answer's headers,
@@ -116,6 +152,12 @@ impl Door {
             Self::OpenAi => {
                 headers.extend(error_headers(error));
                 error.openai_body()
+            }
+            Self::Messages | Self::Count => {
+                let id = headers.first().and_then(|(_, id)| id.to_str().ok());
+                let body = messages::error_body(error, id);
+                headers.extend(error_headers(error));
+                body
             }
         }
     }
@@ -127,12 +169,13 @@ impl Door {
 /// Errors: the request is malformed, or asks for what cannot be had here; `param` is the field at
 /// fault, as the client named it.
 pub fn enter(way: &Way, body: Bytes, request_id: &str) -> Result<Entered, Error> {
-    let _ = request_id;
     match way.door {
         Door::OpenAi => Ok(Entered {
             body,
             native: None,
             voice: None,
         }),
+        Door::Messages => messages::enter(body, request_id),
+        Door::Count => messages::count(body),
     }
 }

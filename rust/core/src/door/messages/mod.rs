@@ -24,6 +24,16 @@ const MAX_EVENT_BYTES: usize = 64 << 20;
 /// Reads a request. Errors: `InvalidRequest` whose `param` is the field's path in the client's own
 /// names, `messages[2].content`.
 pub(crate) fn enter(body: Bytes, request_id: &str) -> Result<Entered, Error> {
+    read(body, request_id, "")
+}
+
+/// Reads a request whose tokens are to be counted, which asks for no answer. Errors: as [`enter`].
+pub(crate) fn count(body: Bytes) -> Result<Entered, Error> {
+    read(body, "", "\"max_tokens\":1,")
+}
+
+/// given: members that are read before the request's own.
+fn read(body: Bytes, request_id: &str, given: &str) -> Result<Entered, Error> {
     let seen = peek(&body).map_err(|error| unreadable(&error))?;
     let (Some(model), Some(at)) = (&seen.model, &seen.model_span) else {
         return Err(
@@ -38,13 +48,20 @@ pub(crate) fn enter(body: Bytes, request_id: &str) -> Result<Entered, Error> {
         drop_params: false,
         max_output_tokens: 0,
     };
-    let entry = dialect::enter(Dialect::Anthropic, &body, &options)?;
+    let entry = if given.is_empty() {
+        dialect::enter(Dialect::Anthropic, &body, &options)?
+    } else {
+        let (head, rest) = body.split_at_checked(seen.body_start).unwrap_or_default();
+        let whole = [head, given.as_bytes(), rest].concat();
+        dialect::enter(Dialect::Anthropic, &whole, &options)?
+    };
     let id = format!("msg_{}", uuid::Uuid::now_v7().simple());
     let told = Told::new(id, model, request_id);
     let native = Native {
         dialect: Dialect::Anthropic,
         model: at.clone(),
         unsaid: entry.unsaid,
+        beta: None,
         body: body.clone(),
     };
     Ok(Entered {
