@@ -72,7 +72,7 @@ fn read(body: Bytes, request_id: &str, given: &str) -> Result<Entered, Error> {
 }
 
 /// How an answer is told to a client that speaks Messages.
-pub struct Told {
+pub(crate) struct Told {
     context: Context,
     request_id: String,
     transcoder: Option<Transcoder>,
@@ -80,7 +80,7 @@ pub struct Told {
 
 impl Told {
     /// id: the message's. model: as the client named it. request_id: as errors tell it.
-    pub fn new(id: String, model: &str, request_id: &str) -> Self {
+    pub(crate) fn new(id: String, model: &str, request_id: &str) -> Self {
         Self {
             context: Context {
                 id,
