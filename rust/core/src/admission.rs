@@ -19,7 +19,7 @@ use crate::record::{Opening, Record};
 use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
 use crate::relay::Shape;
 use crate::slot::{Answering, Headers, Slot};
-use crate::snapshot::Model;
+use crate::snapshot::{Model, Snapshot};
 use crate::tags;
 use crate::usage::Usage;
 
@@ -58,6 +58,9 @@ impl Gateway {
             return self.admit(way.endpoint, request, body);
         }
         let arrival = Arrival::now();
+        if way.door == Door::Count {
+            return self.count(way, request, body, &arrival);
+        }
         let id = request_id_header(request.request_id, &arrival.id);
         let read = self
             .authenticate(&request)
@@ -159,8 +162,8 @@ impl Gateway {
     }
 
     /// The key of a request that may be served now.
-    fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
-        let key = self.authenticate(&request)?;
+    pub(crate) fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
+        let key = self.authenticate(request)?;
         if key.admin {
             return Err(Error::new(
                 Kind::Forbidden,
@@ -195,8 +198,7 @@ impl Gateway {
         let body = peek(bytes).map_err(|error| unreadable(&error))?;
         complete(endpoint, &body)?;
         let snapshot = self.snapshot.load();
-        let (asked, model) = find_model(&snapshot, &body)?;
-        permitted(&key, &asked, model)?;
+        let (asked, model) = permitted_model(&snapshot, &key, &body)?;
         guard::check(endpoint, &body, &model.known)?;
         let whose = (&*key, &**model, arrival.unix_us);
         let reserved = self.reserve(whose, endpoint, &body, answer_headers);
@@ -340,14 +342,20 @@ impl Gateway {
     }
 
     /// A limit refuses a request of `tokens`.
-    fn refused(&self, refusal: &Refusal, tokens: u64, now: Now, headers: &mut Headers) -> Error {
+    pub(crate) fn refused(
+        &self,
+        refusal: &Refusal,
+        tokens: u64,
+        now: Now,
+        headers: &mut Headers,
+    ) -> Error {
         self.metrics.refused(refusal.scope, refusal.dimension);
         rate_headers(&refusal.state, headers);
         limited(refusal, tokens, now.unix_s)
     }
 
     /// The meters of a key's requests for a model, one a scope.
-    fn meters(&self, key: &Key, model: &Model) -> Meters {
+    pub(crate) fn meters(&self, key: &Key, model: &Model) -> Meters {
         let subjects = self.subjects.load();
         let used = |meter: &Arc<Meter>| (!meter.is_open()).then(|| Arc::clone(meter));
         [
@@ -365,6 +373,17 @@ impl Gateway {
                 .and_then(|metered| used(&metered.meter)),
         ]
     }
+}
+
+/// The model that a body asks for, if the key may use it, and its name as it was asked for.
+pub(crate) fn permitted_model<'s>(
+    snapshot: &'s Snapshot,
+    key: &Key,
+    body: &Peek<'_>,
+) -> Result<(String, &'s Arc<Model>), Error> {
+    let (asked, model) = find_model(snapshot, body)?;
+    permitted(key, &asked, model)?;
+    Ok((asked, model))
 }
 
 /// Refuses a key that may not use the model.

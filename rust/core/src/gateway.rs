@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -468,27 +468,30 @@ impl Gateway {
         let slot = Arc::new(Slot::new());
         let (gateway, answer) = (Arc::clone(self), Answering(Arc::clone(&slot)));
         let task = self.runtime.spawn(async move {
-            let head = match exchange::fetch(&upstream, method, &path, body, limit).await {
-                Ok((status, body)) => Head {
-                    status,
-                    headers: Vec::new(),
-                    body,
-                    more: false,
-                },
-                Err(error) => {
-                    gateway.note(&error, &[]);
-                    Head {
-                        status: error.kind.status(),
-                        // Tells it from an error that the upstream answered.
-                        headers: vec![(
-                            HeaderName::from_static("x-forebay-error"),
-                            HeaderValue::from_static(error.kind.name()),
-                        )],
-                        body: error.openai_body(),
+            let head =
+                match exchange::fetch(&upstream, method, &path, (&HeaderMap::new(), body), limit)
+                    .await
+                {
+                    Ok((status, body)) => Head {
+                        status,
+                        headers: Vec::new(),
+                        body,
                         more: false,
+                    },
+                    Err(error) => {
+                        gateway.note(&error, &[]);
+                        Head {
+                            status: error.kind.status(),
+                            // Tells it from an error that the upstream answered.
+                            headers: vec![(
+                                HeaderName::from_static("x-forebay-error"),
+                                HeaderValue::from_static(error.kind.name()),
+                            )],
+                            body: error.openai_body(),
+                            more: false,
+                        }
                     }
-                }
-            };
+                };
             answer.0.start(head);
         });
         slot.driven_by(task.abort_handle());

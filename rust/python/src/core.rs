@@ -494,10 +494,7 @@ impl Core {
         headers: &Bound<'py, PyList>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let headers = Headers::read(headers)?;
-        match self
-            .gateway
-            .authenticate_admin(&headers.request())
-        {
+        match self.gateway.authenticate_admin(&headers.request()) {
             Ok(_) => Ok(None),
             Err(error) => self
                 .answer(py, Door::OpenAi, &error, Some(&headers))

@@ -14,6 +14,7 @@ use std::ops::Range;
 use crate::dialect::{Dialect, Unsaid};
 use crate::error::Error;
 use crate::slot::{Headers, error_headers};
+use crate::upstream::Rope;
 
 pub use way::Way;
 
@@ -75,6 +76,20 @@ pub struct Native {
 }
 
 impl Native {
+    /// The client's own bytes, with another name for the model; all else stays as it is.
+    pub fn for_model(&self, name: &str) -> Rope {
+        let name = serde_json::to_string(name).unwrap_or_default();
+        let body = &self.body;
+        if body.get(self.model.clone()) == Some(name.as_bytes()) {
+            return Rope::new(vec![body.clone()]);
+        }
+        Rope::new(vec![
+            body.slice(..self.model.start),
+            Bytes::from(name),
+            body.slice(self.model.end..),
+        ])
+    }
+
     /// With what `anthropic-beta` says; what no header can say is left out.
     #[must_use]
     pub fn asking(mut self, beta: Option<&[u8]>) -> Self {

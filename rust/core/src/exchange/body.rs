@@ -1,8 +1,8 @@
 //! The client's body as one attempt sends it.
 use bytes::Bytes;
 
-use super::native::{self, native};
 use super::Job;
+use super::native::native;
 use crate::dialect::{self, Dialect, Options};
 use crate::edits::{Edits, Wanted};
 use crate::error::Error;
@@ -23,7 +23,7 @@ pub(super) fn body_for(
 ) -> Result<Rope, Error> {
     let upstream = &target.upstream;
     if let Some(native) = native(job, target).filter(|_| whole) {
-        return Ok(native::body(job, native, target));
+        return Ok(native.for_model(&target.model));
     }
     if speaks(job, target) != Dialect::OpenAi {
         let options = Options {

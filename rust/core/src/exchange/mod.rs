@@ -129,7 +129,7 @@ pub async fn fetch(
     upstream: &Upstream,
     method: Method,
     path: &str,
-    body: Rope,
+    (headers, body): (&HeaderMap, Rope),
     limit: Duration,
 ) -> Result<(u16, Bytes), Error> {
     let until = Instant::now() + limit;
@@ -141,7 +141,7 @@ pub async fn fetch(
         )
     };
     let response = alarm
-        .within(until, upstream.ask(method, path, body))
+        .within(until, upstream.ask_with(method, path, headers, body))
         .await
         .map_err(|Elapsed| late())??;
     let status = response.status().as_u16();

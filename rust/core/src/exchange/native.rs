@@ -9,7 +9,6 @@ use crate::door::Native;
 use crate::error::{Error, Kind};
 use crate::snapshot::Target;
 use crate::sse::Decoder;
-use crate::upstream::Rope;
 
 /// The client's own request, if this target speaks as it does.
 pub(super) fn native<'j>(job: &'j Job, target: &Target) -> Option<&'j Native> {
@@ -17,19 +16,6 @@ pub(super) fn native<'j>(job: &'j Job, target: &Target) -> Option<&'j Native> {
     job.native
         .as_ref()
         .filter(|native| native.dialect == dialect && dialect != Dialect::OpenAi)
-}
-
-/// The client's own bytes, with the target's name for the model.
-pub(super) fn body(job: &Job, native: &Native, target: &Target) -> Rope {
-    if *target.model == *job.model_asked {
-        return Rope::new(vec![native.body.clone()]);
-    }
-    let name = serde_json::to_string(&*target.model).unwrap_or_default();
-    Rope::new(vec![
-        native.body.slice(..native.model.start),
-        Bytes::from(name),
-        native.body.slice(native.model.end..),
-    ])
 }
 
 /// Passes a stream on, event by event: none of them before the transcoder has taken it, so that an

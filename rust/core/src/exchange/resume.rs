@@ -71,7 +71,8 @@ pub(super) async fn resume(
         target.upstream.health.failed(&error, monotonic());
     }
     // Who began in the client's own words cannot be followed by who speaks others.
-    let wanted = course.model.resume && end.last.told.is_none() && error.elsewhere() && *joins < MAX_JOINS;
+    let wanted =
+        course.model.resume && end.last.told.is_none() && error.elsewhere() && *joins < MAX_JOINS;
     if !wanted || now >= course.total || !job.slot.lingers(None) {
         return Resumed::Not(error, end);
     }

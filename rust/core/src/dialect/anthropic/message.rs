@@ -256,7 +256,9 @@ impl<'a, 'r> Messages<'a, 'r> {
         }
         match media(&kind, &mut source, at)? {
             Some(media) => Ok(Some(Content::Document { media, name })),
-            None => Err(at.key("type").has_to_be("base64, text, content, url or file")),
+            None => Err(at
+                .key("type")
+                .has_to_be("base64, text, content, url or file")),
         }
     }
 }

@@ -115,11 +115,23 @@ mod tests {
     fn fields_have_anthropics_names() {
         for (param, theirs, field_) in [
             ("max_completion_tokens", true, "max_tokens"),
-            ("messages[2].content[0].source", false, "messages.2.content.0.source"),
+            (
+                "messages[2].content[0].source",
+                false,
+                "messages.2.content.0.source",
+            ),
             ("messages[2].content", true, "messages"),
             ("tools[1].function.parameters", true, "tools.1.parameters"),
-            ("tool_choice.function.name", false, "tool_choice.function.name"),
-            ("response_format.json_schema.schema", true, "output_config.format"),
+            (
+                "tool_choice.function.name",
+                false,
+                "tool_choice.function.name",
+            ),
+            (
+                "response_format.json_schema.schema",
+                true,
+                "output_config.format",
+            ),
             ("stop[0]", true, "stop_sequences"),
             ("stop_sequences[0]", false, "stop_sequences.0"),
         ] {
@@ -138,7 +150,10 @@ mod tests {
             "messages.0.content: is missing."
         );
         assert_eq!(
-            said("'max_completion_tokens' must be between 1 and 9", "max_completion_tokens"),
+            said(
+                "'max_completion_tokens' must be between 1 and 9",
+                "max_completion_tokens"
+            ),
             "max_tokens: 'max_tokens' must be between 1 and 9"
         );
         let missing = Error::new(Kind::ModelNotFound, "No model 'x'.").param("model");
