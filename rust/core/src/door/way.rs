@@ -14,7 +14,7 @@ pub struct Way {
     pub endpoint: Endpoint,
 }
 
-static ALL: [Way; 8] = [
+static ALL: &[Way] = &[
     own(Endpoint::Chat),
     own(Endpoint::Completions),
     own(Endpoint::Embeddings),
@@ -23,6 +23,16 @@ static ALL: [Way; 8] = [
     grpc(Method::Completion, Endpoint::Completions),
     grpc(Method::StreamCompletion, Endpoint::Completions),
     grpc(Method::Embed, Endpoint::Embeddings),
+    Way {
+        path: "/v1/messages",
+        door: Door::Messages,
+        endpoint: Endpoint::Chat,
+    },
+    Way {
+        path: "/v1/messages/count_tokens",
+        door: Door::Count,
+        endpoint: Endpoint::Chat,
+    },
 ];
 
 /// OpenAI's own way to an endpoint.
@@ -46,7 +56,7 @@ const fn grpc(method: Method, endpoint: Endpoint) -> Way {
 impl Way {
     /// All, in the order of the index by which front ends name them.
     pub fn all() -> &'static [Self] {
-        &ALL
+        ALL
     }
 
     /// The way at a path.
