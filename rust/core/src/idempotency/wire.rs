@@ -4,7 +4,7 @@
 //! `idempotency.begin` has [`Begin`] and gets [`Begun`], with the body where there is an answer.
 //! `idempotency.finish` has [`Finish`] and the body. `idempotency.leave` has [`Leave`].
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
 /// What is to be done with a request?
@@ -17,6 +17,7 @@ pub struct Begin<'a> {
     /// What it asks for, see [`super::fingerprint`].
     pub fingerprint: String,
     /// Whoever asks, this time alone.
+    #[serde(serialize_with = "text")]
     pub owner: Uuid,
     /// How long it waits for another one, seconds.
     pub wait_s: f64,
@@ -63,6 +64,7 @@ pub enum Begun {
 #[derive(Debug, Serialize)]
 pub struct Finish<'a> {
     /// As it began.
+    #[serde(serialize_with = "text")]
     pub owner: Uuid,
     /// `None`: it was too large to be kept.
     pub answer: Option<&'a AnswerHead>,
@@ -72,7 +74,12 @@ pub struct Finish<'a> {
 #[derive(Debug, Serialize)]
 pub struct Leave {
     /// As it began.
+    #[serde(serialize_with = "text")]
     pub owner: Uuid,
+}
+
+fn text<S: Serializer>(id: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
 }
 
 /// A line of JSON, then `body`.
