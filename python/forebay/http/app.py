@@ -62,7 +62,10 @@ def create_app(
     """
     watch = DisconnectWatch()
     hot: dict[str, ASGIApp] = {
-        path: Inference(gateway, index, watch) for index, path in enumerate(WAYS)
+        path: Inference(gateway, index, watch)
+        for index, path in enumerate(WAYS)
+        # Methods of gRPC are served on its own port.
+        if not path.startswith("/forebay.v1.")
     }
 
     async def not_found(request: Request, error: Exception) -> Response:

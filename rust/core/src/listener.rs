@@ -194,7 +194,7 @@ async fn handle(
     if let Err(error) = inference::framing(request.headers(), request.version()) {
         return Ok(inference::unreadable(&shared, request.headers(), &error));
     }
-    let answer = match Way::of_path(request.uri().path()) {
+    let answer = match Way::of_http(request.uri().path()) {
         Some(way) => inference::answer(&shared, way, request).await,
         None => shared.app.answer(&shared, peer, request).await,
     };

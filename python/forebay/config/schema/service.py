@@ -22,10 +22,22 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class GrpcTls(Section, frozen=True, kw_only=True):
+    """TLS of the gRPC listener: paths of files in PEM, read again when one of them changes.
+
+    cert: the chain, the server's own certificate first. key: its private key. client_ca: who signs
+    the certificates that clients must then have (mTLS); None asks clients for none.
+    """
+
+    cert: Annotated[str, Meta(min_length=1)]
+    key: Annotated[str, Meta(min_length=1)]
+    client_ca: Annotated[str, Meta(min_length=1)] | None = None
+
+
 class Listen(Section, frozen=True, kw_only=True):
     """Where the gateway listens, as HOST:PORT (an IPv6 host in brackets).
 
-    grpc: None serves no gRPC.
+    grpc: None serves no gRPC. grpc_tls: None serves it in the clear.
     server: who accepts HTTP connections. ``core``: the Rust listener, which answers inference
         itself and passes all else to the application. ``granian``: Granian, with everything in
         the application.
@@ -34,6 +46,7 @@ class Listen(Section, frozen=True, kw_only=True):
     http: str = "0.0.0.0:8080"
     server: Server = "core"
     grpc: str | None = None
+    grpc_tls: GrpcTls | None = None
 
 
 class Limits(Section, frozen=True, kw_only=True):

@@ -64,6 +64,11 @@ impl Way {
         ALL.iter().find(|way| way.path == path)
     }
 
+    /// The way at a path of HTTP: gRPC's methods are served by gRPC alone.
+    pub fn of_http(path: &str) -> Option<&'static Self> {
+        Self::of_path(path).filter(|way| !matches!(way.door, Door::Grpc(_)))
+    }
+
     /// OpenAI's own way to an endpoint.
     pub fn to(endpoint: Endpoint) -> Option<&'static Self> {
         ALL.iter()
