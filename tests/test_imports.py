@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"config"},
     "limits": {"_core"},
     "metering": {"store", "_core"},
-    "gateway": {"_core", "config", "upstreams", "telemetry"},
+    "gateway": {"_core", "config", "store", "upstreams", "telemetry"},
     "http": {"gateway", "config", "_core"},
     "grpc": {"gateway", "config", "_core"},
     "client": {"grpc"},
@@ -31,6 +31,7 @@ GRPC_ADMIN = {PACKAGE / "grpc" / name for name in ("admin.py", "admin_messages.p
 
 TOP = {
     "__init__.py",
+    "answering.py",
     "books.py",
     "cli",
     "dev.py",

@@ -223,6 +223,9 @@ class Core:
     def authenticate_admin(self, headers: _Headers) -> _Answer | None:
         """None if the request's key is a good admin key, else the refusal."""
 
+    def account(self, headers: _Headers) -> str | _Answer:
+        """The account of the request's key, or the refusal: of an admin key and in a drain too."""
+
     def grpc_refusal(self, headers: _Headers, *, admin: bool = False) -> _GrpcStatus | None:
         """None if the request's key is good, with `admin` an admin key; else the refusal."""
 

@@ -19,7 +19,7 @@ use crate::record::{Opening, Record};
 use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
 use crate::relay::Shape;
 use crate::slot::{Answering, Headers, Slot};
-use crate::snapshot::Model;
+use crate::snapshot::{Model, Snapshot};
 use crate::tags;
 use crate::usage::Usage;
 
@@ -54,20 +54,36 @@ impl Gateway {
         request: Request<'_>,
         body: Bytes,
     ) -> Arc<Slot> {
+        let request = match request.idempotency_key {
+            // A session of many requests has no one answer.
+            Some(_) if request.front != Front::WebSocket => {
+                if let Some(slot) = self.once(way, request, &body) {
+                    return slot;
+                }
+                Request {
+                    idempotency_key: None,
+                    ..request
+                }
+            }
+            _ => request,
+        };
         if way.door == Door::OpenAi {
             return self.admit(way.endpoint, request, body);
         }
         let arrival = Arrival::now();
+        if way.door == Door::Count {
+            return self.count(way, request, body, &arrival);
+        }
         let id = request_id_header(request.request_id, &arrival.id);
         let read = self
-            .authenticate(request.authorization)
+            .authenticate(&request)
             .and_then(|_| door::enter(way, body, id.1.to_str().unwrap_or_default()));
         match read {
             Ok(entered) => {
                 let asked = Asked {
                     endpoint: way.endpoint,
                     body: entered.body,
-                    native: entered.native,
+                    native: entered.native.map(|native| native.asking(request.beta)),
                 };
                 self.start(way.door, request, asked, entered.voice, arrival)
             }
@@ -154,12 +170,13 @@ impl Gateway {
             }
         };
         self.note(&error, &headers);
+        answer.0.door().limits(&mut headers, self.now().unix_s);
         answer.0.refuse(&error, headers);
     }
 
     /// The key of a request that may be served now.
-    fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
-        let key = self.authenticate(request.authorization)?;
+    pub fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
+        let key = self.authenticate(request)?;
         if key.admin {
             return Err(Error::new(
                 Kind::Forbidden,
@@ -194,11 +211,12 @@ impl Gateway {
         let body = peek(bytes).map_err(|error| unreadable(&error))?;
         complete(endpoint, &body)?;
         let snapshot = self.snapshot.load();
-        let (asked, model) = find_model(&snapshot, &body)?;
-        permitted(&key, &asked, model)?;
+        let (asked, model) = permitted_model(&snapshot, &key, &body)?;
         guard::check(endpoint, &body, &model.known)?;
         let whose = (&*key, &**model, arrival.unix_us);
-        let (reservation, cost) = self.reserve(whose, endpoint, &body, answer_headers)?;
+        let reserved = self.reserve(whose, endpoint, &body, answer_headers);
+        slot.door().limits(answer_headers, self.now().unix_s);
+        let (reservation, cost) = reserved?;
         let trace = self.traces.of(request.traceparent, &arrival.id);
         let opening = Opening {
             arrival: *arrival,
@@ -337,14 +355,20 @@ impl Gateway {
     }
 
     /// A limit refuses a request of `tokens`.
-    fn refused(&self, refusal: &Refusal, tokens: u64, now: Now, headers: &mut Headers) -> Error {
+    pub(crate) fn refused(
+        &self,
+        refusal: &Refusal,
+        tokens: u64,
+        now: Now,
+        headers: &mut Headers,
+    ) -> Error {
         self.metrics.refused(refusal.scope, refusal.dimension);
         rate_headers(&refusal.state, headers);
         limited(refusal, tokens, now.unix_s)
     }
 
     /// The meters of a key's requests for a model, one a scope.
-    fn meters(&self, key: &Key, model: &Model) -> Meters {
+    pub(crate) fn meters(&self, key: &Key, model: &Model) -> Meters {
         let subjects = self.subjects.load();
         let used = |meter: &Arc<Meter>| (!meter.is_open()).then(|| Arc::clone(meter));
         [
@@ -362,6 +386,17 @@ impl Gateway {
                 .and_then(|metered| used(&metered.meter)),
         ]
     }
+}
+
+/// The model that a body asks for, if the key may use it, and its name as it was asked for.
+pub(crate) fn permitted_model<'s>(
+    snapshot: &'s Snapshot,
+    key: &Key,
+    body: &Peek<'_>,
+) -> Result<(String, &'s Arc<Model>), Error> {
+    let (asked, model) = find_model(snapshot, body)?;
+    permitted(key, &asked, model)?;
+    Ok((asked, model))
 }
 
 /// Refuses a key that may not use the model.
@@ -401,14 +436,14 @@ struct Asked {
 }
 
 /// A request that outlives its front end's call.
-struct Kept {
+pub(crate) struct Kept {
     fields: [Option<Vec<u8>>; 9],
     front: Front,
     deadline: Option<Duration>,
 }
 
 impl Kept {
-    fn of(request: &Request<'_>) -> Self {
+    pub(crate) fn of(request: &Request<'_>) -> Self {
         let fields = [
             request.authorization,
             request.content_type,
@@ -427,7 +462,7 @@ impl Kept {
         }
     }
 
-    fn request(&self) -> Request<'_> {
+    pub(crate) fn request(&self) -> Request<'_> {
         let [
             authorization,
             content_type,
@@ -449,6 +484,8 @@ impl Kept {
             session,
             api_key,
             idempotency_key,
+            // Read with the body already.
+            beta: None,
             front: self.front,
             deadline: self.deadline,
         }

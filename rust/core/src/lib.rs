@@ -2,7 +2,7 @@
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
 //! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`], [`mod@copy`], [`tags`], [`price`],
-//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`door`], [`guard`].
+//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`door`], [`guard`], [`idempotency`] but for its `once`.
 //! Effects: [`upstream`] alone opens sockets, [`spool`] alone writes
 //! files, [`gate`] lets requests in to it;
 //! [`exchange`] alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end
@@ -13,6 +13,7 @@ pub mod alarm;
 mod arrival;
 pub mod attempts;
 pub mod copy;
+mod count;
 pub mod counters;
 pub mod dialect;
 pub mod dispatch;
@@ -27,6 +28,7 @@ pub mod gateway;
 pub mod guard;
 pub mod headers;
 pub mod health;
+pub mod idempotency;
 pub mod keys;
 pub mod limit;
 pub mod linger;

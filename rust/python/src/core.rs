@@ -20,7 +20,7 @@ use http::Method;
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use crate::bridge::{Queue, Reactor, Token};
 use crate::convert::{self, Headers};
@@ -479,7 +479,7 @@ impl Core {
         way: Option<usize>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let headers = Headers::read(headers)?;
-        match self.gateway.authenticate(headers.request().authorization) {
+        match self.gateway.authenticate(&headers.request()) {
             Ok(_) => Ok(None),
             Err(error) => self
                 .answer(py, door_of(way)?, &error, Some(&headers))
@@ -494,14 +494,24 @@ impl Core {
         headers: &Bound<'py, PyList>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let headers = Headers::read(headers)?;
-        match self
-            .gateway
-            .authenticate_admin(headers.request().authorization)
-        {
+        match self.gateway.authenticate_admin(&headers.request()) {
             Ok(_) => Ok(None),
             Err(error) => self
                 .answer(py, Door::OpenAi, &error, Some(&headers))
                 .map(Some),
+        }
+    }
+
+    /// The account of the request's key, or the refusal.
+    fn account<'py>(
+        &self,
+        py: Python<'py>,
+        headers: &Bound<'py, PyList>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let headers = Headers::read(headers)?;
+        match self.gateway.whose(&headers.request()) {
+            Ok(key) => Ok(PyString::new(py, &key.account).into_any()),
+            Err(error) => self.answer(py, Door::OpenAi, &error, Some(&headers)),
         }
     }
 
@@ -515,11 +525,11 @@ impl Core {
         admin: bool,
     ) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let headers = Headers::read(headers)?;
-        let authorization = headers.request().authorization;
+        let request = headers.request();
         let found = if admin {
-            self.gateway.authenticate_admin(authorization)
+            self.gateway.authenticate_admin(&request)
         } else {
-            self.gateway.authenticate(authorization)
+            self.gateway.authenticate(&request)
         };
         match found {
             Ok(_) => Ok(None),
@@ -534,7 +544,7 @@ impl Core {
         headers: &Bound<'py, PyList>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let headers = Headers::read(headers)?;
-        match self.gateway.authenticate(headers.request().authorization) {
+        match self.gateway.authenticate(&headers.request()) {
             Ok(key) => Ok(PyList::new(py, self.gateway.models(&key))?.into_any()),
             Err(error) => self.answer(py, Door::OpenAi, &error, Some(&headers)),
         }

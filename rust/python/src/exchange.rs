@@ -79,10 +79,7 @@ impl Exchange {
                 Poll::Ready(None) => py.None().into_bound(py),
                 Poll::Pending => return Ok(Poll::Pending),
             },
-            Want::Messages => match self
-                .slot
-                .poll_body(&mut cx, |bytes| messages(py, bytes))
-            {
+            Want::Messages => match self.slot.poll_body(&mut cx, |bytes| messages(py, bytes)) {
                 Poll::Ready(Some(list)) => list?.into_any(),
                 Poll::Ready(None) => py.None().into_bound(py),
                 Poll::Pending => return Ok(Poll::Pending),

@@ -81,6 +81,28 @@ class PromptLogs(Section, frozen=True, kw_only=True):
     retention_days: Annotated[int, Meta(ge=1, le=36_500)] = 30
 
 
+class Idempotency(Section, frozen=True, kw_only=True):
+    """How answers of requests with an ``Idempotency-Key`` are kept.
+
+    ttl_s: seconds from its end that an answer is given again. max_answer_bytes: of one answer; a
+    longer one is given once. lease_s: seconds after which what a process that died was working on
+    is worked on by another.
+    """
+
+    ttl_s: Annotated[float, Meta(ge=1, le=30 * 86_400)] = 86_400.0
+    max_answer_bytes: Annotated[int, Meta(ge=1024, le=64 * MIB)] = 4 * MIB
+    lease_s: Annotated[float, Meta(ge=1, le=600)] = 10.0
+
+
+class Responses(Section, frozen=True, kw_only=True):
+    """How long responses (``/v1/responses``) are kept from when they were made.
+
+    ttl_s: seconds.
+    """
+
+    ttl_s: Annotated[float, Meta(ge=1, le=36_500 * 86_400)] = 30 * 86_400.0
+
+
 class Log(Section, frozen=True, kw_only=True):
     """What is logged, and whether as JSON lines or for people."""
 

@@ -4,14 +4,18 @@
 //! it is admitted, and tells the exchange's answer in its own words as that is written. So every door
 //! has the same admission, limits, routing, fallback, metering and errors. Pure: bytes in, bytes out.
 pub mod grpc;
+mod messages;
 mod way;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 
-use crate::dialect::Dialect;
+use std::ops::Range;
+
+use crate::dialect::{Dialect, Unsaid};
 use crate::error::Error;
 use crate::slot::{Headers, error_headers};
+use crate::upstream::Rope;
 
 pub use way::Way;
 
@@ -23,6 +27,10 @@ pub enum Door {
     OpenAi,
     /// Messages of `forebay.v1`.
     Grpc(grpc::Method),
+    /// Anthropic's Messages.
+    Messages,
+    /// How many tokens a request of Messages would have.
+    Count,
 }
 
 /// How a client is connected.
@@ -62,6 +70,37 @@ pub struct Native {
     pub dialect: Dialect,
     /// The client's bytes.
     pub body: Bytes,
+    /// Where in them the model's name stands, quotes included.
+    pub model: Range<usize>,
+    /// What of them OpenAI's dialect has no words for.
+    pub unsaid: Option<Unsaid>,
+    /// What the client says of them in `anthropic-beta`.
+    pub beta: Option<HeaderValue>,
+}
+
+impl Native {
+    /// The client's own bytes, with another name for the model; all else stays as it is.
+    pub fn for_model(&self, name: &str) -> Rope {
+        let name = serde_json::to_string(name).unwrap_or_default();
+        let body = &self.body;
+        if body.get(self.model.clone()) == Some(name.as_bytes()) {
+            return Rope::new(vec![body.clone()]);
+        }
+        Rope::new(vec![
+            body.slice(..self.model.start),
+            Bytes::from(name),
+            body.slice(self.model.end..),
+        ])
+    }
+
+    /// With what `anthropic-beta` says; what no header can say is left out.
+    #[must_use]
+    pub fn asking(mut self, beta: Option<&[u8]>) -> Self {
+        self.beta = beta
+            .filter(|_| self.dialect == Dialect::Anthropic)
+            .and_then(|beta| HeaderValue::from_bytes(beta).ok());
+        self
+    }
 }
 
 /// A request as its door has read it.
@@ -96,9 +135,9 @@ impl Door {
     /// The media type of an answer.
     pub const fn media(self, stream: bool) -> &'static str {
         match self {
-            Self::OpenAi if stream => "text/event-stream",
-            Self::OpenAi => "application/json",
             Self::Grpc(_) => "application/grpc+proto",
+            Self::OpenAi | Self::Messages | Self::Count if stream => "text/event-stream",
+            Self::OpenAi | Self::Messages | Self::Count => "application/json",
         }
     }
 
@@ -106,11 +145,23 @@ impl Door {
     /// door's clients look for it.
     pub fn greeting(self, request_id: (HeaderName, HeaderValue)) -> Headers {
         let mut headers = Vec::with_capacity(8);
-        headers.push(request_id);
         match self {
-            Self::OpenAi | Self::Grpc(_) => {}
+            Self::OpenAi | Self::Grpc(_) => headers.push(request_id),
+            Self::Messages | Self::Count => {
+                let again = messages::request_id(request_id.1.clone());
+                headers.push(request_id);
+                headers.push(again);
+            }
         }
         headers
+    }
+
+    /// Adds how this door's clients are told of limits to what `headers` say of them. unix_s: now.
+    pub fn limits(self, headers: &mut Headers, unix_s: i64) {
+        match self {
+            Self::OpenAi | Self::Grpc(_) => {}
+            Self::Messages | Self::Count => messages::rates(headers, unix_s),
+        }
     }
 
     /// An error in an answer's place: its body; what its head says is added to the answer's headers,
@@ -125,6 +176,12 @@ impl Door {
                 headers.extend(grpc::error_metadata(error));
                 Bytes::new()
             }
+            Self::Messages | Self::Count => {
+                let id = headers.first().and_then(|(_, id)| id.to_str().ok());
+                let body = messages::error_body(error, id);
+                headers.extend(error_headers(error));
+                body
+            }
         }
     }
 }
@@ -135,7 +192,6 @@ impl Door {
 /// Errors: the request is malformed, or asks for what cannot be had here; `param` is the field at
 /// fault, as the client named it.
 pub fn enter(way: &Way, body: Bytes, request_id: &str) -> Result<Entered, Error> {
-    let _ = request_id;
     match way.door {
         Door::OpenAi => Ok(Entered {
             body,
@@ -147,5 +203,7 @@ pub fn enter(way: &Way, body: Bytes, request_id: &str) -> Result<Entered, Error>
             native: None,
             voice: Some(Box::new(grpc::Voice::new(method))),
         }),
+        Door::Messages => messages::enter(body, request_id),
+        Door::Count => messages::count(body),
     }
 }

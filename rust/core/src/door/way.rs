@@ -14,15 +14,25 @@ pub struct Way {
     pub endpoint: Endpoint,
 }
 
-static ALL: [Way; 8] = [
+static ALL: &[Way] = &[
     own(Endpoint::Chat),
     own(Endpoint::Completions),
     own(Endpoint::Embeddings),
-    grpc(Method::ChatCompletion),
-    grpc(Method::StreamChatCompletion),
-    grpc(Method::Completion),
-    grpc(Method::StreamCompletion),
-    grpc(Method::Embed),
+    grpc(Method::ChatCompletion, Endpoint::Chat),
+    grpc(Method::StreamChatCompletion, Endpoint::Chat),
+    grpc(Method::Completion, Endpoint::Completions),
+    grpc(Method::StreamCompletion, Endpoint::Completions),
+    grpc(Method::Embed, Endpoint::Embeddings),
+    Way {
+        path: "/v1/messages",
+        door: Door::Messages,
+        endpoint: Endpoint::Chat,
+    },
+    Way {
+        path: "/v1/messages/count_tokens",
+        door: Door::Count,
+        endpoint: Endpoint::Chat,
+    },
 ];
 
 /// OpenAI's own way to an endpoint.
@@ -35,18 +45,18 @@ const fn own(endpoint: Endpoint) -> Way {
 }
 
 /// The way to a gRPC method.
-const fn grpc(method: Method) -> Way {
+const fn grpc(method: Method, endpoint: Endpoint) -> Way {
     Way {
         path: method.path(),
         door: Door::Grpc(method),
-        endpoint: method.endpoint(),
+        endpoint,
     }
 }
 
 impl Way {
     /// All, in the order of the index by which front ends name them.
     pub fn all() -> &'static [Self] {
-        &ALL
+        ALL
     }
 
     /// The way at a path.

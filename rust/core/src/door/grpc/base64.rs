@@ -41,7 +41,12 @@ pub(super) fn decode(text: &[u8], out: &mut Vec<u8>) -> bool {
     if !text.len().is_multiple_of(4) {
         return false;
     }
-    let padding = text.iter().rev().take(2).filter(|byte| **byte == b'=').count();
+    let padding = text
+        .iter()
+        .rev()
+        .take(2)
+        .filter(|byte| **byte == b'=')
+        .count();
     let Some(body) = text.get(..text.len() - padding) else {
         return false;
     };
@@ -88,7 +93,9 @@ mod tests {
 
     #[test]
     fn what_is_none() {
-        for text in ["Zg", "Zg=", "Zh==", "Zm9=", "====", "Z===", "Zg==Zg==", "Zm 9", "Zm-_"] {
+        for text in [
+            "Zg", "Zg=", "Zh==", "Zm9=", "====", "Z===", "Zg==Zg==", "Zm 9", "Zm-_",
+        ] {
             assert!(!decode(text.as_bytes(), &mut Vec::new()), "{text}");
         }
     }

@@ -18,7 +18,7 @@ pub fn describe() -> Value {
             known.message(method.request());
             known.message(method.answer());
             let told = json!({
-                "http": method.endpoint().path(),
+                "http": method.http_path(),
                 "stream": method.streams(),
                 "request": method.request().name,
                 "answer": method.answer().name,
@@ -41,7 +41,11 @@ impl Known {
             return;
         }
         self.messages.insert(message.name, Value::Null);
-        let fields: Vec<Value> = message.fields.iter().map(|field| self.field(field)).collect();
+        let fields: Vec<Value> = message
+            .fields
+            .iter()
+            .map(|field| self.field(field))
+            .collect();
         let told = json!({
             "form": format!("{:?}", message.form),
             "extra": message.has_extra(),

@@ -37,7 +37,8 @@ pub(super) fn last_of_each<T, K: Ord>(entries: Vec<T>, key: impl Fn(&T) -> K) ->
         return entries;
     }
     let kept = entries.into_iter().zip(keeps);
-    kept.filter_map(|(entry, keep)| keep.then_some(entry)).collect()
+    kept.filter_map(|(entry, keep)| keep.then_some(entry))
+        .collect()
 }
 
 /// The members of a Struct: names, and the bytes of their Values.

@@ -314,7 +314,10 @@ fn character(digits: &str) -> (char, &str) {
         let behind = behind.get(6..).unwrap_or_default();
         return (char::from_u32(letter).unwrap_or_default(), behind);
     }
-    (char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER), behind)
+    (
+        char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER),
+        behind,
+    )
 }
 
 /// Appends a string with its quotes.
@@ -394,13 +397,33 @@ mod tests {
     #[test]
     fn what_is_json() {
         for text in [
-            "{}", " [ ] ", "[1,-0,0.5,1e9,-1.5E-3]", r#"{"a":{"b":[null,true,false,"\u00e9\\"]}}"#,
+            "{}",
+            " [ ] ",
+            "[1,-0,0.5,1e9,-1.5E-3]",
+            r#"{"a":{"b":[null,true,false,"\u00e9\\"]}}"#,
         ] {
             assert!(is_json(text), "{text}");
         }
         for text in [
-            "", "{", "[1,]", "{\"a\"}", "{\"a\":1,}", "01", "1.", ".5", "1e", "-", "nul", "[1]x",
-            "\"a", "\"\\x\"", "\"\\u12g4\"", "\"\n\"", "{a:1}", "+1", "\0",
+            "",
+            "{",
+            "[1,]",
+            "{\"a\"}",
+            "{\"a\":1,}",
+            "01",
+            "1.",
+            ".5",
+            "1e",
+            "-",
+            "nul",
+            "[1]x",
+            "\"a",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\n\"",
+            "{a:1}",
+            "+1",
+            "\0",
         ] {
             assert!(!is_json(text), "{text}");
         }

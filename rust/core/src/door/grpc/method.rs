@@ -1,6 +1,4 @@
 //! The methods of `InferenceService` that an engine answers.
-use crate::gateway::Endpoint;
-
 use super::table::{
     CHAT_COMPLETION_CHUNK, CHAT_COMPLETION_REQUEST, CHAT_COMPLETION_RESPONSE, COMPLETION_CHUNK,
     COMPLETION_REQUEST, COMPLETION_RESPONSE, EMBED_REQUEST, EMBED_RESPONSE, Message,
@@ -52,13 +50,13 @@ impl Method {
         Self::ALL.into_iter().find(|method| method.path() == path)
     }
 
-    /// The same in OpenAI's API.
-    pub const fn endpoint(self) -> Endpoint {
+    /// The path of the same in HTTP.
+    pub(super) const fn http_path(self) -> &'static str {
         match self {
-            Self::ChatCompletion | Self::StreamChatCompletion => Endpoint::Chat,
-            Self::Completion | Self::StreamCompletion => Endpoint::Completions,
-            Self::Embed => Endpoint::Embeddings,
-            Self::Rerank => Endpoint::Rerank,
+            Self::ChatCompletion | Self::StreamChatCompletion => "/v1/chat/completions",
+            Self::Completion | Self::StreamCompletion => "/v1/completions",
+            Self::Embed => "/v1/embeddings",
+            Self::Rerank => "/v1/rerank",
         }
     }
 

@@ -48,7 +48,10 @@ pub fn request(method: Method, message: &[u8]) -> Result<Bytes, Error> {
 pub fn request_from_json(method: Method, json: &[u8]) -> Result<Vec<u8>, Error> {
     let mut out = Vec::with_capacity(json.len());
     to_proto(method.request(), json, Nulls::Kept, &mut out).map_err(|fault| {
-        Error::new(Kind::InvalidRequest, format!("The JSON could not be read: {fault}."))
+        Error::new(
+            Kind::InvalidRequest,
+            format!("The JSON could not be read: {fault}."),
+        )
     })?;
     Ok(out)
 }
@@ -66,7 +69,10 @@ pub fn answer_to_json(method: Method, message: &[u8]) -> Result<Bytes, Error> {
 pub fn answer_from_json(method: Method, json: &[u8]) -> Result<Vec<u8>, Error> {
     let mut out = Vec::with_capacity(json.len());
     to_proto(method.answer(), json, Nulls::Dropped, &mut out).map_err(|fault| {
-        Error::new(Kind::InvalidRequest, format!("The JSON could not be read: {fault}."))
+        Error::new(
+            Kind::InvalidRequest,
+            format!("The JSON could not be read: {fault}."),
+        )
     })?;
     Ok(out)
 }

@@ -79,7 +79,10 @@ fn info(error: &Error, out: &mut Vec<u8>) {
         ("type", Some(error.kind.openai_type())),
         ("code", code),
         ("param", error.param.as_deref()),
-        ("retry", never.map(|retry| if retry { "true" } else { "false" })),
+        (
+            "retry",
+            never.map(|retry| if retry { "true" } else { "false" }),
+        ),
     ] {
         let Some(value) = value else { continue };
         nested(3, out, |out| {
@@ -126,5 +129,6 @@ fn nested(number: u32, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
 
 /// The text up to a bound, whole characters.
 fn shortened(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or(text)
+    text.get(..text.floor_char_boundary(MAX_TEXT))
+        .unwrap_or(text)
 }

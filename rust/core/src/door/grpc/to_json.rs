@@ -323,7 +323,9 @@ impl Writer {
         let is_int = matches!(field.shape, Shape::IntMap);
         self.out.push(b'{');
         let start = self.out.len();
-        for (number, name, value) in extra::last_of_each(entries, |(number, name, _)| (*number, *name)) {
+        for (number, name, value) in
+            extra::last_of_each(entries, |(number, name, _)| (*number, *name))
+        {
             if self.out.len() > start {
                 self.out.push(b',');
             }
@@ -433,10 +435,17 @@ impl Writer {
             let fixed = message.fixed.map(|(name, _)| name).into_iter();
             let is_set = |shape| matches!(shape, Shape::OneOf);
             let mut fields = message.fields.iter().enumerate();
-            let has_tag = fields.clone().any(|(index, field)| written >> index & 1 == 1 && is_set(field.shape));
-            tagged.filter(|_| has_tag).chain(fixed).any(|name| name == key)
+            let has_tag = fields
+                .clone()
+                .any(|(index, field)| written >> index & 1 == 1 && is_set(field.shape));
+            tagged
+                .filter(|_| has_tag)
+                .chain(fixed)
+                .any(|name| name == key)
                 || fields.any(|(index, field)| written >> index & 1 == 1 && field.json == key)
-                || is_root && self.root != Root::Answer && matches!(key, "stream" | "stream_options")
+                || is_root
+                    && self.root != Root::Answer
+                    && matches!(key, "stream" | "stream_options")
         };
         let entries = extra::entries(held, &path)?;
         if let Some((key, _)) = entries.iter().find(|(key, _)| has(key)) {

@@ -239,7 +239,9 @@ impl Encoder {
             Kind::Base64 => {
                 let text = cursor.string()?.plain();
                 return put_nested(number, out, |out| {
-                    base64::decode(text.as_bytes(), out).then_some(()).ok_or(Stop::Mismatch)
+                    base64::decode(text.as_bytes(), out)
+                        .then_some(())
+                        .ok_or(Stop::Mismatch)
                 });
             }
             Kind::Octets => {
@@ -308,7 +310,10 @@ fn takes(kind: Kind, cursor: &Cursor<'_>) -> bool {
         Kind::Struct => byte == b'{',
         Kind::Message(message) => match (message.form, byte) {
             (Form::First, b'n') => true,
-            (Form::First, _) => message.fields.first().is_some_and(|field| accepts(field, &cursor)),
+            (Form::First, _) => message
+                .fields
+                .first()
+                .is_some_and(|field| accepts(field, &cursor)),
             (Form::TaggedOrFirst | Form::ObjectOrText, b'"') | (Form::ObjectOrArray, b'[') => true,
             _ => byte == b'{',
         },
@@ -383,7 +388,8 @@ fn vector(number: u32, cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Done {
         // Base64 of little-endian floats, which is what packed floats are.
         return put_nested(number, out, |out| {
             let start = out.len();
-            let is_vector = base64::decode(text.as_bytes(), out) && (out.len() - start).is_multiple_of(4);
+            let is_vector =
+                base64::decode(text.as_bytes(), out) && (out.len() - start).is_multiple_of(4);
             is_vector.then_some(()).ok_or(Stop::Mismatch)
         });
     }

@@ -90,5 +90,9 @@ fn frame(message: &[u8], out: &mut BytesMut) -> Result<(), Error> {
 }
 
 fn broken(cause: impl std::fmt::Display) -> Error {
-    Error::new(Kind::UpstreamError, "The engine's answer could not be read.").cause(cause)
+    Error::new(
+        Kind::UpstreamError,
+        "The engine's answer could not be read.",
+    )
+    .cause(cause)
 }

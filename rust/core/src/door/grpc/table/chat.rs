@@ -1,12 +1,20 @@
 //! Chat completions.
 use super::shared::{FINISH_REASON, STREAM_OPTIONS, USAGE};
 use super::{
-    Enum, Field, Form, Kind, Message, Shape, filled, list, map, one_of, optional, repeated, required,
+    Enum, Field, Form, Kind, Message, Shape, filled, list, map, one_of, optional, repeated,
+    required,
 };
 
 static ROLE: Enum = Enum {
     name: "Role",
-    values: &["developer", "system", "user", "assistant", "tool", "function"],
+    values: &[
+        "developer",
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "function",
+    ],
 };
 
 static IMAGE_DETAIL: Enum = Enum {

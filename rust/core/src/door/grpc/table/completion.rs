@@ -1,8 +1,6 @@
 //! Completions of bare texts.
 use super::shared::{FINISH_REASON, STREAM_OPTIONS, TOKEN_IDS, USAGE};
-use super::{
-    Field, Form, Kind, Message, Shape, filled, list, map, optional, repeated, required,
-};
+use super::{Field, Form, Kind, Message, Shape, filled, list, map, optional, repeated, required};
 
 pub(in super::super) static COMPLETION_REQUEST: Message = Message::object(
     "CompletionRequest",

@@ -3,7 +3,13 @@ use super::{Enum, Field, Form, Kind, Message, list, optional, required};
 
 pub(super) static FINISH_REASON: Enum = Enum {
     name: "FinishReason",
-    values: &["stop", "length", "tool_calls", "content_filter", "function_call"],
+    values: &[
+        "stop",
+        "length",
+        "tool_calls",
+        "content_filter",
+        "function_call",
+    ],
 };
 
 pub(super) static USAGE: Message = Message::object(
@@ -13,7 +19,11 @@ pub(super) static USAGE: Message = Message::object(
         required(2, "completion_tokens", Kind::Int64),
         required(3, "total_tokens", Kind::Int64),
         optional(4, "prompt_tokens_details", Kind::Message(&PROMPT_DETAILS)),
-        optional(5, "completion_tokens_details", Kind::Message(&COMPLETION_DETAILS)),
+        optional(
+            5,
+            "completion_tokens_details",
+            Kind::Message(&COMPLETION_DETAILS),
+        ),
     ],
 );
 
@@ -39,7 +49,12 @@ static COMPLETION_DETAILS: Message = Message::object(
 pub(super) static STREAM_OPTIONS: Message = Message::object(
     "StreamOptions",
     &[
-        Field::new(1, "include_usage", Kind::Bool, super::Shape::Default("true")),
+        Field::new(
+            1,
+            "include_usage",
+            Kind::Bool,
+            super::Shape::Default("true"),
+        ),
         optional(2, "include_obfuscation", Kind::Bool),
     ],
 );
