@@ -1,5 +1,6 @@
 """The Python client against a running gateway."""
 
+import json
 import threading
 import time
 from typing import Any
@@ -93,7 +94,7 @@ def test_what_an_engine_is_asked(
     assert (asked["temperature"], asked["tool_choice"], asked["top_k"]) == (0.5, "required", 7)
     assert asked["response_format"] == {"type": "json_object"}
     row = gateway.usage(1, request_id="client-asked")[0]
-    assert row["tags"] == '{"team": "a", "env": "b"}'
+    assert json.loads(row["tags"]) == {"team": "a", "env": "b"}
 
 
 def test_errors_say_what_is_wrong(gateway: Gateway, client: Client) -> None:
