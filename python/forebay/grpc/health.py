@@ -57,10 +57,13 @@ class Health:
 
     async def _follow(self) -> None:
         while True:
+            self._refresh()
             await asyncio.sleep(POLL_S)
-            states = self._look()
-            if states != self._states:
-                self._set(states)
+
+    def _refresh(self) -> None:
+        states = self._states if self._ended else self._look()
+        if states != self._states:
+            self._set(states)
 
     def _set(self, states: _States) -> None:
         self._states = states
@@ -76,6 +79,7 @@ class Health:
 
     async def _check(self, _: object, context: Context) -> bytes:
         request = await read_as(pb.HealthCheckRequest, context, self._core)
+        self._refresh()
         if request.service not in self._states:
             await fail(
                 context, self._core.grpc_error("not_found", "There is no service of that name.")
@@ -84,6 +88,7 @@ class Health:
 
     async def _watch(self, _: object, context: Context) -> None:
         request = await read_as(pb.HealthCheckRequest, context, self._core)
+        self._refresh()
         told = None
         while True:
             changed, ended, state = self._changed, self._ended, self._state(request.service)
