@@ -15,7 +15,9 @@ use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
 use crate::peek::{Peek, peek};
 use crate::record::{Opening, Record};
-use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
+use crate::refusals::{
+    complete, find_model, json_content, limited, permitted, unpriced, unreadable,
+};
 use crate::relay::Shape;
 use crate::slot::{Answering, Headers, Slot};
 use crate::snapshot::Model;
@@ -312,19 +314,6 @@ impl Gateway {
                 .and_then(|metered| used(&metered.meter)),
         ]
     }
-}
-
-/// Refuses a key that may not use the model.
-fn permitted(key: &Key, asked: &str, model: &Model) -> Result<(), Error> {
-    if key.may_use(asked, &model.name) {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Forbidden,
-        format!("This API key may not use the model '{asked}'."),
-    )
-    .param("model")
-    .code("model_not_allowed"))
 }
 
 /// Why a request does not start at once.
