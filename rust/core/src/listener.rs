@@ -24,7 +24,8 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
-use crate::gateway::{Endpoint, Gateway};
+use crate::door::Way;
+use crate::gateway::Gateway;
 
 use app::App;
 use body::Answer;
@@ -203,8 +204,8 @@ async fn handle(
     if let Some(answer) = ws::answer(&shared, &mut request).await {
         return Ok(answer);
     }
-    let answer = match Endpoint::of_path(request.uri().path()) {
-        Some(endpoint) => inference::answer(&shared, endpoint, request).await,
+    let answer = match Way::of_path(request.uri().path()) {
+        Some(way) => inference::answer(&shared, way, request).await,
         None => shared.app.answer(&shared, peer, request).await,
     };
     Ok(answer)

@@ -29,8 +29,9 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::Shared;
 use super::body::Answer;
 use super::inference::refused;
+use crate::door::{Door, Front, Way};
 use crate::error::{Error, Kind};
-use crate::gateway::{self, Endpoint};
+use crate::gateway;
 
 use handshake::{Bad, Opening};
 use mode::Mode;
@@ -131,6 +132,7 @@ impl Client {
             tracestate: self.tracestate.as_deref(),
             tags: self.tags.as_deref(),
             session: self.session.as_deref(),
+            front: Front::WebSocket,
             ..gateway::Request::default()
         }
     }
@@ -141,7 +143,8 @@ pub(super) async fn answer(
     shared: &Arc<Shared>,
     request: &mut Request<Incoming>,
 ) -> Option<Response<Answer>> {
-    let mode = mode_of(shared, request.uri().path())?;
+    let way = Way::of_path(request.uri().path())?;
+    let mode = mode_of(shared, way)?;
     if !handshake::wanted(request.method(), request.version(), request.headers()) {
         return None;
     }
@@ -155,7 +158,7 @@ pub(super) async fn answer(
                 if let Some(socket) = upgraded(upgrade).await {
                     let most = shared.bounds.body_bytes;
                     let peer = Peer::new(socket, Role::Server, most, PING).await;
-                    requests::serve(&shared, &client, mode, peer).await;
+                    requests::serve(&shared, &client, (way, mode), peer).await;
                 }
             });
             switching(&opening)
@@ -164,9 +167,9 @@ pub(super) async fn answer(
     })
 }
 
-fn mode_of(shared: &Shared, path: &str) -> Option<Mode> {
-    match path {
-        _ if path == Endpoint::Chat.path() => Some(Mode::Chat),
+fn mode_of(shared: &Shared, way: &Way) -> Option<Mode> {
+    match way.path {
+        "/v1/chat/completions" => Some(Mode::Chat),
         "/v1/responses" => {
             let responses = Responses::new(shared.bounds.body_bytes);
             Some(Mode::Responses(Box::new(responses)))
@@ -219,7 +222,7 @@ fn switching(opening: &Opening) -> Response<Answer> {
 
 fn refusal(shared: &Shared, headers: &HeaderMap, bad: Bad) -> Response<Answer> {
     match bad {
-        Bad::Request(error) => refused(shared, headers, &error),
+        Bad::Request(error) => refused(shared, Door::OpenAi, headers, &error),
         Bad::Version => upgrade_required(shared, headers, "This WebSocket version is not spoken."),
     }
 }
@@ -231,7 +234,7 @@ fn upgrade_required(
     message: &'static str,
 ) -> Response<Answer> {
     let error = Error::new(Kind::InvalidRequest, message).code("upgrade_required");
-    let mut response = refused(shared, headers, &error);
+    let mut response = refused(shared, Door::OpenAi, headers, &error);
     *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
     let headers = response.headers_mut();
     headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));

@@ -15,8 +15,8 @@ use super::answer::{Answer, Piece};
 use super::mode::{Asked, Mode};
 use super::peer::{Came, Gone, Peer};
 use super::session::{Session, Taken};
+use crate::door::Way;
 use crate::error::{Error, Kind};
-use crate::gateway::Endpoint;
 
 /// How long a connection of the Responses API lasts, as at OpenAI.
 const MOST_TIME: Duration = Duration::from_secs(60 * 60);
@@ -42,13 +42,14 @@ enum End {
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     shared: &Arc<Shared>,
     client: &Client,
-    mode: Mode,
+    (way, mode): (&'static Way, Mode),
     peer: Peer<S>,
 ) {
     let session = Session::new(mode.cancels(), shared.bounds.body_bytes);
     let mut serving = Serving {
         shared,
         client,
+        way,
         mode,
         session,
         answer: None,
@@ -64,6 +65,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 struct Serving<'a, S> {
     shared: &'a Arc<Shared>,
     client: &'a Client,
+    way: &'static Way,
     mode: Mode,
     session: Session,
     /// Of the request that runs.
@@ -193,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<'_, S> {
 
     fn enter(&self, body: bytes::Bytes) -> Arc<crate::slot::Slot> {
         let request = self.client.request();
-        self.shared.gateway.admit(Endpoint::Chat, request, body)
+        self.shared.gateway.enter(self.way, request, body)
     }
 
     /// An error is the answer.

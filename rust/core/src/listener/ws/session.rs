@@ -77,11 +77,6 @@ impl Session {
         Some(text)
     }
 
-    /// Whether none waits.
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     fn is_cancel(&self, text: &str) -> bool {
         // An array would be read as an object whose members come in order.
         text.len() <= MAX_CANCEL
@@ -107,7 +102,6 @@ mod tests {
     #[test]
     fn requests_keep_their_order() {
         let mut session = session();
-        assert!(session.is_empty());
         for message in ["a", "b", "c"] {
             assert!(matches!(session.take(message.into()), Taken::Waits));
         }
