@@ -26,6 +26,9 @@ use crate::tags;
 use crate::usage::Usage;
 
 mod routing;
+mod session;
+
+pub(crate) use session::{Asking, Caller, Session};
 
 use routing::Seen;
 
@@ -239,7 +242,7 @@ impl Gateway {
         }
         let prompts = match endpoint {
             Endpoint::Completions => body.prompt_items.max(1),
-            Endpoint::Chat | Endpoint::Embeddings => 1,
+            Endpoint::Chat | Endpoint::Embeddings | Endpoint::Realtime => 1,
         };
         let choices = body.n.unwrap_or(1).saturating_mul(prompts);
         let job = Job {

@@ -42,11 +42,21 @@ pub enum Endpoint {
     Completions,
     /// `/v1/embeddings`
     Embeddings,
+    /// `/v1/realtime`: sessions.
+    Realtime,
 }
 
 impl Endpoint {
     /// All, in the order of their index.
-    pub const ALL: [Self; 3] = [Self::Chat, Self::Completions, Self::Embeddings];
+    pub const ALL: [Self; 4] = [
+        Self::Chat,
+        Self::Completions,
+        Self::Embeddings,
+        Self::Realtime,
+    ];
+
+    /// Those that most engines have: whether one has any other is asked of each request.
+    pub const COMMON: [Self; 3] = [Self::Chat, Self::Completions, Self::Embeddings];
 
     /// The path, ours and the engine's.
     pub const fn path(self) -> &'static str {
@@ -54,6 +64,7 @@ impl Endpoint {
             Self::Chat => "/v1/chat/completions",
             Self::Completions => "/v1/completions",
             Self::Embeddings => "/v1/embeddings",
+            Self::Realtime => "/v1/realtime",
         }
     }
 
@@ -70,6 +81,7 @@ impl Endpoint {
             Self::Chat => "chat",
             Self::Completions => "completions",
             Self::Embeddings => "embeddings",
+            Self::Realtime => "realtime",
         }
     }
 }

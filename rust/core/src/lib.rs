@@ -25,6 +25,7 @@ pub mod exchange;
 pub mod gate;
 pub mod gateway;
 pub mod guard;
+mod handshake;
 pub mod headers;
 pub mod health;
 pub mod keys;

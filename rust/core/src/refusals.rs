@@ -64,7 +64,9 @@ pub(crate) fn complete(endpoint: Endpoint, body: &Peek<'_>) -> Result<(), Error>
         .code("empty_array")),
         Endpoint::Completions if !body.has_prompt => Err(missing("prompt")),
         Endpoint::Embeddings if !body.has_input => Err(missing("input")),
-        Endpoint::Chat | Endpoint::Completions | Endpoint::Embeddings => Ok(()),
+        Endpoint::Chat | Endpoint::Completions | Endpoint::Embeddings | Endpoint::Realtime => {
+            Ok(())
+        }
     }
 }
 

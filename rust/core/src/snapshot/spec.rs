@@ -148,6 +148,9 @@ pub struct PathsSpec {
     pub completions: Option<String>,
     /// Embeddings.
     pub embeddings: Option<String>,
+    /// Realtime sessions.
+    #[serde(default)]
+    pub realtime: Option<String>,
 }
 
 impl Default for PathsSpec {
@@ -158,6 +161,7 @@ impl Default for PathsSpec {
             chat_stream: None,
             completions: path("/v1/completions"),
             embeddings: path("/v1/embeddings"),
+            realtime: None,
         }
     }
 }

@@ -113,6 +113,7 @@ pub(super) struct Places {
     chat_stream: Option<Place>,
     completions: Option<Place>,
     embeddings: Option<Place>,
+    realtime: Option<Place>,
 }
 
 impl Places {
@@ -128,6 +129,7 @@ impl Places {
             chat_stream: place(&paths.chat_stream)?,
             completions: place(&paths.completions)?,
             embeddings: place(&paths.embeddings)?,
+            realtime: place(&paths.realtime)?,
         })
     }
 
@@ -137,6 +139,7 @@ impl Places {
             Endpoint::Chat => self.chat.as_ref(),
             Endpoint::Completions => self.completions.as_ref(),
             Endpoint::Embeddings => self.embeddings.as_ref(),
+            Endpoint::Realtime => self.realtime.as_ref(),
         }
     }
 
@@ -238,12 +241,15 @@ mod tests {
             chat_stream: Some("/s".to_owned()),
             completions: None,
             embeddings: None,
+            realtime: Some("/r?model={model}".to_owned()),
         };
         let at = |endpoint, stream| uri("http://h", &paths, (endpoint, stream), "m");
         assert_eq!(at(Endpoint::Chat, false).as_deref(), Some("http://h/c"));
         assert_eq!(at(Endpoint::Chat, true).as_deref(), Some("http://h/s"));
         assert_eq!(at(Endpoint::Completions, true), None);
         assert_eq!(at(Endpoint::Embeddings, false), None);
+        let session = at(Endpoint::Realtime, false);
+        assert_eq!(session.as_deref(), Some("http://h/r?model=m"));
     }
 
     #[test]

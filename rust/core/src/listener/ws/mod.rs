@@ -4,9 +4,9 @@
 //! one message of `limits.body_bytes` being read, as much in line, one batch of events going out. A
 //! client that does not read stops the reading of its engine, as over HTTP.
 mod answer;
-mod handshake;
 mod mode;
 mod peer;
+mod realtime;
 mod requests;
 mod responses;
 mod session;
@@ -32,8 +32,8 @@ use super::inference::refused;
 use crate::door::{Door, Front, Way};
 use crate::error::{Error, Kind};
 use crate::gateway;
+use crate::handshake::{self, Bad, Opening};
 
-use handshake::{Bad, Opening};
 use mode::Mode;
 use peer::Peer;
 use responses::Responses;
@@ -143,28 +143,55 @@ pub(super) async fn answer(
     shared: &Arc<Shared>,
     request: &mut Request<Incoming>,
 ) -> Option<Response<Answer>> {
-    let way = Way::of_path(request.uri().path())?;
-    let mode = mode_of(shared, way)?;
-    if !handshake::wanted(request.method(), request.version(), request.headers()) {
+    let wanted = handshake::wanted(request.method(), request.version(), request.headers());
+    if request.uri().path() == realtime::PATH {
+        if !wanted {
+            let text = "Realtime sessions are WebSockets, over HTTP/1.1.";
+            return Some(upgrade_required(shared, request.headers(), text));
+        }
+        return Some(session(shared, request).await);
+    }
+    if !wanted {
         return None;
     }
-    Some(match opened(shared, request.headers()) {
-        Ok((opening, place)) => {
-            let upgrade = hyper::upgrade::on(&mut *request);
-            let client = Client::of(request.headers());
-            let shared = Arc::clone(shared);
-            tokio::spawn(async move {
-                let _place = place;
-                if let Some(socket) = upgraded(upgrade).await {
-                    let most = shared.bounds.body_bytes;
-                    let peer = Peer::new(socket, Role::Server, most, PING).await;
-                    requests::serve(&shared, &client, (way, mode), peer).await;
-                }
-            });
-            switching(&opening)
+    let way = Way::of_path(request.uri().path())?;
+    let mode = mode_of(shared, way)?;
+    let (opening, place) = match opened(shared, request.headers()) {
+        Ok(opened) => opened,
+        Err(bad) => return Some(refusal(shared, request.headers(), bad)),
+    };
+    let upgrade = hyper::upgrade::on(&mut *request);
+    let client = Client::of(request.headers());
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let _place = place;
+        if let Some(socket) = upgraded(upgrade).await {
+            let most = shared.bounds.body_bytes;
+            let peer = Peer::new(socket, Role::Server, most, PING).await;
+            requests::serve(&shared, &client, (way, mode), peer).await;
         }
-        Err(bad) => refusal(shared, request.headers(), bad),
-    })
+    });
+    Some(switching(&opening))
+}
+
+/// Answers a request for a Realtime session, once its provider is there.
+async fn session(shared: &Arc<Shared>, request: &mut Request<Incoming>) -> Response<Answer> {
+    let (opening, place) = match opened(shared, request.headers()) {
+        Ok(opened) => opened,
+        Err(bad) => return refusal(shared, request.headers(), bad),
+    };
+    let client = Client::of(request.headers());
+    let (query, headers) = (request.uri().query(), request.headers());
+    let asked = client.request();
+    // Rare, and large: apart, so that other requests do not carry its room.
+    let opening_session = Box::pin(realtime::open(shared, &asked, query, headers));
+    let ready = match opening_session.await {
+        Ok(ready) => ready,
+        Err(error) => return refusal(shared, request.headers(), Bad::Request(error)),
+    };
+    let upgrade = hyper::upgrade::on(&mut *request);
+    tokio::spawn(realtime::serve(Arc::clone(shared), ready, upgrade, place));
+    switching(&opening)
 }
 
 fn mode_of(shared: &Shared, way: &Way) -> Option<Mode> {

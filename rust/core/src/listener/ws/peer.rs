@@ -62,6 +62,9 @@ pub(super) struct Peer<S> {
     every: Duration,
     /// Pings since the last sign of life.
     missed: u32,
+    /// How long one message may take to go out, where nothing else bounds that.
+    stall: Option<Duration>,
+    stalls: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
@@ -80,7 +83,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
             tick: Box::pin(sleep(ping)),
             every: ping,
             missed: 0,
+            stall: None,
+            stalls: None,
         }
+    }
+
+    /// Gives up on the other side once it has not taken a message for so long.
+    pub(super) fn stalling(mut self, after: Duration) -> Self {
+        self.stall = Some(after);
+        self
     }
 
     /// Puts a message in line.
@@ -93,8 +104,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.unflushed || !self.out.is_empty()
     }
 
+    /// How many messages are in line.
+    pub(super) fn waiting(&self) -> usize {
+        self.out.len()
+    }
+
     /// Writes what is in line. Ready once all of it has gone.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        let written = self.poll_out(cx);
+        match self.stall {
+            Some(after) if written.is_pending() => self
+                .stalls
+                .get_or_insert_with(|| Box::pin(sleep(after)))
+                .as_mut()
+                .poll(cx)
+                .map(|()| Err(Gone::Lost)),
+            _ => {
+                self.stalls = None;
+                written
+            }
+        }
+    }
+
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         while !self.out.is_empty() {
             ready!(Pin::new(&mut self.ws).poll_ready(cx)).map_err(|error| gone(&error))?;
             if let Some(message) = self.out.pop_front() {
