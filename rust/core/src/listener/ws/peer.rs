@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
@@ -22,6 +22,8 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 const MISSED_PINGS: u32 = 2;
 /// What one read takes off the socket: few bytes, as most connections wait.
 const READ_BYTES: usize = 8 * 1024;
+/// How much is read and dropped of a side that goes on sending, bytes.
+const MAX_DRAIN: usize = 64 << 20;
 /// The longest reason that a close frame can carry (RFC 6455 §5.5), bytes.
 const MAX_REASON: usize = 123;
 
@@ -62,6 +64,8 @@ pub(super) struct Peer<S> {
     every: Duration,
     /// Pings since the last sign of life.
     missed: u32,
+    /// What came cannot be read any more.
+    is_broken: bool,
     /// How long one message may take to go out, where nothing else bounds that.
     stall: Option<Duration>,
     stalls: Option<Pin<Box<Sleep>>>,
@@ -83,6 +87,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
             tick: Box::pin(sleep(ping)),
             every: ping,
             missed: 0,
+            is_broken: false,
             stall: None,
             stalls: None,
         }
@@ -157,7 +162,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
                     return Poll::Ready(Came::Gone(Gone::Closed(frame)));
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Err(error)) => return Poll::Ready(Came::Gone(gone(&error))),
+                Some(Err(error)) => {
+                    let gone = gone(&error);
+                    self.is_broken = matches!(gone, Gone::Wrong(..));
+                    return Poll::Ready(Came::Gone(gone));
+                }
                 None => return Poll::Ready(Came::Gone(Gone::Lost)),
             }
         }
@@ -214,10 +223,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
             let flushed = poll_fn(|cx| self.poll_write(cx)).await;
             if written.and(flushed).is_ok() {
                 while !matches!(poll_fn(|cx| self.poll_read(cx)).await, Came::Gone(_)) {}
+                if self.is_broken {
+                    self.linger().await;
+                }
             }
         };
         // One that takes longer finds the connection closed.
         let _ = timeout(CLOSE_WAIT, ending).await;
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    /// Closes for writing, and drops what comes until the other side closes too, up to a bound:
+    /// unread, what is still on its way of a message that was refused would turn the close into a
+    /// reset before it is read.
+    async fn linger(&mut self) {
+        let stream = self.ws.get_mut();
+        let shut = poll_fn(|cx| Pin::new(&mut *stream).poll_shutdown(cx)).await;
+        if shut.is_err() {
+            return;
+        }
+        let mut left = MAX_DRAIN;
+        let mut bytes = [0; 4096];
+        while left > 0 {
+            let mut read = ReadBuf::new(&mut bytes);
+            let stream = self.ws.get_mut();
+            let came = poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut read)).await;
+            if came.is_err() || read.filled().is_empty() {
+                return;
+            }
+            left = left.saturating_sub(read.filled().len());
+        }
     }
 }
 
