@@ -20,7 +20,7 @@
 //! `response.save`, when a response is complete (`status` `completed` or `incomplete`; failed ones are
 //! not stored):
 //! ```json
-//! {"account": "acme", "key_id": 7, "id": "resp_0190…", "model": "llama-3-8b",
+//! {"account": "acme", "key_id": "k3J9…", "id": "resp_0190…", "model": "llama-3-8b",
 //!  "previous_response_id": "resp_018f…" /* or null */, "created_at": 1764150000,
 //!  "input": [/* items */], "response": {/* the object as the client gets it */}}
 //! ```
@@ -28,8 +28,8 @@
 //! model's, and then this request's own; without `instructions`, which are not carried over. So a
 //! response can be deleted or expire without breaking those that came after it. Each input item has an
 //! `id` where the client or the model gave it one. How long it is kept is the store's to say. Both
-//! together are at most [`MAX_STORED`] bytes; what is longer is not saved. `key_id` is a number, the
-//! key's row. Answer: `{"saved": true}`. Anything else, or none, is a failure: the response is then
+//! together are at most [`MAX_STORED`] bytes; what is longer is not saved. `key_id` is the
+//! key's id as `usage_events` has it. Answer: `{"saved": true}`. Anything else, or none, is a failure: the response is then
 //! told with `store: false`.
 //!
 //! `GET /v1/responses/{id}` gives back `response` as it was saved, `…/input_items` lists `input`.
