@@ -2,11 +2,11 @@
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
 //! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`], [`mod@copy`], [`tags`], [`price`],
-//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`guard`].
+//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`door`], [`guard`].
 //! Effects: [`upstream`] alone opens sockets, [`spool`] alone writes
 //! files, [`gate`] lets requests in to it;
 //! [`exchange`] alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end
-//! comes in, [`slot`] where an answer goes out.
+//! comes in, [`slot`] where an answer goes out, [`port`] where the store is asked.
 pub mod adaptive;
 mod admission;
 pub mod alarm;
@@ -16,6 +16,7 @@ pub mod copy;
 pub mod counters;
 pub mod dialect;
 pub mod dispatch;
+pub mod door;
 pub mod edits;
 pub mod error;
 pub mod estimate;
@@ -34,6 +35,7 @@ pub mod live;
 pub mod metrics;
 mod note;
 pub mod peek;
+pub mod port;
 pub mod price;
 pub mod prompt_log;
 pub mod queue;

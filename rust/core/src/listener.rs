@@ -23,7 +23,8 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
-use crate::gateway::{Endpoint, Gateway};
+use crate::door::Way;
+use crate::gateway::Gateway;
 
 use app::App;
 use body::Answer;
@@ -193,8 +194,8 @@ async fn handle(
     if let Err(error) = inference::framing(request.headers(), request.version()) {
         return Ok(inference::unreadable(&shared, request.headers(), &error));
     }
-    let answer = match Endpoint::of_path(request.uri().path()) {
-        Some(endpoint) => inference::answer(&shared, endpoint, request).await,
+    let answer = match Way::of_path(request.uri().path()) {
+        Some(way) => inference::answer(&shared, way, request).await,
         None => shared.app.answer(&shared, peer, request).await,
     };
     Ok(answer)

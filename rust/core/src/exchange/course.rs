@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use tokio::time::Instant;
 
@@ -76,7 +76,7 @@ pub(super) struct Course {
 /// Answers the request.
 pub(super) async fn run(job: &Job, record: &mut Record) {
     let now = Instant::now();
-    let total = now + job.model.timeouts.total;
+    let total = now + job.total;
     let mut course = Course {
         total,
         alarm: Alarm::new((now + job.model.timeouts.first_byte).min(total)),
@@ -164,6 +164,13 @@ impl Course {
                 open.target.upstream.health.succeeded(None, monotonic());
                 return;
             };
+            if let Some(trouble) = job.slot.trouble() {
+                // No other engine's fault, and none can say it better.
+                let (_, end) = open.into_end();
+                let finish = end.relay.finish_reason();
+                cut(job, finish, record, &trouble, BytesMut::new()).await;
+                return;
+            }
             if error.kind == Kind::ClientClosed {
                 // Nobody is there to be told.
                 return;
@@ -344,7 +351,7 @@ async fn answer(
     }
     record.first_byte();
     record.close(Outcome::Ok, 200, None, whole.finish.as_deref());
-    let head = head(job, target, headers, whole.body, false, record);
+    let head = head(job, target, headers, whole.told, false, record);
     record.book_durably().await;
     job.slot.start(head);
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::alarm::{Alarm, Elapsed};
 use crate::dialect::Context;
+use crate::door::Native;
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
@@ -76,6 +77,10 @@ pub struct Job {
     pub max_answer_bytes: usize,
     /// What routing has to know of it.
     pub ask: Ask,
+    /// How long all of it may take.
+    pub total: Duration,
+    /// The client's own request, for upstreams that speak as it does.
+    pub native: Option<Native>,
 }
 
 impl Job {

@@ -441,8 +441,10 @@ impl Open {
         }
     }
 
-    /// The engine has said all that it had to: there is nothing to stop.
+    /// The engine has said all that it had to: there is nothing to stop, and its place is free before
+    /// the client can ask for it again.
     pub(super) fn whole(&mut self) {
+        self.permit.give_back();
         // One that was ended at a join does not know of it.
         if !self.relay.ended_at_join() {
             self.stopper.rid = None;

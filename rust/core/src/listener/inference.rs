@@ -7,8 +7,9 @@ use hyper::body::{Body, Incoming};
 
 use super::Shared;
 use super::body::{self, Answer, Guard, Unread};
+use crate::door::{Door, Front, Way};
 use crate::error::{Error, Kind};
-use crate::gateway::{self, Endpoint};
+use crate::gateway;
 use crate::slot::Head;
 use crate::tags;
 
@@ -18,16 +19,16 @@ const SMALL: u64 = 64 * 1024;
 /// Answers one request. Every outcome is an answer in OpenAI's shape.
 pub(super) async fn answer(
     shared: &Shared,
-    endpoint: Endpoint,
+    way: &'static Way,
     request: Request<Incoming>,
 ) -> Response<Answer> {
     let (parts, incoming) = request.into_parts();
     let modern = parts.version < Version::HTTP_2;
-    let refuse = |error: &Error| refused(shared, &parts.headers, error);
+    let refuse = |error: &Error| refused(shared, way.door, &parts.headers, error);
     if parts.method != Method::POST {
         let error = Error::new(
             Kind::MethodNotAllowed,
-            format!("Use POST for {}.", endpoint.path()),
+            format!("Use POST for {}.", way.path),
         );
         let mut response = refuse(&error);
         response
@@ -53,7 +54,7 @@ pub(super) async fn answer(
         Ok(bytes) => bytes,
         Err(unread) => return closing(refuse(&unread_error(unread, bounds.body_bytes))),
     };
-    let slot = shared.gateway.admit(endpoint, asked, bytes);
+    let slot = shared.gateway.enter(way, asked, bytes);
     let guard = Guard(slot);
     let head = std::future::poll_fn(|cx| guard.0.poll_head(cx)).await;
     let Some(head) = head else {
@@ -98,7 +99,7 @@ pub(super) fn framing(headers: &HeaderMap, version: Version) -> Result<(), Error
 
 /// Refuses a request whose framing is bad, whatever its path.
 pub(super) fn unreadable(shared: &Shared, headers: &HeaderMap, error: &Error) -> Response<Answer> {
-    closing(refused(shared, headers, error))
+    closing(refused(shared, Door::OpenAi, headers, error))
 }
 
 /// Whether the client sends its body only once it is told to (RFC 9110 §10.1.1): one that is refused
@@ -120,6 +121,10 @@ fn view(headers: &HeaderMap) -> gateway::Request<'_> {
         tracestate: get(HeaderName::from_static("tracestate")),
         tags: get(HeaderName::from_static(tags::HEADER)),
         session: get(HeaderName::from_static("x-session-id")),
+        api_key: get(HeaderName::from_static("x-api-key")),
+        idempotency_key: get(HeaderName::from_static("idempotency-key")),
+        front: Front::Http,
+        deadline: None,
     }
 }
 
@@ -143,9 +148,14 @@ fn unread_error(unread: Unread, limit: usize) -> Error {
 }
 
 /// An answer that is an error, outside of any exchange. `headers` are the request's.
-pub(super) fn refused(shared: &Shared, headers: &HeaderMap, error: &Error) -> Response<Answer> {
+pub(super) fn refused(
+    shared: &Shared,
+    door: Door,
+    headers: &HeaderMap,
+    error: &Error,
+) -> Response<Answer> {
     let id = crate::headers::fresh_request_id(view(headers).request_id);
-    let slot = shared.gateway.refusal(error, vec![id]);
+    let slot = shared.gateway.refusal(door, error, door.greeting(id));
     let guard = Guard(std::sync::Arc::new(slot));
     match guard
         .0
