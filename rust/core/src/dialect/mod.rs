@@ -16,6 +16,7 @@ mod gemini;
 mod json;
 mod media;
 mod openai;
+pub(crate) mod responses;
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
@@ -37,6 +38,8 @@ pub enum Dialect {
     Gemini,
     /// Bedrock's Converse, its streams in binary frames.
     Converse,
+    /// OpenAI's Responses.
+    Responses,
 }
 
 /// What is known of a request beside its body.
@@ -89,11 +92,13 @@ pub fn request(
         Dialect::Anthropic => anthropic::parse_request(body)?,
         Dialect::Gemini => gemini::parse_request(body)?,
         Dialect::Converse => converse::parse_request(body)?,
+        Dialect::Responses => responses::parse_request(body)?,
     };
     if request.messages.is_empty() {
         let field = match from {
             Dialect::OpenAi | Dialect::Anthropic | Dialect::Converse => "messages",
             Dialect::Gemini => "contents",
+            Dialect::Responses => "input",
         };
         return Err(invalid(
             field,
@@ -107,6 +112,7 @@ pub fn request(
         Dialect::Anthropic => anthropic::render_request(&request, options, &mut carry, &mut out)?,
         Dialect::Gemini => gemini::render_request(&request, options, &mut carry, &mut out)?,
         Dialect::Converse => converse::render_request(&request, options, &mut carry, &mut out)?,
+        Dialect::Responses => responses::render_request(&request, options, &mut carry, &mut out)?,
     }
     Ok(Translated {
         body: out.into(),
@@ -129,6 +135,7 @@ pub fn answer(
         Dialect::Anthropic => anthropic::parse_answer(body)?,
         Dialect::Gemini => gemini::parse_answer(body, &context.id)?,
         Dialect::Converse => converse::parse_answer(body)?,
+        Dialect::Responses => responses::parse_answer(body)?,
     };
     let mut out = BytesMut::with_capacity(body.len() + 512);
     match to {
@@ -136,6 +143,10 @@ pub fn answer(
         Dialect::Anthropic => anthropic::render_answer(&answer, context, &mut out)?,
         Dialect::Gemini => gemini::render_answer(&answer, context, &mut out)?,
         Dialect::Converse => converse::render_answer(&answer, &mut out)?,
+        Dialect::Responses => {
+            let asked = responses::Asked::default();
+            responses::render_answer(&answer, context, &asked, false, &mut out);
+        }
     }
     Ok(out.into())
 }
@@ -160,6 +171,7 @@ enum Reader {
     Anthropic(anthropic::Reader),
     Gemini(gemini::Reader),
     Converse(converse::Reader),
+    Responses(responses::Reader),
 }
 
 /// Writes a stream's bytes from events.
@@ -168,6 +180,7 @@ enum Writer {
     Anthropic(anthropic::Writer),
     Gemini(gemini::Writer),
     Converse(converse::Writer),
+    Responses(Box<responses::Writer>),
 }
 
 /// A [`Sink`] that writes.
@@ -186,6 +199,7 @@ impl Sink for Pipe<'_> {
             Writer::Anthropic(writer) => writer.event(&event, self.out),
             Writer::Gemini(writer) => writer.event(&event, self.out),
             Writer::Converse(writer) => writer.event(&event, self.out),
+            Writer::Responses(writer) => writer.event(&event, self.out),
         }
     }
 }
@@ -204,12 +218,17 @@ impl Transcoder {
                 Reader::Gemini(gemini::Reader::new(context.id.clone(), max_event_bytes))
             }
             Dialect::Converse => Reader::Converse(converse::Reader::new(max_event_bytes)),
+            Dialect::Responses => Reader::Responses(responses::Reader::new(max_event_bytes)),
         };
         let writer = match to {
             Dialect::OpenAi => Writer::OpenAi(openai::Writer::new(&context)),
             Dialect::Anthropic => Writer::Anthropic(anthropic::Writer::new(context)),
             Dialect::Gemini => Writer::Gemini(gemini::Writer::new(context)),
             Dialect::Converse => Writer::Converse(converse::Writer::default()),
+            Dialect::Responses => Writer::Responses(Box::new(responses::Writer::new(
+                context,
+                responses::Asked::default(),
+            ))),
         };
         Self {
             reader,
@@ -228,6 +247,7 @@ impl Transcoder {
             Reader::Anthropic(reader) => reader.feed(chunk, pipe),
             Reader::Gemini(reader) => reader.feed(chunk, pipe),
             Reader::Converse(reader) => reader.feed(chunk, pipe),
+            Reader::Responses(reader) => reader.feed(chunk, pipe),
         })
     }
 
@@ -238,6 +258,7 @@ impl Transcoder {
             Reader::Anthropic(reader) => reader.end(pipe),
             Reader::Gemini(reader) => reader.end(pipe),
             Reader::Converse(reader) => reader.end(pipe),
+            Reader::Responses(reader) => reader.end(pipe),
         })
     }
 
