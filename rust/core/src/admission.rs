@@ -19,7 +19,7 @@ use crate::record::{Opening, Record};
 use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
 use crate::relay::Shape;
 use crate::slot::{Answering, Headers, Slot};
-use crate::snapshot::Model;
+use crate::snapshot::{Model, Snapshot};
 use crate::tags;
 use crate::usage::Usage;
 
@@ -58,16 +58,19 @@ impl Gateway {
             return self.admit(way.endpoint, request, body);
         }
         let arrival = Arrival::now();
+        if way.door == Door::Count {
+            return self.count(way, request, body, &arrival);
+        }
         let id = request_id_header(request.request_id, &arrival.id);
         let read = self
-            .authenticate(request.authorization)
+            .authenticate(&request)
             .and_then(|_| door::enter(way, body, id.1.to_str().unwrap_or_default()));
         match read {
             Ok(entered) => {
                 let asked = Asked {
                     endpoint: way.endpoint,
                     body: entered.body,
-                    native: entered.native,
+                    native: entered.native.map(|native| native.asking(request.beta)),
                 };
                 self.start(way.door, request, asked, entered.voice, arrival)
             }
@@ -154,12 +157,13 @@ impl Gateway {
             }
         };
         self.note(&error, &headers);
+        answer.0.door().limits(&mut headers, self.now().unix_s);
         answer.0.refuse(&error, headers);
     }
 
     /// The key of a request that may be served now.
-    fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
-        let key = self.authenticate(request.authorization)?;
+    pub(crate) fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
+        let key = self.authenticate(request)?;
         if key.admin {
             return Err(Error::new(
                 Kind::Forbidden,
@@ -194,11 +198,12 @@ impl Gateway {
         let body = peek(bytes).map_err(|error| unreadable(&error))?;
         complete(endpoint, &body)?;
         let snapshot = self.snapshot.load();
-        let (asked, model) = find_model(&snapshot, &body)?;
-        permitted(&key, &asked, model)?;
+        let (asked, model) = permitted_model(&snapshot, &key, &body)?;
         guard::check(endpoint, &body, &model.known)?;
         let whose = (&*key, &**model, arrival.unix_us);
-        let (reservation, cost) = self.reserve(whose, endpoint, &body, answer_headers)?;
+        let reserved = self.reserve(whose, endpoint, &body, answer_headers);
+        slot.door().limits(answer_headers, self.now().unix_s);
+        let (reservation, cost) = reserved?;
         let trace = self.traces.of(request.traceparent, &arrival.id);
         let opening = Opening {
             arrival: *arrival,
@@ -337,14 +342,20 @@ impl Gateway {
     }
 
     /// A limit refuses a request of `tokens`.
-    fn refused(&self, refusal: &Refusal, tokens: u64, now: Now, headers: &mut Headers) -> Error {
+    pub(crate) fn refused(
+        &self,
+        refusal: &Refusal,
+        tokens: u64,
+        now: Now,
+        headers: &mut Headers,
+    ) -> Error {
         self.metrics.refused(refusal.scope, refusal.dimension);
         rate_headers(&refusal.state, headers);
         limited(refusal, tokens, now.unix_s)
     }
 
     /// The meters of a key's requests for a model, one a scope.
-    fn meters(&self, key: &Key, model: &Model) -> Meters {
+    pub(crate) fn meters(&self, key: &Key, model: &Model) -> Meters {
         let subjects = self.subjects.load();
         let used = |meter: &Arc<Meter>| (!meter.is_open()).then(|| Arc::clone(meter));
         [
@@ -362,6 +373,17 @@ impl Gateway {
                 .and_then(|metered| used(&metered.meter)),
         ]
     }
+}
+
+/// The model that a body asks for, if the key may use it, and its name as it was asked for.
+pub(crate) fn permitted_model<'s>(
+    snapshot: &'s Snapshot,
+    key: &Key,
+    body: &Peek<'_>,
+) -> Result<(String, &'s Arc<Model>), Error> {
+    let (asked, model) = find_model(snapshot, body)?;
+    permitted(key, &asked, model)?;
+    Ok((asked, model))
 }
 
 /// Refuses a key that may not use the model.
@@ -449,6 +471,8 @@ impl Kept {
             session,
             api_key,
             idempotency_key,
+            // Read with the body already.
+            beta: None,
             front: self.front,
             deadline: self.deadline,
         }

@@ -479,7 +479,7 @@ impl Core {
         way: Option<usize>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let headers = Headers::read(headers)?;
-        match self.gateway.authenticate(headers.request().authorization) {
+        match self.gateway.authenticate(&headers.request()) {
             Ok(_) => Ok(None),
             Err(error) => self
                 .answer(py, door_of(way)?, &error, Some(&headers))
@@ -494,10 +494,7 @@ impl Core {
         headers: &Bound<'py, PyList>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let headers = Headers::read(headers)?;
-        match self
-            .gateway
-            .authenticate_admin(headers.request().authorization)
-        {
+        match self.gateway.authenticate_admin(&headers.request()) {
             Ok(_) => Ok(None),
             Err(error) => self
                 .answer(py, Door::OpenAi, &error, Some(&headers))
@@ -512,7 +509,7 @@ impl Core {
         headers: &Bound<'py, PyList>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let headers = Headers::read(headers)?;
-        match self.gateway.authenticate(headers.request().authorization) {
+        match self.gateway.authenticate(&headers.request()) {
             Ok(key) => Ok(PyList::new(py, self.gateway.models(&key))?.into_any()),
             Err(error) => self.answer(py, Door::OpenAi, &error, Some(&headers)),
         }

@@ -104,9 +104,13 @@ impl Carry {
         self.hint(format!("{}.{name}", spot.path(self.from)));
     }
 
-    /// What no other dialect than the client's has.
+    /// What no other dialect than the client's has. A tool or a part of a message is never left out:
+    /// the answer would be to another question.
     pub(crate) fn unknown(&mut self, request: &Request<'_>) -> Result<(), Error> {
         for (name, _) in &request.other {
+            if name.contains('[') {
+                return Err(unsupported(name.clone().into_owned()));
+            }
             self.leave(&**name)?;
         }
         for hint in &request.hints {

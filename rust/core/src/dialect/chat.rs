@@ -50,7 +50,7 @@ pub(crate) struct Request<'a> {
     pub thinking: Option<Thinking>,
     /// Who the end user is: `safety_identifier` before `user`.
     pub user: Option<Cow<'a, str>>,
-    /// Whatever else was in the request, as `(name, value)`: its top-level fields that no other
+    /// Whatever else was in the request, as `(path, value)`: fields, tools and blocks that no other
     /// dialect has. None of them null.
     pub other: Vec<(Cow<'a, str>, Raw<'a>)>,
     /// Paths of fields that no other dialect has and that do not change the answer; the first
@@ -58,7 +58,43 @@ pub(crate) struct Request<'a> {
     pub hints: Vec<String>,
 }
 
-impl Request<'_> {
+impl<'a> Request<'a> {
+    /// Leaves out what not every dialect can say: what is left tells how much is asked, not what.
+    pub(crate) fn plain(&mut self) {
+        let common = |content: &Content<'_>| match content {
+            Content::Text(_) | Content::Refusal(_) | Content::Thinking { .. } => true,
+            Content::ToolCall(_) | Content::ToolResult(_) | Content::Redacted(_) => true,
+            Content::Image(media) => !matches!(media, Media::File(_)),
+            Content::Document { .. } | Content::Audio(_) => false,
+        };
+        self.other.clear();
+        for message in &mut self.messages {
+            message.parts.retain(|part| common(&part.content));
+            for part in &mut message.parts {
+                if let Content::ToolResult(result) = &mut part.content {
+                    result.content.retain(common);
+                }
+            }
+        }
+        self.messages.retain(|message| !message.parts.is_empty());
+        if self.messages.is_empty() {
+            self.messages.push(Message {
+                role: Role::User,
+                parts: vec![Part::new(Content::Text("".into()), Spot::default())],
+                name: None,
+                index: 0,
+            });
+        }
+    }
+
+    /// Notes what no other dialect has, of which the first [`MAX_LISTED`] are kept.
+    pub(crate) fn elsewhere(&mut self, path: &Path<'_>, raw: &'a RawValue) {
+        if self.other.len() < MAX_LISTED {
+            let path = path.to_string();
+            self.other.push((path.into(), Cow::Borrowed(raw)));
+        }
+    }
+
     /// Notes a field that does not change the answer.
     pub(crate) fn hint(&mut self, path: &Path<'_>) {
         if self.hints.len() < MAX_LISTED {

@@ -85,8 +85,17 @@ pub fn request(
     body: &[u8],
     options: &Options<'_>,
 ) -> Result<Translated, Error> {
-    let body = simdutf8::basic::from_utf8(body)
-        .map_err(|_| Error::new(Kind::InvalidRequest, "The body is not UTF-8."))?;
+    let body = utf8(body)?;
+    let request = parse(from, body)?;
+    render(&request, body.len(), from, to, options)
+}
+
+fn utf8(body: &[u8]) -> Result<&str, Error> {
+    simdutf8::basic::from_utf8(body)
+        .map_err(|_| Error::new(Kind::InvalidRequest, "The body is not UTF-8."))
+}
+
+fn parse(from: Dialect, body: &str) -> Result<chat::Request<'_>, Error> {
     let request = match from {
         Dialect::OpenAi => openai::parse_request(body)?,
         Dialect::Anthropic => anthropic::parse_request(body)?,
@@ -105,18 +114,89 @@ pub fn request(
             format!("`{field}` has to hold at least one message of a user."),
         ));
     }
+    Ok(request)
+}
+
+/// Writes a request whose body had `length` bytes.
+fn render(
+    request: &chat::Request<'_>,
+    length: usize,
+    from: Dialect,
+    to: Dialect,
+    options: &Options<'_>,
+) -> Result<Translated, Error> {
     let mut carry = Carry::new(from, options.drop_params);
-    let mut out = BytesMut::with_capacity(body.len() + body.len() / 8 + 256);
+    let mut out = BytesMut::with_capacity(length + length / 8 + 256);
     match to {
-        Dialect::OpenAi => openai::render_request(&request, options, &mut carry, &mut out)?,
-        Dialect::Anthropic => anthropic::render_request(&request, options, &mut carry, &mut out)?,
-        Dialect::Gemini => gemini::render_request(&request, options, &mut carry, &mut out)?,
-        Dialect::Converse => converse::render_request(&request, options, &mut carry, &mut out)?,
-        Dialect::Responses => responses::render_request(&request, options, &mut carry, &mut out)?,
+        Dialect::OpenAi => openai::render_request(request, options, &mut carry, &mut out)?,
+        Dialect::Anthropic => anthropic::render_request(request, options, &mut carry, &mut out)?,
+        Dialect::Gemini => gemini::render_request(request, options, &mut carry, &mut out)?,
+        Dialect::Converse => converse::render_request(request, options, &mut carry, &mut out)?,
+        Dialect::Responses => responses::render_request(request, options, &mut carry, &mut out)?,
     }
     Ok(Translated {
         body: out.into(),
         dropped: carry.into_dropped(),
+    })
+}
+
+/// A request of another dialect's client as the gateway reads it: in OpenAI's.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The JSON body. Where something is `unsaid`, the body without that: enough to decide by.
+    pub body: Vec<u8>,
+    /// Why `body` is not all of the request.
+    pub unsaid: Option<Unsaid>,
+}
+
+/// What OpenAI's dialect has no words for. An upstream that speaks the client's own may have it all
+/// the same.
+#[derive(Clone, Debug)]
+pub struct Unsaid {
+    /// What the client is told where no such upstream is there.
+    pub error: Error,
+    /// An upstream with `drop_params` takes the request without it.
+    pub droppable: bool,
+}
+
+/// Reads a client's request into OpenAI's dialect. `options.drop_params` has no meaning here.
+///
+/// Errors: `InvalidRequest` as of [`request`], for what is malformed.
+pub fn enter(from: Dialect, body: &[u8], options: &Options<'_>) -> Result<Entry, Error> {
+    let body = utf8(body)?;
+    let mut request = parse(from, body)?;
+    let write = |request: &chat::Request<'_>, drop_params| {
+        let options = Options {
+            drop_params,
+            ..*options
+        };
+        render(request, body.len(), from, Dialect::OpenAi, &options)
+    };
+    let error = match write(&request, false) {
+        Ok(translated) => {
+            return Ok(Entry {
+                body: translated.body,
+                unsaid: None,
+            });
+        }
+        Err(error) => error.sibling(true),
+    };
+    if let Ok(translated) = write(&request, true) {
+        return Ok(Entry {
+            body: translated.body,
+            unsaid: Some(Unsaid {
+                error,
+                droppable: true,
+            }),
+        });
+    }
+    request.plain();
+    Ok(Entry {
+        body: write(&request, true)?.body,
+        unsaid: Some(Unsaid {
+            error,
+            droppable: false,
+        }),
     })
 }
 

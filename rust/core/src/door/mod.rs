@@ -3,14 +3,18 @@
 //! An exchange speaks OpenAI inside. A door reads a client's request into an OpenAI-shaped one before
 //! it is admitted, and tells the exchange's answer in its own words as that is written. So every door
 //! has the same admission, limits, routing, fallback, metering and errors. Pure: bytes in, bytes out.
+mod messages;
 mod way;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 
-use crate::dialect::Dialect;
+use std::ops::Range;
+
+use crate::dialect::{Dialect, Unsaid};
 use crate::error::Error;
 use crate::slot::{Headers, error_headers};
+use crate::upstream::Rope;
 
 pub use way::Way;
 
@@ -20,6 +24,10 @@ pub enum Door {
     /// OpenAI's chat, completions and embeddings.
     #[default]
     OpenAi,
+    /// Anthropic's Messages.
+    Messages,
+    /// How many tokens a request of Messages would have.
+    Count,
 }
 
 /// How a client is connected.
@@ -59,6 +67,37 @@ pub struct Native {
     pub dialect: Dialect,
     /// The client's bytes.
     pub body: Bytes,
+    /// Where in them the model's name stands, quotes included.
+    pub model: Range<usize>,
+    /// What of them OpenAI's dialect has no words for.
+    pub unsaid: Option<Unsaid>,
+    /// What the client says of them in `anthropic-beta`.
+    pub beta: Option<HeaderValue>,
+}
+
+impl Native {
+    /// The client's own bytes, with another name for the model; all else stays as it is.
+    pub fn for_model(&self, name: &str) -> Rope {
+        let name = serde_json::to_string(name).unwrap_or_default();
+        let body = &self.body;
+        if body.get(self.model.clone()) == Some(name.as_bytes()) {
+            return Rope::new(vec![body.clone()]);
+        }
+        Rope::new(vec![
+            body.slice(..self.model.start),
+            Bytes::from(name),
+            body.slice(self.model.end..),
+        ])
+    }
+
+    /// With what `anthropic-beta` says; what no header can say is left out.
+    #[must_use]
+    pub fn asking(mut self, beta: Option<&[u8]>) -> Self {
+        self.beta = beta
+            .filter(|_| self.dialect == Dialect::Anthropic)
+            .and_then(|beta| HeaderValue::from_bytes(beta).ok());
+        self
+    }
 }
 
 /// A request as its door has read it.
@@ -93,8 +132,8 @@ impl Door {
     /// The media type of an answer.
     pub const fn media(self, stream: bool) -> &'static str {
         match self {
-            Self::OpenAi if stream => "text/event-stream",
-            Self::OpenAi => "application/json",
+            Self::OpenAi | Self::Messages | Self::Count if stream => "text/event-stream",
+            Self::OpenAi | Self::Messages | Self::Count => "application/json",
         }
     }
 
@@ -102,11 +141,23 @@ impl Door {
     /// door's clients look for it.
     pub fn greeting(self, request_id: (HeaderName, HeaderValue)) -> Headers {
         let mut headers = Vec::with_capacity(8);
-        headers.push(request_id);
         match self {
-            Self::OpenAi => {}
+            Self::OpenAi => headers.push(request_id),
+            Self::Messages | Self::Count => {
+                let again = messages::request_id(request_id.1.clone());
+                headers.push(request_id);
+                headers.push(again);
+            }
         }
         headers
+    }
+
+    /// Adds how this door's clients are told of limits to what `headers` say of them. unix_s: now.
+    pub fn limits(self, headers: &mut Headers, unix_s: i64) {
+        match self {
+            Self::OpenAi => {}
+            Self::Messages | Self::Count => messages::rates(headers, unix_s),
+        }
     }
 
     /// An error in an answer's place: its body; what its head says is added to the answer's headers,
@@ -116,6 +167,12 @@ impl Door {
             Self::OpenAi => {
                 headers.extend(error_headers(error));
                 error.openai_body()
+            }
+            Self::Messages | Self::Count => {
+                let id = headers.first().and_then(|(_, id)| id.to_str().ok());
+                let body = messages::error_body(error, id);
+                headers.extend(error_headers(error));
+                body
             }
         }
     }
@@ -127,12 +184,13 @@ impl Door {
 /// Errors: the request is malformed, or asks for what cannot be had here; `param` is the field at
 /// fault, as the client named it.
 pub fn enter(way: &Way, body: Bytes, request_id: &str) -> Result<Entered, Error> {
-    let _ = request_id;
     match way.door {
         Door::OpenAi => Ok(Entered {
             body,
             native: None,
             voice: None,
         }),
+        Door::Messages => messages::enter(body, request_id),
+        Door::Count => messages::count(body),
     }
 }

@@ -148,6 +148,9 @@ pub struct PathsSpec {
     pub completions: Option<String>,
     /// Embeddings.
     pub embeddings: Option<String>,
+    /// Counts the tokens of a request of Anthropic's Messages.
+    #[serde(default)]
+    pub count_tokens: Option<String>,
 }
 
 impl Default for PathsSpec {
@@ -158,6 +161,7 @@ impl Default for PathsSpec {
             chat_stream: None,
             completions: path("/v1/completions"),
             embeddings: path("/v1/embeddings"),
+            count_tokens: None,
         }
     }
 }
