@@ -23,6 +23,7 @@ use crate::snapshot::{Model, Snapshot};
 use crate::tags;
 use crate::usage::Usage;
 
+mod recall;
 mod routing;
 
 use routing::Seen;
@@ -61,6 +62,9 @@ impl Gateway {
         if way.door == Door::Count {
             return self.count(way, request, body, &arrival);
         }
+        if way.door == Door::Responses {
+            return self.respond(way, request, body, arrival);
+        }
         let id = request_id_header(request.request_id, &arrival.id);
         let read = self
             .authenticate(&request)
@@ -86,9 +90,22 @@ impl Gateway {
         voice: Option<Box<dyn Voice>>,
         arrival: Arrival,
     ) -> Arc<Slot> {
-        let id = request_id_header(request.request_id, &arrival.id);
-        let mut answer_headers = door.greeting(id);
         let slot = Arc::new(Slot::of(door, voice));
+        if request.front == Front::WebSocket {
+            slot.remember();
+        }
+        self.begin(slot, request, asked, arrival)
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        slot: Arc<Slot>,
+        request: Request<'_>,
+        asked: Asked,
+        arrival: Arrival,
+    ) -> Arc<Slot> {
+        let id = request_id_header(request.request_id, &arrival.id);
+        let mut answer_headers = slot.door().greeting(id);
         let decided = self.decide(&asked, request, &arrival, &mut answer_headers, &slot);
         if !matches!(decided, Err(No::Wanting(_))) {
             self.metrics
@@ -273,6 +290,8 @@ impl Gateway {
                 deadline.min(model.timeouts.total)
             }),
             native: entered.native.clone(),
+            account: Arc::clone(&key.account),
+            key_id: key.id,
         };
         self.copy_to_shadow(&job);
         Ok((Box::new(job), record))
@@ -462,6 +481,7 @@ impl Kept {
             idempotency_key,
         ] = self.fields.each_ref().map(Option::as_deref);
         Request {
+            previous: None,
             authorization,
             content_type,
             request_id,

@@ -96,6 +96,9 @@ pub struct Request<'a> {
     pub idempotency_key: Option<&'a [u8]>,
     /// `anthropic-beta`.
     pub beta: Option<&'a [u8]>,
+    /// What is remembered of the response before, where its client's connection does
+    /// ([`Slot::remembered`]).
+    pub previous: Option<&'a [u8]>,
     /// How its client is connected.
     pub front: Front,
     /// How long its client waits for all of the answer, where it says so.
@@ -240,6 +243,11 @@ impl Gateway {
     /// Tells the log of a failure.
     pub fn note(&self, error: &Error, answer_headers: &[(HeaderName, HeaderValue)]) {
         self.metrics.failed(error.kind);
+        self.log(error, answer_headers);
+    }
+
+    /// Tells the log alone, of what no client is told.
+    pub(crate) fn log(&self, error: &Error, answer_headers: &[(HeaderName, HeaderValue)]) {
         if error.cause.is_none() {
             return;
         }

@@ -106,6 +106,8 @@ pub struct Call<'a> {
     pub stream: bool,
     /// The model's name there.
     pub model: &'a str,
+    /// It is told as Responses, where these are offered beside chat.
+    pub responses: bool,
 }
 
 impl Upstream {
@@ -179,6 +181,11 @@ impl Upstream {
         self.places.offers(endpoint)
     }
 
+    /// Whether it has Responses beside chat.
+    pub const fn offers_responses(&self) -> bool {
+        self.places.offers_responses()
+    }
+
     /// Posts `body` and waits for the answer's head, wherever that is to be fetched.
     ///
     /// Errors: [`Kind::Unavailable`] when nothing was sent, as no connection came about or
@@ -190,9 +197,13 @@ impl Upstream {
         headers: &HeaderMap,
         body: Rope,
     ) -> Result<Response<Incoming>, Error> {
-        let uri = self
-            .places
-            .uri(&self.address, call.endpoint, call.stream, call.model)
+        let uri = if call.responses {
+            self.places.responses(&self.address, call.model)
+        } else {
+            self.places
+                .uri(&self.address, call.endpoint, call.stream, call.model)
+        };
+        let uri = uri
             .ok_or_else(|| {
                 let text = "This model does not serve this API.";
                 Error::new(Kind::InvalidRequest, text).sibling(true)

@@ -317,6 +317,39 @@ impl Transcoder {
         }
     }
 
+    /// A stream of OpenAI's chat that becomes one of Responses, whose last event is held back.
+    /// asked: what the response repeats. stored: whether it is said to be kept until that is known.
+    pub(crate) fn held(
+        context: Context,
+        asked: responses::Asked,
+        stored: bool,
+        max_event_bytes: usize,
+    ) -> Self {
+        let reader = openai::Reader::new(context.id.clone(), max_event_bytes);
+        let writer = responses::Writer::new(context, asked).holding(stored);
+        Self {
+            reader: Reader::OpenAi(reader),
+            writer: Writer::Responses(Box::new(writer)),
+            failed: None,
+        }
+    }
+
+    /// The response as it ends, once only its last event is missing.
+    pub(crate) fn whole_response(&self, stored: bool) -> Option<BytesMut> {
+        match &self.writer {
+            Writer::Responses(writer) if writer.is_whole() => Some(writer.response(stored)),
+            _ => None,
+        }
+    }
+
+    /// What writes Responses.
+    pub(crate) fn response(&mut self) -> Option<&mut responses::Writer> {
+        match &mut self.writer {
+            Writer::Responses(writer) => Some(writer),
+            _ => None,
+        }
+    }
+
     /// Takes what the upstream sent and appends what the client gets.
     ///
     /// Errors: the upstream told of a failure (of its kind), or sent what is no stream. `out` then

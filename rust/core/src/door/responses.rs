@@ -33,3 +33,95 @@
 //! told with `store: false`.
 //!
 //! `GET /v1/responses/{id}` gives back `response` as it was saved, `…/input_items` lists `input`.
+mod voice;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use crate::dialect::responses::{Bridged, bridge, input_of, native_body};
+use crate::dialect::{Context, Dialect, Unsaid};
+use crate::error::{Error, Kind};
+use crate::peek::peek;
+
+use super::{Entered, Native};
+
+pub(crate) use crate::dialect::responses::{Loaded, Needs, expand, needs};
+use voice::Told;
+
+/// Most bytes that are kept of one response and all that came before it.
+pub(crate) const MAX_STORED: usize = 8 << 20;
+
+/// A request's text. Errors: it is none.
+pub(crate) fn text(body: &Bytes) -> Result<&str, Error> {
+    simdutf8::basic::from_utf8(body)
+        .map_err(|_| Error::new(Kind::InvalidRequest, "The body is not UTF-8."))
+}
+
+/// Reads a request whose `input` holds all that came before it. before: how many of its items are not
+/// the client's own.
+///
+/// Errors: `InvalidRequest`, or `NotFound` for what is referred to and not there; `param` is the field
+/// as the client named it.
+pub(crate) fn enter(body: &Bytes, before: u32) -> Result<Entered, Error> {
+    let json = text(body)?;
+    let told = bridge(json).map_err(|error| own_place(error, before))?;
+    let Bridged {
+        chat,
+        asked,
+        places,
+        native_only,
+        model,
+        store,
+        previous,
+    } = told;
+    let native = native_body(json, store)?;
+    let at = peek(&native).ok().and_then(|seen| seen.model_span);
+    let native = at.map(|model| Native {
+        dialect: Dialect::Responses,
+        model,
+        unsaid: native_only.map(|error| Unsaid {
+            error: own_place(error, before),
+            droppable: false,
+        }),
+        beta: None,
+        body: native.clone(),
+    });
+    let created = SystemTime::now().duration_since(UNIX_EPOCH);
+    let context = Context {
+        id: format!("resp_{}", uuid::Uuid::now_v7().simple()),
+        model,
+        created: created.map_or(0, |since| since.as_secs()),
+    };
+    let told =
+        Told::new(context, asked, places.after(before)).keeping(input_of(json), store, previous);
+    Ok(Entered {
+        body: chat.into(),
+        native,
+        voice: Some(Box::new(told)),
+    })
+}
+
+/// An error's field by its number among the client's own items, of which some came before.
+fn own_place(mut error: Error, before: u32) -> Error {
+    if before == 0 {
+        return error;
+    }
+    let Some(field) = error.param.as_deref() else {
+        return error;
+    };
+    let number = field
+        .strip_prefix("input[")
+        .and_then(|rest| rest.split_once(']'))
+        .and_then(|(number, rest)| Some((number.parse::<u32>().ok()?, rest)));
+    let Some((number, rest)) = number else {
+        return error;
+    };
+    let own = match number.checked_sub(before) {
+        Some(number) => format!("input[{number}]{rest}"),
+        None => "previous_response_id".to_owned(),
+    };
+    error.message = error.message.replace(field, &own).into();
+    error.param = Some(own.into());
+    error
+}

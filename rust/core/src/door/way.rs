@@ -13,7 +13,7 @@ pub struct Way {
     pub endpoint: Endpoint,
 }
 
-static ALL: [Way; 5] = [
+static ALL: [Way; 6] = [
     own(Endpoint::Chat),
     own(Endpoint::Completions),
     own(Endpoint::Embeddings),
@@ -25,6 +25,11 @@ static ALL: [Way; 5] = [
     Way {
         path: "/v1/messages/count_tokens",
         door: Door::Count,
+        endpoint: Endpoint::Chat,
+    },
+    Way {
+        path: "/v1/responses",
+        door: Door::Responses,
         endpoint: Endpoint::Chat,
     },
 ];

@@ -144,7 +144,10 @@ pub(super) fn inspect(
     };
     let native = own.is_some();
     let told = match own {
-        Some(own) => own,
+        Some(own) => job
+            .slot
+            .own(own)
+            .map_err(|error| Box::new((error, progress)))?,
         None => job
             .slot
             .turned(&body)

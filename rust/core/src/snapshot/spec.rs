@@ -151,6 +151,9 @@ pub struct PathsSpec {
     /// Counts the tokens of a request of Anthropic's Messages.
     #[serde(default)]
     pub count_tokens: Option<String>,
+    /// OpenAI's Responses, where they are offered beside chat.
+    #[serde(default)]
+    pub responses: Option<String>,
 }
 
 impl Default for PathsSpec {
@@ -162,6 +165,7 @@ impl Default for PathsSpec {
             completions: path("/v1/completions"),
             embeddings: path("/v1/embeddings"),
             count_tokens: None,
+            responses: None,
         }
     }
 }

@@ -113,6 +113,7 @@ pub(super) struct Places {
     chat_stream: Option<Place>,
     completions: Option<Place>,
     embeddings: Option<Place>,
+    responses: Option<Place>,
 }
 
 impl Places {
@@ -128,6 +129,7 @@ impl Places {
             chat_stream: place(&paths.chat_stream)?,
             completions: place(&paths.completions)?,
             embeddings: place(&paths.embeddings)?,
+            responses: place(&paths.responses)?,
         })
     }
 
@@ -145,6 +147,22 @@ impl Places {
         self.place(endpoint, false).is_some()
     }
 
+    /// Whether there are Responses beside chat.
+    pub(super) const fn offers_responses(&self) -> bool {
+        self.responses.is_some()
+    }
+
+    /// Where a call of Responses goes; `None` where there are none.
+    pub(super) fn responses(
+        &self,
+        address: &Address,
+        model: &str,
+    ) -> Option<Result<Uri, http::Error>> {
+        self.responses
+            .as_ref()
+            .map(|place| place.of(address, model))
+    }
+
     /// Where a call goes; `None` where there is no such API.
     pub(super) fn uri(
         &self,
@@ -153,10 +171,17 @@ impl Places {
         stream: bool,
         model: &str,
     ) -> Option<Result<Uri, http::Error>> {
-        Some(match self.place(endpoint, stream)? {
-            Place::Fixed(uri) => Ok(uri.clone()),
-            Place::OfModel(path) => address.uri(&path.replace(MODEL, &encoded(model))),
-        })
+        let place = self.place(endpoint, stream)?;
+        Some(place.of(address, model))
+    }
+}
+
+impl Place {
+    fn of(&self, address: &Address, model: &str) -> Result<Uri, http::Error> {
+        match self {
+            Self::Fixed(uri) => Ok(uri.clone()),
+            Self::OfModel(path) => address.uri(&path.replace(MODEL, &encoded(model))),
+        }
     }
 }
 
@@ -238,6 +263,7 @@ mod tests {
             chat_stream: Some("/s".to_owned()),
             completions: None,
             embeddings: None,
+            responses: None,
             count_tokens: None,
         };
         let at = |endpoint, stream| uri("http://h", &paths, (endpoint, stream), "m");

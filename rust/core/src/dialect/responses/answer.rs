@@ -12,7 +12,7 @@ use super::super::carry::broken;
 use super::super::chat::{Answer, Content, Stop, ToolCall, Usage};
 use super::super::failure;
 use super::super::json::{Path, Text};
-use super::super::openai::thought_signature;
+use super::super::openai::{self, thought_signature};
 use super::asked::Asked;
 use super::items::{as_argument, signed};
 use super::output::{Ids, Response, Status, items_of};
@@ -297,4 +297,17 @@ pub(crate) fn render_answer(
         stored,
     }
     .write(out);
+}
+
+/// An answer of chat as the response. Errors: it is none.
+pub(crate) fn tell(
+    body: &str,
+    context: &Context,
+    asked: &Asked,
+    stored: bool,
+) -> Result<BytesMut, Error> {
+    let answer = openai::parse_answer(body, &context.id)?;
+    let mut out = BytesMut::with_capacity(body.len() + 2048);
+    render_answer(&answer, context, asked, stored, &mut out);
+    Ok(out)
 }

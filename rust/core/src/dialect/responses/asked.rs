@@ -17,18 +17,22 @@ pub(crate) struct Asked {
 impl Default for Asked {
     fn default() -> Self {
         Self {
-            repeated: repeat(&mut Members::default()),
+            repeated: repeat(None, &mut Members::default()),
             telling: Telling::default(),
         }
     }
 }
 
 impl Asked {
-    /// members: the request's.
-    pub(super) fn of(parsed: &Parsed<'_>, mut members: Members<'_>) -> Self {
+    /// previous: the response before it. members: the request's others.
+    pub(super) fn of(
+        parsed: &Parsed<'_>,
+        previous: Option<&str>,
+        mut members: Members<'_>,
+    ) -> Self {
         let custom = parsed.custom.iter().map(|name| name.clone().into_owned());
         Self {
-            repeated: repeat(&mut members),
+            repeated: repeat(previous, &mut members),
             telling: Telling {
                 custom: Custom(custom.collect()),
                 summary: parsed.summary,
@@ -44,7 +48,7 @@ impl Asked {
 }
 
 /// The members of the response that say what was asked, in OpenAI's order and with its defaults.
-fn repeat(members: &mut Members<'_>) -> String {
+fn repeat(previous: Option<&str>, members: &mut Members<'_>) -> String {
     let mut out = bytes::BytesMut::new();
     Object::write(&mut out, |object| {
         for (name, otherwise) in [
@@ -52,11 +56,11 @@ fn repeat(members: &mut Members<'_>) -> String {
             ("max_output_tokens", "null"),
             ("max_tool_calls", "null"),
             ("parallel_tool_calls", "true"),
-            ("previous_response_id", "null"),
             ("prompt_cache_key", "null"),
         ] {
             put(object, name, members.take(name), otherwise);
         }
+        object.put("previous_response_id", previous);
         if let Some(retention) = members.take("prompt_cache_retention") {
             object.put("prompt_cache_retention", retention);
         }

@@ -26,6 +26,10 @@ pub(crate) struct Bridged {
     pub(crate) native_only: Option<Error>,
     /// The model's name as the client wrote it.
     pub(crate) model: String,
+    /// The response is to be kept.
+    pub(crate) store: bool,
+    /// The response before it.
+    pub(crate) previous: Option<String>,
 }
 
 /// Reads a request. Errors: `InvalidRequest` that names the field; `NotFound` for an item that is
@@ -33,9 +37,12 @@ pub(crate) struct Bridged {
 pub(crate) fn bridge(body: &str) -> Result<Bridged, Error> {
     let mut members = Members::read(body, &Path::ROOT)?;
     let model = members.need_text("model", &Path::ROOT)?;
+    let previous = members.text("previous_response_id", &Path::ROOT)?;
+    let previous = previous.map(Cow::into_owned);
+    let store = members.boolean("store", &Path::ROOT)?.unwrap_or(true);
     let mut parsed = parse(body)?;
     without_files(&mut parsed);
-    let asked = Asked::of(&parsed, members);
+    let asked = Asked::of(&parsed, previous.as_deref(), members);
     let Parsed {
         mut request,
         native_only,
@@ -75,6 +82,8 @@ pub(crate) fn bridge(body: &str) -> Result<Bridged, Error> {
         asked,
         native_only,
         model: model.into_owned(),
+        store,
+        previous,
     })
 }
 

@@ -15,10 +15,11 @@ mod render;
 mod tools;
 mod write;
 
+pub(crate) use answer::tell;
 pub(super) use answer::{parse_answer, render_answer};
 pub(crate) use asked::Asked;
-pub(crate) use bridge::{Bridged, bridge};
-pub(crate) use native::{Native, expand, native_body, needs};
+pub(crate) use bridge::{Bridged, Places, bridge};
+pub(crate) use native::{Kept, Loaded, Native, Needs, expand, id_of, input_of, native_body, needs};
 pub(super) use parse::parse_request;
 pub(super) use read::Reader;
 pub(super) use render::render_request;

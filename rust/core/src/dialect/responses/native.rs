@@ -263,6 +263,17 @@ fn thoughtful(input: &RawValue, list: &mut List<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// A response's own id.
+pub(crate) fn id_of(response: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        id: Text<'a>,
+    }
+    let named: Named<'_> = serde_json::from_str(response).ok()?;
+    Some(named.id.0.into_owned())
+}
+
 /// What the gateway says of a response in the upstream's place.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kept {
@@ -310,6 +321,10 @@ pub(crate) struct Native {
     kept: Kept,
     /// The last event, and its response.
     last: Option<(Bytes, String)>,
+    /// The response as it was told last.
+    begun: Option<Vec<u8>>,
+    /// Of the next event.
+    sequence: u64,
 }
 
 #[derive(Deserialize)]
@@ -318,6 +333,8 @@ struct Told<'a> {
     r#type: Text<'a>,
     #[serde(borrow, default)]
     response: Option<&'a RawValue>,
+    #[serde(default)]
+    sequence_number: Option<u64>,
 }
 
 impl Native {
@@ -327,6 +344,8 @@ impl Native {
             decoder: Decoder::new(max_event_bytes),
             kept,
             last: None,
+            begun: None,
+            sequence: 0,
         }
     }
 
@@ -351,6 +370,9 @@ impl Native {
         let told = data
             .as_ref()
             .and_then(|data| serde_json::from_slice::<Told<'_>>(data).ok());
+        if let Some(number) = told.as_ref().and_then(|told| told.sequence_number) {
+            self.sequence = number.saturating_add(1);
+        }
         let response = told.as_ref().and_then(|told| told.response);
         let (Some(told), Some(response)) = (&told, response) else {
             out.extend_from_slice(&frame.raw);
@@ -364,8 +386,50 @@ impl Native {
             self.last = Some((data, response.get().to_owned()));
             return Ok(());
         }
+        self.begun = Some(self.kept.response(response.get())?);
         let data = data.as_deref().unwrap_or_default();
         self.event(data, out)
+    }
+
+    /// Appends that it failed: `(code, message, param)`.
+    pub(crate) fn fail(
+        &mut self,
+        (code, message, param): (&str, &str, Option<&str>),
+        out: &mut BytesMut,
+    ) {
+        let sequence = self.sequence;
+        out.extend_from_slice(b"event: error\ndata: ");
+        Object::write(out, |event| {
+            event.put("type", "error");
+            event.put("sequence_number", sequence);
+            event.put("code", code);
+            event.put("message", message);
+            event.put("param", param);
+        });
+        out.extend_from_slice(b"\n\n");
+        let begun = self.begun.take().unwrap_or_default();
+        let begun = simdutf8::basic::from_utf8(&begun).unwrap_or_default();
+        let Ok(begun) = pairs(begun, &Path::ROOT) else {
+            return;
+        };
+        out.extend_from_slice(b"event: response.failed\ndata: ");
+        Object::write(out, |event| {
+            event.put("type", "response.failed");
+            event.put("sequence_number", sequence + 1);
+            event.object("response", |response| {
+                for (name, raw) in begun {
+                    match &*name {
+                        "status" => response.put("status", "failed"),
+                        "error" => response.object("error", |error| {
+                            error.put("code", code);
+                            error.put("message", message);
+                        }),
+                        _ => response.put_named(&name, raw),
+                    }
+                }
+            });
+        });
+        out.extend_from_slice(b"\n\n");
     }
 
     fn event(&self, data: &[u8], out: &mut BytesMut) -> Result<(), Error> {
