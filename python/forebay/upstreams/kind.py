@@ -53,12 +53,16 @@ class ErrorRule:
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Paths below the address; ``{model}`` is the model's name there. None: not there."""
+    """Paths below the address; ``{model}`` is the model's name there. None: not there.
+
+    count_tokens: takes a request of Anthropic's Messages, answers how many tokens its input has.
+    """
 
     chat: str | None = "/v1/chat/completions"
     chat_stream: str | None = None
     completions: str | None = "/v1/completions"
     embeddings: str | None = "/v1/embeddings"
+    count_tokens: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,11 @@ use crate::refusals::{
 };
 use crate::relay::Shape;
 use crate::slot::{Answering, Headers, Slot};
-use crate::snapshot::Model;
+use crate::snapshot::{Model, Snapshot};
 use crate::tags;
 use crate::usage::Usage;
 
+mod recall;
 mod routing;
 mod session;
 
@@ -63,16 +64,22 @@ impl Gateway {
             return self.admit(way.endpoint, request, body);
         }
         let arrival = Arrival::now();
+        if way.door == Door::Count {
+            return self.count(way, request, body, &arrival);
+        }
+        if way.door == Door::Responses {
+            return self.respond(way, request, body, arrival);
+        }
         let id = request_id_header(request.request_id, &arrival.id);
         let read = self
-            .authenticate(request.authorization)
+            .authenticate(&request)
             .and_then(|_| door::enter(way, body, id.1.to_str().unwrap_or_default()));
         match read {
             Ok(entered) => {
                 let asked = Asked {
                     endpoint: way.endpoint,
                     body: entered.body,
-                    native: entered.native,
+                    native: entered.native.map(|native| native.asking(request.beta)),
                 };
                 self.start(way.door, request, asked, entered.voice, arrival)
             }
@@ -88,9 +95,22 @@ impl Gateway {
         voice: Option<Box<dyn Voice>>,
         arrival: Arrival,
     ) -> Arc<Slot> {
-        let id = request_id_header(request.request_id, &arrival.id);
-        let mut answer_headers = door.greeting(id);
         let slot = Arc::new(Slot::of(door, voice));
+        if request.front == Front::WebSocket {
+            slot.remember();
+        }
+        self.begin(slot, request, asked, arrival)
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        slot: Arc<Slot>,
+        request: Request<'_>,
+        asked: Asked,
+        arrival: Arrival,
+    ) -> Arc<Slot> {
+        let id = request_id_header(request.request_id, &arrival.id);
+        let mut answer_headers = slot.door().greeting(id);
         let decided = self.decide(&asked, request, &arrival, &mut answer_headers, &slot);
         if !matches!(decided, Err(No::Wanting(_))) {
             self.metrics
@@ -159,12 +179,13 @@ impl Gateway {
             }
         };
         self.note(&error, &headers);
+        answer.0.door().limits(&mut headers, self.now().unix_s);
         answer.0.refuse(&error, headers);
     }
 
     /// The key of a request that may be served now.
-    fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
-        let key = self.authenticate(request.authorization)?;
+    pub(crate) fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
+        let key = self.authenticate(request)?;
         if key.admin {
             return Err(Error::new(
                 Kind::Forbidden,
@@ -199,11 +220,12 @@ impl Gateway {
         let body = peek(bytes).map_err(|error| unreadable(&error))?;
         complete(endpoint, &body)?;
         let snapshot = self.snapshot.load();
-        let (asked, model) = find_model(&snapshot, &body)?;
-        permitted(&key, &asked, model)?;
+        let (asked, model) = permitted_model(&snapshot, &key, &body)?;
         guard::check(endpoint, &body, &model.known)?;
         let whose = (&*key, &**model, arrival.unix_us);
-        let (reservation, cost) = self.reserve(whose, endpoint, &body, answer_headers)?;
+        let reserved = self.reserve(whose, endpoint, &body, answer_headers);
+        slot.door().limits(answer_headers, self.now().unix_s);
+        let (reservation, cost) = reserved?;
         let trace = self.traces.of(request.traceparent, &arrival.id);
         let opening = Opening {
             arrival: *arrival,
@@ -273,6 +295,8 @@ impl Gateway {
                 deadline.min(model.timeouts.total)
             }),
             native: entered.native.clone(),
+            account: Arc::clone(&key.account),
+            key_id: key.id,
         };
         self.copy_to_shadow(&job);
         Ok((Box::new(job), record))
@@ -342,14 +366,20 @@ impl Gateway {
     }
 
     /// A limit refuses a request of `tokens`.
-    fn refused(&self, refusal: &Refusal, tokens: u64, now: Now, headers: &mut Headers) -> Error {
+    pub(crate) fn refused(
+        &self,
+        refusal: &Refusal,
+        tokens: u64,
+        now: Now,
+        headers: &mut Headers,
+    ) -> Error {
         self.metrics.refused(refusal.scope, refusal.dimension);
         rate_headers(&refusal.state, headers);
         limited(refusal, tokens, now.unix_s)
     }
 
     /// The meters of a key's requests for a model, one a scope.
-    fn meters(&self, key: &Key, model: &Model) -> Meters {
+    pub(crate) fn meters(&self, key: &Key, model: &Model) -> Meters {
         let subjects = self.subjects.load();
         let used = |meter: &Arc<Meter>| (!meter.is_open()).then(|| Arc::clone(meter));
         [
@@ -367,6 +397,17 @@ impl Gateway {
                 .and_then(|metered| used(&metered.meter)),
         ]
     }
+}
+
+/// The model that a body asks for, if the key may use it, and its name as it was asked for.
+pub(crate) fn permitted_model<'s>(
+    snapshot: &'s Snapshot,
+    key: &Key,
+    body: &Peek<'_>,
+) -> Result<(String, &'s Arc<Model>), Error> {
+    let (asked, model) = find_model(snapshot, body)?;
+    permitted(key, &asked, model)?;
+    Ok((asked, model))
 }
 
 /// Why a request does not start at once.
@@ -432,6 +473,7 @@ impl Kept {
             idempotency_key,
         ] = self.fields.each_ref().map(Option::as_deref);
         Request {
+            previous: None,
             authorization,
             content_type,
             request_id,
@@ -441,6 +483,8 @@ impl Kept {
             session,
             api_key,
             idempotency_key,
+            // Read with the body already.
+            beta: None,
             front: self.front,
             deadline: self.deadline,
         }

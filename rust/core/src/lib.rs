@@ -13,6 +13,7 @@ pub mod alarm;
 mod arrival;
 pub mod attempts;
 pub mod copy;
+mod count;
 pub mod counters;
 pub mod dialect;
 pub mod dispatch;

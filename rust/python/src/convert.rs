@@ -18,6 +18,7 @@ pub(crate) struct Headers<'py> {
     session: Option<Bound<'py, PyBytes>>,
     api_key: Option<Bound<'py, PyBytes>>,
     idempotency_key: Option<Bound<'py, PyBytes>>,
+    beta: Option<Bound<'py, PyBytes>>,
 }
 
 impl<'py> Headers<'py> {
@@ -37,6 +38,7 @@ impl<'py> Headers<'py> {
                 b"x-session-id" => &mut headers.session,
                 b"x-api-key" => &mut headers.api_key,
                 b"idempotency-key" => &mut headers.idempotency_key,
+                b"anthropic-beta" => &mut headers.beta,
                 _ => continue,
             };
             if place.is_none() {
@@ -60,6 +62,7 @@ impl<'py> Headers<'py> {
             session: bytes(self.session.as_ref()),
             api_key: bytes(self.api_key.as_ref()),
             idempotency_key: bytes(self.idempotency_key.as_ref()),
+            beta: bytes(self.beta.as_ref()),
             ..Request::default()
         }
     }

@@ -485,7 +485,7 @@ impl Core {
         way: Option<usize>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let headers = Headers::read(headers)?;
-        match self.gateway.authenticate(headers.request().authorization) {
+        match self.gateway.authenticate(&headers.request()) {
             Ok(_) => Ok(None),
             Err(error) => self
                 .answer(py, door_of(way)?, &error, Some(&headers))
@@ -500,10 +500,7 @@ impl Core {
         headers: &Bound<'py, PyList>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let headers = Headers::read(headers)?;
-        match self
-            .gateway
-            .authenticate_admin(headers.request().authorization)
-        {
+        match self.gateway.authenticate_admin(&headers.request()) {
             Ok(_) => Ok(None),
             Err(error) => self
                 .answer(py, Door::OpenAi, &error, Some(&headers))
@@ -518,7 +515,7 @@ impl Core {
         headers: &Bound<'py, PyList>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let headers = Headers::read(headers)?;
-        match self.gateway.authenticate(headers.request().authorization) {
+        match self.gateway.authenticate(&headers.request()) {
             Ok(key) => Ok(PyList::new(py, self.gateway.models(&key))?.into_any()),
             Err(error) => self.answer(py, Door::OpenAi, &error, Some(&headers)),
         }

@@ -13,10 +13,25 @@ pub struct Way {
     pub endpoint: Endpoint,
 }
 
-static ALL: [Way; 3] = [
+static ALL: [Way; 6] = [
     own(Endpoint::Chat),
     own(Endpoint::Completions),
     own(Endpoint::Embeddings),
+    Way {
+        path: "/v1/messages",
+        door: Door::Messages,
+        endpoint: Endpoint::Chat,
+    },
+    Way {
+        path: "/v1/messages/count_tokens",
+        door: Door::Count,
+        endpoint: Endpoint::Chat,
+    },
+    Way {
+        path: "/v1/responses",
+        door: Door::Responses,
+        endpoint: Endpoint::Chat,
+    },
 ];
 
 /// OpenAI's own way to an endpoint.

@@ -151,6 +151,12 @@ pub struct PathsSpec {
     /// Realtime sessions.
     #[serde(default)]
     pub realtime: Option<String>,
+    /// Counts the tokens of a request of Anthropic's Messages.
+    #[serde(default)]
+    pub count_tokens: Option<String>,
+    /// OpenAI's Responses, where they are offered beside chat.
+    #[serde(default)]
+    pub responses: Option<String>,
 }
 
 impl Default for PathsSpec {
@@ -162,6 +168,8 @@ impl Default for PathsSpec {
             completions: path("/v1/completions"),
             embeddings: path("/v1/embeddings"),
             realtime: None,
+            count_tokens: None,
+            responses: None,
         }
     }
 }

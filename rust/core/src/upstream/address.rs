@@ -114,6 +114,7 @@ pub(super) struct Places {
     completions: Option<Place>,
     embeddings: Option<Place>,
     realtime: Option<Place>,
+    responses: Option<Place>,
 }
 
 impl Places {
@@ -130,6 +131,7 @@ impl Places {
             completions: place(&paths.completions)?,
             embeddings: place(&paths.embeddings)?,
             realtime: place(&paths.realtime)?,
+            responses: place(&paths.responses)?,
         })
     }
 
@@ -148,6 +150,22 @@ impl Places {
         self.place(endpoint, false).is_some()
     }
 
+    /// Whether there are Responses beside chat.
+    pub(super) const fn offers_responses(&self) -> bool {
+        self.responses.is_some()
+    }
+
+    /// Where a call of Responses goes; `None` where there are none.
+    pub(super) fn responses(
+        &self,
+        address: &Address,
+        model: &str,
+    ) -> Option<Result<Uri, http::Error>> {
+        self.responses
+            .as_ref()
+            .map(|place| place.of(address, model))
+    }
+
     /// Where a call goes; `None` where there is no such API.
     pub(super) fn uri(
         &self,
@@ -156,10 +174,17 @@ impl Places {
         stream: bool,
         model: &str,
     ) -> Option<Result<Uri, http::Error>> {
-        Some(match self.place(endpoint, stream)? {
-            Place::Fixed(uri) => Ok(uri.clone()),
-            Place::OfModel(path) => address.uri(&path.replace(MODEL, &encoded(model))),
-        })
+        let place = self.place(endpoint, stream)?;
+        Some(place.of(address, model))
+    }
+}
+
+impl Place {
+    fn of(&self, address: &Address, model: &str) -> Result<Uri, http::Error> {
+        match self {
+            Self::Fixed(uri) => Ok(uri.clone()),
+            Self::OfModel(path) => address.uri(&path.replace(MODEL, &encoded(model))),
+        }
     }
 }
 
@@ -242,6 +267,8 @@ mod tests {
             completions: None,
             embeddings: None,
             realtime: Some("/r?model={model}".to_owned()),
+            responses: None,
+            count_tokens: None,
         };
         let at = |endpoint, stream| uri("http://h", &paths, (endpoint, stream), "m");
         assert_eq!(at(Endpoint::Chat, false).as_deref(), Some("http://h/c"));
