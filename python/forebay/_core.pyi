@@ -65,6 +65,8 @@ class Core:
         header_bytes: int,
         header_read_s: float,
         body_read_s: float,
+        websockets: int,
+        websocket_idle_s: float,
         reuse_port: bool = False,
     ) -> tuple[str, int]:
         """Listen on an IP address; port 0 takes a free one. Returns the address.

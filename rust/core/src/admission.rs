@@ -16,14 +16,20 @@ use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
 use crate::peek::{Peek, peek};
 use crate::record::{Opening, Record};
-use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
+use crate::refusals::{
+    complete, find_model, json_content, limited, permitted, unpriced, unreadable,
+};
 use crate::relay::Shape;
 use crate::slot::{Answering, Headers, Slot};
 use crate::snapshot::{Model, Snapshot};
 use crate::tags;
 use crate::usage::Usage;
 
+mod recall;
 mod routing;
+mod session;
+
+pub(crate) use session::{Asking, Caller, Session};
 
 use routing::Seen;
 
@@ -74,6 +80,9 @@ impl Gateway {
         if way.door == Door::Count {
             return self.count(way, request, body, &arrival);
         }
+        if way.door == Door::Responses {
+            return self.respond(way, request, body, arrival);
+        }
         let id = request_id_header(request.request_id, &arrival.id);
         let read = self
             .authenticate(&request)
@@ -99,9 +108,22 @@ impl Gateway {
         voice: Option<Box<dyn Voice>>,
         arrival: Arrival,
     ) -> Arc<Slot> {
-        let id = request_id_header(request.request_id, &arrival.id);
-        let mut answer_headers = door.greeting(id);
         let slot = Arc::new(Slot::of(door, voice));
+        if request.front == Front::WebSocket {
+            slot.remember();
+        }
+        self.begin(slot, request, asked, arrival)
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        slot: Arc<Slot>,
+        request: Request<'_>,
+        asked: Asked,
+        arrival: Arrival,
+    ) -> Arc<Slot> {
+        let id = request_id_header(request.request_id, &arrival.id);
+        let mut answer_headers = slot.door().greeting(id);
         let decided = self.decide(&asked, request, &arrival, &mut answer_headers, &slot);
         if !matches!(decided, Err(No::Wanting(_))) {
             self.metrics
@@ -255,7 +277,7 @@ impl Gateway {
         }
         let prompts = match endpoint {
             Endpoint::Completions => body.prompt_items.max(1),
-            Endpoint::Chat | Endpoint::Embeddings => 1,
+            Endpoint::Chat | Endpoint::Embeddings | Endpoint::Realtime => 1,
         };
         let choices = body.n.unwrap_or(1).saturating_mul(prompts);
         let job = Job {
@@ -286,6 +308,8 @@ impl Gateway {
                 deadline.min(model.timeouts.total)
             }),
             native: entered.native.clone(),
+            account: Arc::clone(&key.account),
+            key_id: key.id,
         };
         self.copy_to_shadow(&job);
         Ok((Box::new(job), record))
@@ -399,19 +423,6 @@ pub(crate) fn permitted_model<'s>(
     Ok((asked, model))
 }
 
-/// Refuses a key that may not use the model.
-fn permitted(key: &Key, asked: &str, model: &Model) -> Result<(), Error> {
-    if key.may_use(asked, &model.name) {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Forbidden,
-        format!("This API key may not use the model '{asked}'."),
-    )
-    .param("model")
-    .code("model_not_allowed"))
-}
-
 /// Why a request does not start at once.
 enum No {
     /// It never will.
@@ -475,6 +486,7 @@ impl Kept {
             idempotency_key,
         ] = self.fields.each_ref().map(Option::as_deref);
         Request {
+            previous: None,
             authorization,
             content_type,
             request_id,

@@ -76,6 +76,8 @@ pub struct Counters {
     pub usage_backlog: Arc<Gauge>,
     /// Usage events lost because, without a spool, too many waited.
     pub usage_dropped: Arc<Counter>,
+    /// Responses that were to be stored and were not.
+    pub unsaved_responses: Arc<Counter>,
     /// Subjects in the limit table.
     pub limit_rows: Arc<Gauge>,
     /// Subjects that it has no place for.
@@ -164,6 +166,10 @@ impl Counters {
             usage_dropped: registry.counter(
                 "forebay_usage_dropped_total",
                 "Usage events lost because, without a spool, too many waited to be taken.",
+            ),
+            unsaved_responses: registry.counter(
+                "forebay_responses_unsaved_total",
+                "Responses that the store did not take; their clients were told store: false.",
             ),
             wakeups: registry.counter(
                 "forebay_bridge_wakeups_total",

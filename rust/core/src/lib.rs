@@ -26,6 +26,7 @@ pub mod exchange;
 pub mod gate;
 pub mod gateway;
 pub mod guard;
+mod handshake;
 pub mod headers;
 pub mod health;
 pub mod idempotency;

@@ -28,6 +28,7 @@ mod forward;
 mod redirect;
 mod rope;
 pub mod sigv4;
+mod socket;
 
 pub use client::chain;
 pub use credentials::AwsCredentials;
@@ -79,6 +80,8 @@ pub struct Upstream {
     waits: bool,
     wallet: Arc<Wallet>,
     pool: Pool,
+    /// For WebSockets, where the other one may speak HTTP/2.
+    sockets: Option<Pool>,
 }
 
 /// What an upstream's kind can do on the wire.
@@ -106,6 +109,8 @@ pub struct Call<'a> {
     pub stream: bool,
     /// The model's name there.
     pub model: &'a str,
+    /// It is told as Responses, where these are offered beside chat.
+    pub responses: bool,
 }
 
 impl Upstream {
@@ -141,6 +146,10 @@ impl Upstream {
             waits: spec.credentials || spec.sign.is_some(),
             wallet: Arc::default(),
             pool: Pool::new(address.scheme(), spec.http2, connect).map_err(named)?,
+            sockets: (spec.http2 && spec.paths.realtime.is_some())
+                .then(|| Pool::new(address.scheme(), false, connect))
+                .transpose()
+                .map_err(named)?,
             address,
         })
     }
@@ -179,6 +188,11 @@ impl Upstream {
         self.places.offers(endpoint)
     }
 
+    /// Whether it has Responses beside chat.
+    pub const fn offers_responses(&self) -> bool {
+        self.places.offers_responses()
+    }
+
     /// Posts `body` and waits for the answer's head, wherever that is to be fetched.
     ///
     /// Errors: [`Kind::Unavailable`] when nothing was sent, as no connection came about or
@@ -190,9 +204,13 @@ impl Upstream {
         headers: &HeaderMap,
         body: Rope,
     ) -> Result<Response<Incoming>, Error> {
-        let uri = self
-            .places
-            .uri(&self.address, call.endpoint, call.stream, call.model)
+        let uri = if call.responses {
+            self.places.responses(&self.address, call.model)
+        } else {
+            self.places
+                .uri(&self.address, call.endpoint, call.stream, call.model)
+        };
+        let uri = uri
             .ok_or_else(|| {
                 let text = "This model does not serve this API.";
                 Error::new(Kind::InvalidRequest, text).sibling(true)

@@ -50,15 +50,19 @@ class Listen(Section, frozen=True, kw_only=True):
 
 
 class Limits(Section, frozen=True, kw_only=True):
-    """Bounds on what a client or an upstream may send, in bytes.
+    """Bounds on what a client or an upstream may send, in bytes, and on WebSockets.
 
-    body_bytes: a request's body. event_bytes: one server-sent event of an answer.
-    header_bytes: a request's header block.
+    body_bytes: a request's body, or a WebSocket's message. event_bytes: one server-sent event of
+        an answer. header_bytes: a request's header block.
+    websockets: how many one process has open. websocket_idle_s: how long one may have no request,
+        seconds.
     """
 
     body_bytes: Annotated[int, Meta(ge=1024, le=1024 * MIB)] = 10 * MIB
     event_bytes: Annotated[int, Meta(ge=1024, le=64 * MIB)] = MIB
     header_bytes: Annotated[int, Meta(ge=4096, le=MIB)] = 64 * 1024
+    websockets: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000
+    websocket_idle_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
 
 
 class PromptLogs(Section, frozen=True, kw_only=True):

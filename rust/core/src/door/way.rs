@@ -33,6 +33,11 @@ static ALL: &[Way] = &[
         door: Door::Count,
         endpoint: Endpoint::Chat,
     },
+    Way {
+        path: "/v1/responses",
+        door: Door::Responses,
+        endpoint: Endpoint::Chat,
+    },
 ];
 
 /// OpenAI's own way to an endpoint.

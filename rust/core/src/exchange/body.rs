@@ -65,7 +65,7 @@ pub(super) fn body_for(
 pub(super) fn speaks(job: &Job, target: &Target) -> Dialect {
     match job.endpoint {
         Endpoint::Chat => target.upstream.dialect,
-        Endpoint::Completions | Endpoint::Embeddings => Dialect::OpenAi,
+        Endpoint::Completions | Endpoint::Embeddings | Endpoint::Realtime => Dialect::OpenAi,
     }
 }
 

@@ -2,11 +2,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::Job;
 use super::hedge::open_hedged;
+use super::keep::keep;
 use super::open::{Open, Opened, Try};
 use super::out::{Out, head, is_plain};
 use super::refuse::{Last, cut};
@@ -357,7 +359,14 @@ async fn answer(
     record.first_byte();
     record.close(Outcome::Ok, 200, None, whole.finish.as_deref());
     let raw = whole.native || is_plain(job, target);
-    let head = head(job, (target, raw), headers, Some(whole.told), record);
+    let told = keep(job, Some(whole.told)).await;
+    let head = head(
+        job,
+        (target, raw),
+        headers,
+        told.or_else(|| Some(Bytes::new())),
+        record,
+    );
     record.book_durably().await;
     job.slot.start(head);
 }

@@ -18,6 +18,7 @@ use crate::door::Native;
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
+use crate::keys::KeyId;
 use crate::linger::{OnDisconnect, outstayed};
 use crate::record::Record;
 use crate::relay::Shape;
@@ -32,6 +33,7 @@ mod body;
 mod course;
 mod feed;
 mod hedge;
+mod keep;
 mod native;
 mod open;
 mod out;
@@ -78,6 +80,10 @@ pub struct Job {
     pub max_answer_bytes: usize,
     /// What routing has to know of it.
     pub ask: Ask,
+    /// Whose request it is.
+    pub account: Arc<str>,
+    /// Their key.
+    pub key_id: KeyId,
     /// How long all of it may take.
     pub total: Duration,
     /// The client's own request, for upstreams that speak as it does.

@@ -21,6 +21,7 @@ use super::unary::{self, Whole, read_whole};
 use crate::alarm::{Alarm, Elapsed};
 use crate::dialect::{self, Dialect};
 use crate::dispatch::Placed;
+use crate::door::Native;
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gate::Permit;
@@ -150,7 +151,7 @@ async fn try_open(
         rid,
     };
     let own = native(job, &target).filter(|_| whole);
-    let to = (&target, &*job.headers_of(number, own));
+    let to = (&target, &*job.headers_of(number, own), beside(own, &target));
     let sent = send(job, to, body, first_byte, alarm, record.as_deref_mut()).await;
     let (headers, mut incoming) = match sent {
         Ok(answer) => answer,
@@ -196,7 +197,7 @@ async fn try_open(
     )
     .await?;
     stopper.rid = None;
-    let dialect = speaks(job, &target);
+    let dialect = own.map_or_else(|| speaks(job, &target), |own| own.dialect);
     let (body, told) = if dialect == Dialect::OpenAi {
         (body, None)
     } else {
@@ -220,6 +221,13 @@ async fn try_open(
     }
 }
 
+/// Whether a request goes to where the target has Responses beside chat.
+fn beside(own: Option<&Native>, target: &Target) -> bool {
+    let upstream = &target.upstream;
+    own.is_some_and(|own| own.dialect == Dialect::Responses)
+        && upstream.dialect != Dialect::Responses
+}
+
 /// Why there is no answer to read.
 struct Unanswered {
     failed: Failed,
@@ -232,7 +240,7 @@ struct Unanswered {
 /// Sends the request and waits for the head of an answer that is a success.
 async fn send(
     job: &Job,
-    (target, headers): (&Target, &HeaderMap),
+    (target, headers, responses): (&Target, &HeaderMap, bool),
     body: Rope,
     first_byte: Instant,
     alarm: &mut Alarm,
@@ -243,6 +251,7 @@ async fn send(
         endpoint: job.endpoint,
         stream: job.stream,
         model: &target.model,
+        responses,
     };
     let unanswered = |failed: Failed| Unanswered {
         failed,

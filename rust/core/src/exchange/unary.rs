@@ -97,7 +97,7 @@ fn estimated(endpoint: Endpoint, bytes: usize) -> Progress {
     Progress {
         reported: None,
         content_events: match endpoint {
-            Endpoint::Embeddings => 0,
+            Endpoint::Embeddings | Endpoint::Realtime => 0,
             Endpoint::Chat | Endpoint::Completions => tokens,
         },
         answered: tokens > 0,
@@ -144,7 +144,10 @@ pub(super) fn inspect(
     };
     let native = own.is_some();
     let told = match own {
-        Some(own) => own,
+        Some(own) => job
+            .slot
+            .own(own)
+            .map_err(|error| Box::new((error, progress)))?,
         None => job
             .slot
             .turned(&body)

@@ -113,6 +113,8 @@ pub(super) struct Places {
     chat_stream: Option<Place>,
     completions: Option<Place>,
     embeddings: Option<Place>,
+    realtime: Option<Place>,
+    responses: Option<Place>,
 }
 
 impl Places {
@@ -128,6 +130,8 @@ impl Places {
             chat_stream: place(&paths.chat_stream)?,
             completions: place(&paths.completions)?,
             embeddings: place(&paths.embeddings)?,
+            realtime: place(&paths.realtime)?,
+            responses: place(&paths.responses)?,
         })
     }
 
@@ -137,12 +141,29 @@ impl Places {
             Endpoint::Chat => self.chat.as_ref(),
             Endpoint::Completions => self.completions.as_ref(),
             Endpoint::Embeddings => self.embeddings.as_ref(),
+            Endpoint::Realtime => self.realtime.as_ref(),
         }
     }
 
     /// Whether there is such an API.
     pub(super) fn offers(&self, endpoint: Endpoint) -> bool {
         self.place(endpoint, false).is_some()
+    }
+
+    /// Whether there are Responses beside chat.
+    pub(super) const fn offers_responses(&self) -> bool {
+        self.responses.is_some()
+    }
+
+    /// Where a call of Responses goes; `None` where there are none.
+    pub(super) fn responses(
+        &self,
+        address: &Address,
+        model: &str,
+    ) -> Option<Result<Uri, http::Error>> {
+        self.responses
+            .as_ref()
+            .map(|place| place.of(address, model))
     }
 
     /// Where a call goes; `None` where there is no such API.
@@ -153,10 +174,17 @@ impl Places {
         stream: bool,
         model: &str,
     ) -> Option<Result<Uri, http::Error>> {
-        Some(match self.place(endpoint, stream)? {
-            Place::Fixed(uri) => Ok(uri.clone()),
-            Place::OfModel(path) => address.uri(&path.replace(MODEL, &encoded(model))),
-        })
+        let place = self.place(endpoint, stream)?;
+        Some(place.of(address, model))
+    }
+}
+
+impl Place {
+    fn of(&self, address: &Address, model: &str) -> Result<Uri, http::Error> {
+        match self {
+            Self::Fixed(uri) => Ok(uri.clone()),
+            Self::OfModel(path) => address.uri(&path.replace(MODEL, &encoded(model))),
+        }
     }
 }
 
@@ -238,6 +266,8 @@ mod tests {
             chat_stream: Some("/s".to_owned()),
             completions: None,
             embeddings: None,
+            realtime: Some("/r?model={model}".to_owned()),
+            responses: None,
             count_tokens: None,
         };
         let at = |endpoint, stream| uri("http://h", &paths, (endpoint, stream), "m");
@@ -245,6 +275,8 @@ mod tests {
         assert_eq!(at(Endpoint::Chat, true).as_deref(), Some("http://h/s"));
         assert_eq!(at(Endpoint::Completions, true), None);
         assert_eq!(at(Endpoint::Embeddings, false), None);
+        let session = at(Endpoint::Realtime, false);
+        assert_eq!(session.as_deref(), Some("http://h/r?model=m"));
     }
 
     #[test]
