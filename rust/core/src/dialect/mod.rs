@@ -13,7 +13,7 @@ pub mod eventstream;
 mod failure;
 mod frames;
 mod gemini;
-mod json;
+pub(crate) mod json;
 mod media;
 mod openai;
 

@@ -1,5 +1,6 @@
 //! The ways in: each path of ours, what is spoken there, and what is asked for.
 use super::Door;
+use super::grpc::Method;
 use crate::gateway::Endpoint;
 
 /// A way in.
@@ -13,10 +14,15 @@ pub struct Way {
     pub endpoint: Endpoint,
 }
 
-static ALL: [Way; 5] = [
+static ALL: &[Way] = &[
     own(Endpoint::Chat),
     own(Endpoint::Completions),
     own(Endpoint::Embeddings),
+    grpc(Method::ChatCompletion, Endpoint::Chat),
+    grpc(Method::StreamChatCompletion, Endpoint::Chat),
+    grpc(Method::Completion, Endpoint::Completions),
+    grpc(Method::StreamCompletion, Endpoint::Completions),
+    grpc(Method::Embed, Endpoint::Embeddings),
     Way {
         path: "/v1/messages",
         door: Door::Messages,
@@ -38,10 +44,19 @@ const fn own(endpoint: Endpoint) -> Way {
     }
 }
 
+/// The way to a gRPC method.
+const fn grpc(method: Method, endpoint: Endpoint) -> Way {
+    Way {
+        path: method.path(),
+        door: Door::Grpc(method),
+        endpoint,
+    }
+}
+
 impl Way {
     /// All, in the order of the index by which front ends name them.
     pub fn all() -> &'static [Self] {
-        &ALL
+        ALL
     }
 
     /// The way at a path.
