@@ -1,6 +1,5 @@
 //! Anthropic's Messages as a door: requests read, answers, streams and errors told.
 #![expect(
-    missing_docs,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
@@ -224,7 +223,10 @@ fn a_whole_answer_is_a_message() {
     let got: Value = serde_json::from_slice(&got).unwrap();
     assert!(got["id"].as_str().unwrap().starts_with("msg_"));
     assert_eq!(got["content"], json!([{"type": "text", "text": "Yes."}]));
-    assert_eq!((&got["model"], &got["stop_reason"]), (&json!("m"), &json!("end_turn")));
+    assert_eq!(
+        (&got["model"], &got["stop_reason"]),
+        (&json!("m"), &json!("end_turn"))
+    );
     assert_eq!(got["usage"]["input_tokens"], 5);
     assert!(voice().answer(b"{}").is_err());
 }
@@ -237,7 +239,10 @@ fn a_message_starts_with_what_its_input_has_cost() {
     let mut say = |text: &str, out: &mut BytesMut| {
         voice.feed(Bytes::from(text.to_owned()), out).unwrap();
     };
-    say(&chunk(&json!({"role": "assistant", "content": ""}), &json!({})), &mut out);
+    say(
+        &chunk(&json!({"role": "assistant", "content": ""}), &json!({})),
+        &mut out,
+    );
     assert!(out.is_empty(), "nothing is known of it yet");
     say(&chunk(&json!({"content": "a"}), &usage), &mut out);
     let first = events(&out);
