@@ -289,7 +289,7 @@ impl Gateway {
             stream: body.stream && endpoint != Endpoint::Embeddings,
             shape: Shape {
                 include_usage: body.include_usage,
-                continuous_usage: body.continuous_usage_stats,
+                continuous_usage: body.continuous_usage_stats || slot.door().counts_early(),
                 completions: endpoint == Endpoint::Completions,
                 choices,
                 max_event_bytes: snapshot.max_event_bytes,

@@ -204,6 +204,15 @@ impl Door {
         headers
     }
 
+    /// Whether an answer of this door begins with what its input has cost: its voice is told of usage as
+    /// soon as there is any.
+    pub const fn counts_early(self) -> bool {
+        match self {
+            Self::OpenAi | Self::Count | Self::Grpc(_) => false,
+            Self::Messages => true,
+        }
+    }
+
     /// Adds how this door's clients are told of limits to what `headers` say of them. unix_s: now.
     pub fn limits(self, headers: &mut Headers, unix_s: i64) {
         match self {
