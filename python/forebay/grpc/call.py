@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -19,11 +19,11 @@ READ_S = 30.0
 PUSHBACK_MS = 30_000
 """Milliseconds; clients that retry by themselves are not told to wait for longer than that."""
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Metadata = tuple[tuple[str, str], ...]
 Status = tuple[int, str, bytes]
 """A failure: gRPC's code, the message, and a `google.rpc.Status` in its wire form."""
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 DETAILS = "grpc-status-details-bin"
@@ -40,7 +40,9 @@ _READ = frozenset(
         "tracestate",
     }
 )
-_OF_HTTP = frozenset({b"content-type", b"content-length", b"connection", b"cache-control"})
+_OF_HTTP = frozenset(
+    {b"content-type", b"content-length", b"connection", b"cache-control", b"x-accel-buffering"}
+)
 _AT_THE_END = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 
 

@@ -7,7 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from forebay._core import WAYS, Exchange
-from forebay.gateway.request_id import Headers
+from forebay.gateway.answer import Answer
 from forebay.grpc.call import (
     Context,
     Handler,
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from forebay.gateway import Gateway
 
 DEADLINE_S = 0.25
-"""Seconds after a call's deadline in which the core ends the request by itself."""
+"""Seconds before a call's deadline in which a cancellation is taken for it: the client's clock began
+earlier. And seconds after it in which the core ends the request by itself.
+"""
 
 _SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"]
 _NOTHING = b""
+REQUEST_ID = "x-request-id"
 PREFIX = 5
 """Bytes before each message: a flag, and its length. gRPC puts its own there."""
 
@@ -64,9 +67,8 @@ class Inference:
                 raise
             if answer is None:
                 raise asyncio.CancelledError
-            _, headers, message, _ = answer
-            await self._tell(exchange, headers, context)
-            return message[PREFIX:]
+            await self._tell(exchange, answer, context)
+            return answer[2][PREFIX:]
 
         return unary(self._core, serve)
 
@@ -79,7 +81,7 @@ class Inference:
                     answer = await answer
                 if answer is None:
                     raise asyncio.CancelledError
-                first, last = await self._tell(exchange, answer[1], context)
+                first, last = await self._tell(exchange, answer, context)
                 while True:
                     batch = exchange.next_messages()
                     if isinstance(batch, asyncio.Future):
@@ -92,7 +94,7 @@ class Inference:
             except BaseException:
                 self._gone(exchange, context)
                 raise
-            failure = exchange.failure(dict(first).get("x-request-id", ""))
+            failure = exchange.failure(dict(first).get(REQUEST_ID, ""))
             if failure is not None:
                 await fail(context, failure, last)
 
@@ -108,11 +110,13 @@ class Inference:
         )
 
     async def _tell(
-        self, exchange: Exchange, headers: Headers, context: Context
+        self, exchange: Exchange, answer: Answer, context: Context
     ) -> tuple[Metadata, Metadata]:
-        """Send the initial metadata and set the trailing; or fail, if the exchange has."""
+        """Send the initial metadata and set the trailing; or fail, if there is nothing else."""
+        _, headers, _, more = answer
         first, last = to_metadata(headers)
-        failure = exchange.failure(dict(first).get("x-request-id", ""))
+        # What a stream has said before it failed is told first.
+        failure = None if more else exchange.failure(dict(first).get(REQUEST_ID, ""))
         if failure is not None:
             await fail(context, failure, (*first, *last))
         context.set_trailing_metadata(last)
@@ -125,7 +129,7 @@ class Inference:
         At the deadline the core ends the request too, and books it as what it is.
         """
         left = context.time_remaining()
-        if left is not None and left <= 0:
-            asyncio.get_running_loop().call_later(DEADLINE_S, exchange.cancel)
+        if left is not None and left < DEADLINE_S:
+            asyncio.get_running_loop().call_later(left + DEADLINE_S, exchange.cancel)
         else:
             exchange.cancel()

@@ -47,7 +47,8 @@ def _describe_stable() -> None:
     file.package = new
     for message in file.message_type:
         for field in message.field:
-            field.type_name = field.type_name.replace(f".{old}.", f".{new}.")
+            if field.type_name:
+                field.type_name = field.type_name.replace(f".{old}.", f".{new}.")
     for service in file.service:
         for method in service.method:
             method.input_type = method.input_type.replace(f".{old}.", f".{new}.")
