@@ -165,7 +165,7 @@ class Core:
     def admit(self, endpoint: int, headers: _Headers, body: bytes) -> Exchange:
         """Decide a request and start it. Never raises for what a client sent.
 
-        endpoint: 0 chat, 1 completions, 2 embeddings. headers: as ASGI gives them.
+        endpoint: the index in ``forebay.http.inference.ENDPOINTS``. headers: as ASGI gives them.
         """
 
     def set_credentials(self, upstream: str, credentials: bytes) -> None:

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("forebay.http")
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+ENDPOINTS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/v1/score",
+    "/v1/moderations",
+    "/v1/images/generations",
+)
 """By the index that `Core.admit` takes."""
 
 SMALL = 64 * 1024

@@ -170,10 +170,10 @@ impl Gateway {
             endpoint,
             stream: body.stream,
             prompt_estimate: cost.prompt,
-            prompt_bytes: if body.prompt_token_ids > 0 {
-                0
-            } else {
-                body.prompt_bytes
+            prompt_bytes: match text_of(endpoint, &body) {
+                (bytes, 0) => bytes,
+                // Token ids teach nothing of text.
+                _ => 0,
             },
         };
         let mut record = Record::open(self, slot, model, reservation, opening)?;
@@ -191,7 +191,7 @@ impl Gateway {
         }
         let prompts = match endpoint {
             Endpoint::Completions => body.prompt_items.max(1),
-            Endpoint::Chat | Endpoint::Embeddings => 1,
+            _ => 1,
         };
         let choices = body.n.unwrap_or(1).saturating_mul(prompts);
         let job = Job {
@@ -200,7 +200,7 @@ impl Gateway {
             model: Arc::clone(model),
             model_asked: asked,
             endpoint,
-            stream: body.stream && endpoint != Endpoint::Embeddings,
+            stream: body.stream && endpoint.is_text(),
             shape: Shape {
                 include_usage: body.include_usage,
                 continuous_usage: body.continuous_usage_stats,
@@ -214,7 +214,7 @@ impl Gateway {
             headers: upstream_headers(&request, answer_headers),
             trace,
             answer_headers: std::mem::take(answer_headers),
-            single: choices == 1 && endpoint != Endpoint::Embeddings,
+            single: choices == 1 && endpoint.is_text(),
             rid: arrival.id.simple().to_string(),
             max_answer_bytes: snapshot.max_answer_bytes,
             ask,
@@ -327,6 +327,14 @@ fn permitted(key: &Key, asked: &str, model: &Model) -> Result<(), Error> {
     .code("model_not_allowed"))
 }
 
+/// Bytes of the text that a request is about, and what of it is given as token ids.
+fn text_of(endpoint: Endpoint, body: &Peek<'_>) -> (usize, u64) {
+    match endpoint {
+        Endpoint::Rerank | Endpoint::Score => (body.rank_bytes, body.rank_token_ids),
+        _ => (body.prompt_bytes, body.prompt_token_ids),
+    }
+}
+
 /// Why a request does not start at once.
 enum No {
     /// It never will.
@@ -394,11 +402,12 @@ impl Cost {
     /// Input by the model's learned bytes per token, output by the request's cap, or by what the
     /// model's answers usually are and then at most half the burst.
     fn of(body: &Peek<'_>, endpoint: Endpoint, model: &Model, burst: Option<u64>) -> Self {
-        let prompt = body.prompt_token_ids + model.estimator.prompt_tokens(body.prompt_bytes);
+        let (bytes, ids) = text_of(endpoint, body);
+        let prompt = ids + model.estimator.prompt_tokens(bytes);
         let answers = u64::from(body.n.unwrap_or(1)) * u64::from(body.prompt_items.max(1));
         let usual = || model.estimator.output_tokens().saturating_mul(answers);
         let output = match (endpoint, body.output_cap()) {
-            (Endpoint::Embeddings, _) => 0,
+            (endpoint, _) if !endpoint.has_output() => 0,
             (_, Some(cap)) => cap.saturating_mul(answers),
             (_, None) => usual(),
         };

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::attempts::Attempt;
 use crate::counters::Counters;
+pub use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind};
 use crate::events::Events;
 use crate::exchange;
@@ -30,46 +31,6 @@ use crate::subjects::{Ground, SubjectSpec, Subjects};
 use crate::trace::Traces;
 use crate::upstream::{Rope, Upstream};
 
-/// Which inference API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `/v1/chat/completions`
-    Chat,
-    /// `/v1/completions`
-    Completions,
-    /// `/v1/embeddings`
-    Embeddings,
-}
-
-impl Endpoint {
-    /// All, in the order of their index.
-    pub const ALL: [Self; 3] = [Self::Chat, Self::Completions, Self::Embeddings];
-
-    /// The path, ours and the engine's.
-    pub const fn path(self) -> &'static str {
-        match self {
-            Self::Chat => "/v1/chat/completions",
-            Self::Completions => "/v1/completions",
-            Self::Embeddings => "/v1/embeddings",
-        }
-    }
-
-    /// The API of a path.
-    pub fn of_path(path: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|endpoint| endpoint.path() == path)
-    }
-
-    /// The name in metrics and usage.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Chat => "chat",
-            Self::Completions => "completions",
-            Self::Embeddings => "embeddings",
-        }
-    }
-}
 
 /// A request as a front end hands it over. Everything is borrowed.
 #[derive(Clone, Copy, Debug, Default)]

@@ -2,7 +2,7 @@
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
 //! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`], [`mod@copy`], [`tags`], [`price`],
-//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`guard`].
+//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`guard`], `endpoint`.
 //! Effects: [`upstream`] alone opens sockets, [`spool`] alone writes
 //! files, [`gate`] lets requests in to it;
 //! [`exchange`] alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end
@@ -17,6 +17,7 @@ pub mod counters;
 pub mod dialect;
 pub mod dispatch;
 pub mod edits;
+mod endpoint;
 pub mod error;
 pub mod estimate;
 pub mod events;

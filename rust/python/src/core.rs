@@ -383,7 +383,7 @@ impl Core {
         body: &Bound<'py, PyBytes>,
     ) -> PyResult<Exchange> {
         let this = slf.get();
-        let endpoint = *Endpoint::ALL
+        let endpoint = *Endpoint::PLAIN
             .get(endpoint)
             .ok_or_else(|| PyValueError::new_err("no such endpoint"))?;
         let headers = Headers::read(headers)?;

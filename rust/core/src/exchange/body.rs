@@ -45,9 +45,10 @@ pub(super) fn body_for(
 
 /// What is spoken with a target about this request: other dialects are of chat alone.
 pub(super) fn speaks(job: &Job, target: &Target) -> Dialect {
-    match job.endpoint {
-        Endpoint::Chat => target.upstream.dialect,
-        Endpoint::Completions | Endpoint::Embeddings => Dialect::OpenAi,
+    if job.endpoint == Endpoint::Chat {
+        target.upstream.dialect
+    } else {
+        Dialect::OpenAi
     }
 }
 

@@ -33,6 +33,7 @@ mod feed;
 mod hedge;
 mod open;
 mod out;
+mod ranked;
 mod read;
 mod refuse;
 mod resume;

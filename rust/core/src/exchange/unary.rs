@@ -6,6 +6,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Job;
+use super::ranked;
 use super::read::frame;
 use crate::alarm::{Alarm, Elapsed};
 use crate::error::{Error, Kind};
@@ -92,16 +93,19 @@ fn estimated(endpoint: Endpoint, bytes: usize) -> Progress {
     let tokens = bytes as u64 / 16;
     Progress {
         reported: None,
-        content_events: match endpoint {
-            Endpoint::Embeddings => 0,
-            Endpoint::Chat | Endpoint::Completions => tokens,
-        },
+        content_events: if endpoint.is_text() { tokens } else { 0 },
         answered: tokens > 0,
     }
 }
 
 /// Checks an answer and reads its usage. Of one that is none: why, and what it has cost all the same.
 pub(super) fn inspect(job: &Job, body: Bytes) -> Result<Whole, Box<(Error, Progress)>> {
+    if matches!(
+        job.endpoint,
+        Endpoint::Rerank | Endpoint::Score | Endpoint::Moderations
+    ) {
+        return ranked::inspect(job, body);
+    }
     let estimate = estimated(job.endpoint, body.len());
     let seen = Inspected::parse(&body).map_err(|cause| {
         // Some page or other: no engine made it.

@@ -109,10 +109,9 @@ impl Place {
 /// Where each API of an upstream is.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
-    chat: Option<Place>,
+    /// By the index of their API.
+    places: [Option<Place>; Endpoint::ALL.len()],
     chat_stream: Option<Place>,
-    completions: Option<Place>,
-    embeddings: Option<Place>,
 }
 
 impl Places {
@@ -123,21 +122,21 @@ impl Places {
                 .map(|path| Place::new(address, path))
                 .transpose()
         };
+        let mut places = [const { None }; Endpoint::ALL.len()];
+        for (slot, endpoint) in places.iter_mut().zip(Endpoint::ALL) {
+            *slot = place(paths.of(endpoint))?;
+        }
         Ok(Self {
-            chat: place(&paths.chat)?,
+            places,
             chat_stream: place(&paths.chat_stream)?,
-            completions: place(&paths.completions)?,
-            embeddings: place(&paths.embeddings)?,
         })
     }
 
     fn place(&self, endpoint: Endpoint, stream: bool) -> Option<&Place> {
-        match endpoint {
-            Endpoint::Chat if stream => self.chat_stream.as_ref().or(self.chat.as_ref()),
-            Endpoint::Chat => self.chat.as_ref(),
-            Endpoint::Completions => self.completions.as_ref(),
-            Endpoint::Embeddings => self.embeddings.as_ref(),
-        }
+        let streamed = self.chat_stream.as_ref();
+        streamed
+            .filter(|_| stream && endpoint == Endpoint::Chat)
+            .or_else(|| self.places.get(endpoint as usize)?.as_ref())
     }
 
     /// Whether there is such an API.
@@ -238,12 +237,16 @@ mod tests {
             chat_stream: Some("/s".to_owned()),
             completions: None,
             embeddings: None,
+            rerank: Some("/r".to_owned()),
+            ..PathsSpec::default()
         };
         let at = |endpoint, stream| uri("http://h", &paths, (endpoint, stream), "m");
         assert_eq!(at(Endpoint::Chat, false).as_deref(), Some("http://h/c"));
         assert_eq!(at(Endpoint::Chat, true).as_deref(), Some("http://h/s"));
         assert_eq!(at(Endpoint::Completions, true), None);
         assert_eq!(at(Endpoint::Embeddings, false), None);
+        assert_eq!(at(Endpoint::Rerank, false).as_deref(), Some("http://h/r"));
+        assert_eq!(at(Endpoint::Files, false), None);
     }
 
     #[test]
