@@ -31,7 +31,6 @@ use crate::subjects::{Ground, SubjectSpec, Subjects};
 use crate::trace::Traces;
 use crate::upstream::{Rope, Upstream};
 
-
 /// A request as a front end hands it over. Everything is borrowed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Request<'a> {

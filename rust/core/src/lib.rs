@@ -34,6 +34,7 @@ pub mod listener;
 pub mod live;
 pub mod metrics;
 mod note;
+pub mod pass;
 pub mod peek;
 pub mod price;
 pub mod prompt_log;

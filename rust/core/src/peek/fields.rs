@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::reader::{Ids, Kind, Reader, Syntax, Tally, Text, number};
 use super::{
-    CONTROL_FIELDS, MAX_N, MAX_TOKEN_CAP, Peek, PeekError, PeekErrorKind, StreamOptions,
-    RANK_FIELDS, TOKEN_FIELDS, TokenIds, text,
+    CONTROL_FIELDS, MAX_N, MAX_TOKEN_CAP, Peek, PeekError, PeekErrorKind, RANK_FIELDS,
+    StreamOptions, TOKEN_FIELDS, TokenIds, text,
 };
 
 /// Where `logit_bias` stands in [`Found::token_ids`].
