@@ -5,6 +5,7 @@ from os import PathLike
 from typing import Any, Literal, final
 
 __all__ = [
+    "WAYS",
     "Core",
     "Exchange",
     "Lease",
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 __version__: str
+
+WAYS: tuple[str, ...]
+"""The paths of the ways in, by the index that `Core.admit` takes; of gRPC, the methods'."""
 
 _Answer = tuple[int, list[tuple[bytes, bytes]], bytes, bool]
 """Status, headers, body, and whether more of the body follows."""
@@ -55,6 +59,7 @@ class Core:
         *,
         app: str | PathLike[str],
         body_bytes: int,
+        upload_bytes: int,
         header_bytes: int,
         header_read_s: float,
         body_read_s: float,
@@ -162,11 +167,29 @@ class Core:
         Raises: OSError.
         """
 
-    def admit(self, endpoint: int, headers: _Headers, body: bytes) -> Exchange:
+    def admit(
+        self,
+        way: int,
+        headers: _Headers,
+        body: bytes,
+        *,
+        front: Literal["http", "ws", "grpc"] = "http",
+        deadline_s: float | None = None,
+    ) -> Exchange:
         """Decide a request and start it. Never raises for what a client sent.
 
-        endpoint: the index in ``forebay.http.inference.ENDPOINTS``. headers: as ASGI gives them.
+        way: where it came in, by its index in `WAYS`. headers: as ASGI gives them.
+        front: how its client is connected. deadline_s: seconds that its client waits for all of it.
         """
+
+    def asks(self) -> list[tuple[int, str, bytes]] | Future[list[tuple[int, str, bytes]]]:
+        """What the store is asked: (ticket, kind, payload) each, or a future of it.
+
+        Raises: RuntimeError while an earlier future is awaited.
+        """
+
+    def reply(self, ticket: int, payload: bytes | None) -> None:
+        """Answer what the store was asked. None: the store has failed."""
 
     def set_credentials(self, upstream: str, credentials: bytes) -> None:
         """Hand an upstream's credentials over. They replace what it had, while requests run too.
@@ -192,8 +215,8 @@ class Core:
         body: JSON. Raises: ValueError on a limit or a method that is none.
         """
 
-    def authenticate(self, headers: _Headers) -> _Answer | None:
-        """None if the request's key is good, else the refusal."""
+    def authenticate(self, headers: _Headers, *, way: int | None = None) -> _Answer | None:
+        """None if the request's key is good, else the refusal, as `error` tells it."""
 
     def authenticate_admin(self, headers: _Headers) -> _Answer | None:
         """None if the request's key is a good admin key, else the refusal."""
@@ -210,8 +233,9 @@ class Core:
         param: str | None = None,
         code: str | None = None,
         cause: str | None = None,
+        way: int | None = None,
     ) -> _Answer:
-        """An error's answer in OpenAI's shape.
+        """An error's answer as it is told where the request came in; in OpenAI's shape without a way.
 
         headers: the request's, for its id. Raises: ValueError if no kind has that name.
         """

@@ -16,6 +16,7 @@ FIXED = (
     "telemetry",
     "workers",
     "limits.body_bytes",
+    "limits.upload_bytes",
     "limits.header_bytes",
 )
 """What a process is started with and keeps to its end; a section means all of its fields."""

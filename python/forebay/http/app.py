@@ -10,10 +10,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from forebay._core import WAYS
 from forebay.gateway.answer import Answer
 from forebay.http.admin import DatabaseSource, admin_routes
 from forebay.http.disconnect import DisconnectWatch
-from forebay.http.inference import ENDPOINTS, Inference
+from forebay.http.inference import Inference
 from forebay.http.models import get_model, list_models
 from forebay.http.probes import healthz, metrics, readyz
 
@@ -60,7 +61,7 @@ def create_app(
     """
     watch = DisconnectWatch()
     hot: dict[str, ASGIApp] = {
-        path: Inference(gateway, index, watch) for index, path in enumerate(ENDPOINTS)
+        path: Inference(gateway, index, watch) for index, path in enumerate(WAYS)
     }
 
     async def not_found(request: Request, error: Exception) -> Response:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from forebay._core import Exchange
+from forebay._core import WAYS, Exchange
 from forebay.gateway.answer import Answer
 from forebay.http.body import (
     Incomplete,
@@ -23,33 +23,22 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("forebay.http")
 
-ENDPOINTS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/rerank",
-    "/v1/score",
-    "/v1/moderations",
-    "/v1/images/generations",
-)
-"""By the index that `Core.admit` takes."""
-
 SMALL = 64 * 1024
 """Bytes; a body above this is read only for those who may ask at all."""
 
 
 class Inference:
-    """One inference endpoint."""
+    """One way in."""
 
-    def __init__(self, gateway: "Gateway", endpoint: int, watch: DisconnectWatch) -> None:
+    def __init__(self, gateway: "Gateway", way: int, watch: DisconnectWatch) -> None:
         self._gateway = gateway
         self._core = gateway.core
-        self._endpoint = endpoint
+        self._way = way
         self._watch = watch
         self._limit = gateway.config.limits.body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request. Every outcome is an answer in OpenAI's shape."""
+        """Serve one request. Every outcome is an answer in the shape of what is spoken there."""
         try:
             if scope["method"] != "POST":
                 await self._answer(send, self._wrong_method(scope), [(b"allow", b"POST")])
@@ -57,22 +46,26 @@ class Inference:
             body = await self._body(scope, receive, send)
             if body is None:
                 return
-            exchange = self._core.admit(self._endpoint, scope["headers"], body)
+            exchange = self._core.admit(self._way, scope["headers"], body)
             await self._relay(exchange, receive, send)
         except Exception:
             log.exception("request failed")
             await self._answer(
                 send,
                 self._core.error(
-                    "internal", "The gateway failed. Please try again.", headers=scope["headers"]
+                    "internal",
+                    "The gateway failed. Please try again.",
+                    headers=scope["headers"],
+                    way=self._way,
                 ),
             )
 
     def _wrong_method(self, scope: Scope) -> Answer:
         return self._core.error(
             "method_not_allowed",
-            f"Use POST for {ENDPOINTS[self._endpoint]}.",
+            f"Use POST for {WAYS[self._way]}.",
             headers=scope["headers"],
+            way=self._way,
         )
 
     async def _body(self, scope: Scope, receive: Receive, send: Send) -> bytes | None:
@@ -90,7 +83,7 @@ class Inference:
         refused = None
         if length is None or length > SMALL:
             # Whoever may not ask at all does not get to fill memory either.
-            refused = self._core.authenticate(scope["headers"])
+            refused = self._core.authenticate(scope["headers"], way=self._way)
         try:
             if refused is None:
                 return await read_rest(receive, first, length, self._limit)
@@ -101,6 +94,7 @@ class Inference:
                 "payload_too_large",
                 f"The request body is over the limit of {self._limit} bytes.",
                 headers=scope["headers"],
+                way=self._way,
             )
         except TooSlow:
             answer = self._core.error(
@@ -108,6 +102,7 @@ class Inference:
                 "The request body did not arrive in time.",
                 headers=scope["headers"],
                 code="slow_body",
+                way=self._way,
             )
         except Incomplete:
             answer = self._broken(scope)
@@ -120,6 +115,7 @@ class Inference:
             "The request body is incomplete or malformed.",
             headers=scope["headers"],
             code="bad_body",
+            way=self._way,
         )
 
     async def _refuse(self, send: Send, answer: Answer) -> None:

@@ -3,8 +3,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 
 use crate::arrival::Arrival;
+use crate::door::{self, Door, Front, Native, Voice, Way};
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::exchange::{self, Job, drive};
@@ -13,6 +15,7 @@ use crate::guard;
 use crate::headers::{rate_headers, request_id_header, upstream_headers};
 use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
+use crate::pass::upload::Upload;
 use crate::peek::{Peek, peek};
 use crate::record::{Opening, Record};
 use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
@@ -37,18 +40,74 @@ impl Gateway {
         request: Request<'_>,
         body: Bytes,
     ) -> Arc<Slot> {
-        let arrival = Arrival::now();
-        let mut answer_headers = Vec::with_capacity(8);
-        answer_headers.push(request_id_header(request.request_id, &arrival.id));
-        let slot = Arc::new(Slot::new());
-        let decided = self.decide(
+        let asked = Asked {
             endpoint,
-            request,
-            &body,
-            &arrival,
-            &mut answer_headers,
-            &slot,
-        );
+            body,
+            native: None,
+            upload: None,
+        };
+        self.start(Door::OpenAi, request, asked, None, Arrival::now())
+    }
+
+    /// Decides a request whose body still comes, and starts it. A refusal is an exchange too, answered
+    /// already.
+    pub fn admit_upload(
+        self: &Arc<Self>,
+        endpoint: Endpoint,
+        request: Request<'_>,
+        upload: Arc<Upload>,
+    ) -> Arc<Slot> {
+        let asked = Asked {
+            endpoint,
+            body: Bytes::new(),
+            native: None,
+            upload: Some(upload),
+        };
+        self.start(Door::OpenAi, request, asked, None, Arrival::now())
+    }
+
+    /// Decides a request as it came in at a door, and starts it. A refusal is an exchange too, answered
+    /// already, in the door's words.
+    pub fn enter(
+        self: &Arc<Self>,
+        way: &'static Way,
+        request: Request<'_>,
+        body: Bytes,
+    ) -> Arc<Slot> {
+        if way.door == Door::OpenAi {
+            return self.admit(way.endpoint, request, body);
+        }
+        let arrival = Arrival::now();
+        let id = request_id_header(request.request_id, &arrival.id);
+        let read = self
+            .authenticate(request.authorization)
+            .and_then(|_| door::enter(way, body, id.1.to_str().unwrap_or_default()));
+        match read {
+            Ok(entered) => {
+                let asked = Asked {
+                    endpoint: way.endpoint,
+                    body: entered.body,
+                    native: entered.native,
+                    upload: None,
+                };
+                self.start(way.door, request, asked, entered.voice, arrival)
+            }
+            Err(error) => Arc::new(self.refusal(way.door, &error, way.door.greeting(id))),
+        }
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        door: Door,
+        request: Request<'_>,
+        asked: Asked,
+        voice: Option<Box<dyn Voice>>,
+        arrival: Arrival,
+    ) -> Arc<Slot> {
+        let id = request_id_header(request.request_id, &arrival.id);
+        let mut answer_headers = door.greeting(id);
+        let slot = Arc::new(Slot::of(door, voice));
+        let decided = self.decide(&asked, request, &arrival, &mut answer_headers, &slot);
         if !matches!(decided, Err(No::Wanting(_))) {
             self.metrics
                 .admission
@@ -56,13 +115,17 @@ impl Gateway {
         }
         let driver = match decided {
             Ok((job, record)) => self.runtime.spawn(drive(job, record)),
-            Err(No::Error(error)) => return Arc::new(self.refusal(&error, answer_headers)),
+            Err(No::Error(error)) => {
+                self.note(&error, &answer_headers);
+                slot.refuse(&error, answer_headers);
+                return slot;
+            }
             Err(No::Wanting(wanting)) => {
                 let request = Kept::of(&request);
                 let (gateway, slot) = (Arc::clone(self), Arc::clone(&slot));
                 self.runtime.spawn(async move {
                     gateway
-                        .admit_granted(endpoint, request, body, arrival, slot, wanting)
+                        .admit_granted(asked, request, arrival, slot, wanting)
                         .await;
                 })
             }
@@ -74,27 +137,25 @@ impl Gateway {
     /// The rest of an admission that asks the store that machines share, for a moment.
     async fn admit_granted(
         self: Arc<Self>,
-        endpoint: Endpoint,
+        asked: Asked,
         request: Kept,
-        body: Bytes,
         arrival: Arrival,
         slot: Arc<Slot>,
         mut wanting: Wanting,
     ) {
         let answer = Answering(Arc::clone(&slot));
         let request = request.request();
-        let mut headers = vec![request_id_header(request.request_id, &arrival.id)];
-        let mut asked = 0;
+        let id = request_id_header(request.request_id, &arrival.id);
+        let mut headers = slot.door().greeting(id);
+        let mut asks = 0;
         let decided = loop {
             let left = GRANT_WAIT.saturating_sub(arrival.at.elapsed());
             wanting.answered(left, || self.now().mono).await;
-            asked += 1;
-            let decided = self.decide(endpoint, request, &body, &arrival, &mut headers, &slot);
+            asks += 1;
+            let decided = self.decide(&asked, request, &arrival, &mut headers, &slot);
             match decided {
                 // What came was for several, and another one was quicker.
-                Err(No::Wanting(again))
-                    if asked < MAX_ASKS && arrival.at.elapsed() < GRANT_WAIT =>
-                {
+                Err(No::Wanting(again)) if asks < MAX_ASKS && arrival.at.elapsed() < GRANT_WAIT => {
                     wanting = again;
                 }
                 decided => break decided,
@@ -113,41 +174,51 @@ impl Gateway {
                 self.refused(&wanting.into_refusal(), 0, self.now(), &mut headers)
             }
         };
-        answer.0.start(self.refusal_head(&error, headers));
+        self.note(&error, &headers);
+        answer.0.refuse(&error, headers);
     }
 
-    fn decide(
-        self: &Arc<Self>,
-        endpoint: Endpoint,
-        request: Request<'_>,
-        bytes: &Bytes,
-        arrival: &Arrival,
-        answer_headers: &mut Headers,
-        slot: &Arc<Slot>,
-    ) -> Result<(Box<Job>, Record), No> {
+    /// The key of a request that may be served now.
+    fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
         let key = self.authenticate(request.authorization)?;
         if key.admin {
             return Err(Error::new(
                 Kind::Forbidden,
                 "An admin key does not open the inference API.",
-            )
-            .into());
+            ));
         }
         if self.is_draining() {
             return Err(Error::new(
                 Kind::Unavailable,
                 "The gateway is shutting down. Please try again.",
             )
-            .retry_after(Duration::from_secs(1))
-            .into());
+            .retry_after(Duration::from_secs(1)));
         }
-        json_content(request.content_type)?;
+        Ok(key)
+    }
+
+    fn decide(
+        self: &Arc<Self>,
+        entered: &Asked,
+        request: Request<'_>,
+        arrival: &Arrival,
+        answer_headers: &mut Headers,
+        slot: &Arc<Slot>,
+    ) -> Result<(Box<Job>, Record), No> {
+        let (endpoint, bytes) = (entered.endpoint, &entered.body);
+        let key = self.whose(&request)?;
         let tags = match request.tags {
             Some(header) => tags::parse(header)?,
             None => None,
         };
-        let body = peek(bytes).map_err(|error| unreadable(&error))?;
-        complete(endpoint, &body)?;
+        let body = if let Some(upload) = &entered.upload {
+            uploaded(endpoint, upload)
+        } else {
+            json_content(request.content_type)?;
+            let body = peek(bytes).map_err(|error| unreadable(&error))?;
+            complete(endpoint, &body)?;
+            body
+        };
         let snapshot = self.snapshot.load();
         let (asked, model) = find_model(&snapshot, &body)?;
         permitted(&key, &asked, model)?;
@@ -168,6 +239,7 @@ impl Gateway {
             key_id: key.id,
             model_asked: asked.clone(),
             endpoint,
+            front: request.front,
             stream: body.stream,
             prompt_estimate: cost.prompt,
             prompt_bytes: match text_of(endpoint, &body) {
@@ -194,6 +266,10 @@ impl Gateway {
             _ => 1,
         };
         let choices = body.n.unwrap_or(1).saturating_mul(prompts);
+        let mut headers = upstream_headers(&request, answer_headers);
+        if let Some(upload) = &entered.upload {
+            headers.insert(CONTENT_TYPE, upload.content_type().clone());
+        }
         let job = Job {
             gateway: Arc::clone(self),
             slot: Arc::clone(slot),
@@ -201,6 +277,8 @@ impl Gateway {
             model_asked: asked,
             endpoint,
             stream: body.stream && endpoint.is_text(),
+            passes: endpoint.passes(body.stream),
+            upload: entered.upload.clone(),
             shape: Shape {
                 include_usage: body.include_usage,
                 continuous_usage: body.continuous_usage_stats,
@@ -211,13 +289,17 @@ impl Gateway {
             },
             edits: Edits::of(&body),
             body: bytes.clone(),
-            headers: upstream_headers(&request, answer_headers),
+            headers,
             trace,
             answer_headers: std::mem::take(answer_headers),
             single: choices == 1 && endpoint.is_text(),
             rid: arrival.id.simple().to_string(),
             max_answer_bytes: snapshot.max_answer_bytes,
             ask,
+            total: request.deadline.map_or(model.timeouts.total, |deadline| {
+                deadline.min(model.timeouts.total)
+            }),
+            native: entered.native.clone(),
         };
         self.copy_to_shadow(&job);
         Ok((Box::new(job), record))
@@ -327,6 +409,24 @@ fn permitted(key: &Key, asked: &str, model: &Model) -> Result<(), Error> {
     .code("model_not_allowed"))
 }
 
+/// Bytes of sound that are taken for an input token: of an MP3 of 128 kbit/s, a tenth of a second.
+const SOUND_A_TOKEN: u64 = 1600;
+
+/// What is known of a request whose body still comes.
+fn uploaded(endpoint: Endpoint, upload: &Upload) -> Peek<'_> {
+    let is_sound = matches!(endpoint, Endpoint::Transcriptions | Endpoint::Translations);
+    Peek {
+        model: Some(upload.model().into()),
+        prompt_token_ids: if is_sound {
+            upload.size() / SOUND_A_TOKEN
+        } else {
+            0
+        },
+        prompt_items: 1,
+        ..Peek::default()
+    }
+}
+
 /// Bytes of the text that a request is about, and what of it is given as token ids.
 fn text_of(endpoint: Endpoint, body: &Peek<'_>) -> (usize, u64) {
     match endpoint {
@@ -349,8 +449,23 @@ impl From<Error> for No {
     }
 }
 
+/// What is asked for, as its door has read it.
+struct Asked {
+    endpoint: Endpoint,
+    /// OpenAI's JSON.
+    body: Bytes,
+    /// The client's own request.
+    native: Option<Native>,
+    /// In place of a body that is there, one that still comes.
+    upload: Option<Arc<Upload>>,
+}
+
 /// A request that outlives its front end's call.
-struct Kept([Option<Vec<u8>>; 7]);
+struct Kept {
+    fields: [Option<Vec<u8>>; 9],
+    front: Front,
+    deadline: Option<Duration>,
+}
 
 impl Kept {
     fn of(request: &Request<'_>) -> Self {
@@ -362,8 +477,14 @@ impl Kept {
             request.tracestate,
             request.tags,
             request.session,
+            request.api_key,
+            request.idempotency_key,
         ];
-        Self(fields.map(|field| field.map(<[u8]>::to_vec)))
+        Self {
+            fields: fields.map(|field| field.map(<[u8]>::to_vec)),
+            front: request.front,
+            deadline: request.deadline,
+        }
     }
 
     fn request(&self) -> Request<'_> {
@@ -375,7 +496,9 @@ impl Kept {
             tracestate,
             tags,
             session,
-        ] = self.0.each_ref().map(Option::as_deref);
+            api_key,
+            idempotency_key,
+        ] = self.fields.each_ref().map(Option::as_deref);
         Request {
             authorization,
             content_type,
@@ -384,6 +507,10 @@ impl Kept {
             tracestate,
             tags,
             session,
+            api_key,
+            idempotency_key,
+            front: self.front,
+            deadline: self.deadline,
         }
     }
 }

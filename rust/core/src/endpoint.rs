@@ -55,18 +55,6 @@ impl Endpoint {
     /// Those that most engines have: whether one has any other is asked of each request.
     pub const COMMON: [Self; 3] = [Self::Chat, Self::Completions, Self::Embeddings];
 
-    /// Those whose request is one JSON object and whose answer is JSON, or a stream of OpenAI's
-    /// chunks; in the order of their index.
-    pub const PLAIN: [Self; 7] = [
-        Self::Chat,
-        Self::Completions,
-        Self::Embeddings,
-        Self::Rerank,
-        Self::Score,
-        Self::Moderations,
-        Self::Images,
-    ];
-
     /// The path, ours and the engine's.
     pub const fn path(self) -> &'static str {
         match self {
@@ -85,14 +73,6 @@ impl Endpoint {
             Self::Files => "/v1/files",
             Self::Batches => "/v1/batches",
         }
-    }
-
-    /// The API of a path, of those whose request is one JSON object and whose answer is JSON or a
-    /// stream of OpenAI's chunks.
-    pub fn of_path(path: &str) -> Option<Self> {
-        Self::PLAIN
-            .into_iter()
-            .find(|endpoint| endpoint.path() == path)
     }
 
     /// The name in metrics and usage.
@@ -121,6 +101,26 @@ impl Endpoint {
         matches!(self, Self::Chat | Self::Completions)
     }
 
+    /// Whether an answer goes by, and is not read whole: its size has no bound that memory could have.
+    pub const fn passes(self, stream: bool) -> bool {
+        match self {
+            Self::Chat
+            | Self::Completions
+            | Self::Embeddings
+            | Self::Rerank
+            | Self::Score
+            | Self::Moderations => false,
+            Self::Images => stream,
+            Self::ImageEdits
+            | Self::ImageVariations
+            | Self::Speech
+            | Self::Transcriptions
+            | Self::Translations
+            | Self::Files
+            | Self::Batches => true,
+        }
+    }
+
     /// Whether an answer has output tokens. What a speech is made of is no token of the gateway's.
     pub const fn has_output(self) -> bool {
         matches!(
@@ -132,21 +132,6 @@ impl Endpoint {
                 | Self::ImageVariations
                 | Self::Transcriptions
                 | Self::Translations
-        )
-    }
-
-    /// Whether its request is one JSON object with a model in it.
-    pub const fn takes_json(self) -> bool {
-        matches!(
-            self,
-            Self::Chat
-                | Self::Completions
-                | Self::Embeddings
-                | Self::Rerank
-                | Self::Score
-                | Self::Moderations
-                | Self::Images
-                | Self::Speech
         )
     }
 }

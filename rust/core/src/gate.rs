@@ -257,6 +257,7 @@ impl Gate {
             used: None,
             since: Instant::now(),
             in_flight: self.permits.in_use(),
+            given_back: false,
         }
     }
 
@@ -418,9 +419,23 @@ pub struct Permit {
     used: Option<u64>,
     since: Instant,
     in_flight: u64,
+    given_back: bool,
 }
 
 impl Permit {
+    /// Gives the place back before the permit is dropped.
+    pub fn give_back(&mut self) {
+        if std::mem::replace(&mut self.given_back, true) {
+            return;
+        }
+        self.gate.release();
+        let Some(started) = &self.started else { return };
+        self.gate.update(|managed, now| {
+            let held = self.since.elapsed();
+            managed.queue.ended(started, self.used, held, now);
+        });
+    }
+
     /// What the request has cost so far, tokens; its account is charged for it instead of for what
     /// was expected.
     pub fn used(&mut self, tokens: u64) {
@@ -452,11 +467,6 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.release();
-        let Some(started) = &self.started else { return };
-        self.gate.update(|managed, now| {
-            let held = self.since.elapsed();
-            managed.queue.ended(started, self.used, held, now);
-        });
+        self.give_back();
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::attempts::Attempt;
 use crate::counters::Counters;
+use crate::door::{Door, Front};
 pub use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind};
 use crate::events::Events;
@@ -22,9 +23,10 @@ use crate::keys::{Denied, Key, KeySpec, Keys};
 use crate::limit::lease::{LeaseCounters, Leases};
 use crate::limit::{Nanos, Now, Region};
 pub use crate::note::{Failure, Note};
+use crate::port::Port;
 use crate::price::{PriceBook, PriceSpec};
 use crate::prompt_log::{Entry, MAX_WAITING, PromptLog, Sink};
-use crate::slot::{Answering, Head, Headers, Slot, error_headers};
+use crate::slot::{Answering, Head, Headers, Slot};
 use crate::snapshot::{Model, Snapshot, SnapshotSpec};
 use crate::spool::{Spool, SpoolCounters};
 use crate::subjects::{Ground, SubjectSpec, Subjects};
@@ -48,6 +50,14 @@ pub struct Request<'a> {
     pub tags: Option<&'a [u8]>,
     /// `x-session-id`: requests of one session stay together where their model says so.
     pub session: Option<&'a [u8]>,
+    /// `x-api-key`.
+    pub api_key: Option<&'a [u8]>,
+    /// `idempotency-key`.
+    pub idempotency_key: Option<&'a [u8]>,
+    /// How its client is connected.
+    pub front: Front,
+    /// How long its client waits for all of the answer, where it says so.
+    pub deadline: Option<Duration>,
 }
 
 /// Prompt logs go to the spool.
@@ -94,6 +104,8 @@ pub struct Gateway {
     spool: OnceLock<Arc<Spool>>,
     /// Traced requests.
     pub traces: Traces,
+    /// What the store is asked.
+    pub port: Port,
 }
 
 impl Gateway {
@@ -122,6 +134,7 @@ impl Gateway {
             prompt_log: OnceLock::new(),
             spool: OnceLock::new(),
             traces,
+            port: Port::default(),
         }
     }
 
@@ -401,7 +414,7 @@ impl Gateway {
     ) -> Arc<Slot> {
         let Some(upstream) = self.upstream(upstream) else {
             let error = Error::new(Kind::NotFound, "There is no such upstream.");
-            return Arc::new(self.refusal(&error, Vec::new()));
+            return Arc::new(self.refusal(Door::OpenAi, &error, Vec::new()));
         };
         let body = Rope::new(vec![body]);
         let slot = Arc::new(Slot::new());
@@ -434,19 +447,12 @@ impl Gateway {
         slot
     }
 
-    /// An answered exchange that holds an error.
-    pub fn refusal(&self, error: &Error, headers: Headers) -> Slot {
-        Slot::answered(self.refusal_head(error, headers))
-    }
-
-    pub(crate) fn refusal_head(&self, error: &Error, mut headers: Headers) -> Head {
+    /// An answered exchange that holds an error, as `door` tells it. `headers` begin with the
+    /// request's id.
+    pub fn refusal(&self, door: Door, error: &Error, headers: Headers) -> Slot {
         self.note(error, &headers);
-        headers.extend(error_headers(error));
-        Head {
-            status: error.kind.status(),
-            headers,
-            body: error.openai_body(),
-            more: false,
-        }
+        let slot = Slot::of(door, None);
+        slot.refuse(error, headers);
+        slot
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
 //! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`], [`mod@copy`], [`tags`], [`price`],
-//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`guard`], `endpoint`.
+//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`door`], [`guard`], `endpoint`.
 //! Effects: [`upstream`] alone opens sockets, [`spool`] alone writes
 //! files, [`gate`] lets requests in to it;
 //! [`exchange`] alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end
-//! comes in, [`slot`] where an answer goes out.
+//! comes in, [`slot`] where an answer goes out, [`port`] where the store is asked.
 pub mod adaptive;
 mod admission;
 pub mod alarm;
@@ -16,6 +16,7 @@ pub mod copy;
 pub mod counters;
 pub mod dialect;
 pub mod dispatch;
+pub mod door;
 pub mod edits;
 mod endpoint;
 pub mod error;
@@ -36,6 +37,7 @@ pub mod metrics;
 mod note;
 pub mod pass;
 pub mod peek;
+pub mod port;
 pub mod price;
 pub mod prompt_log;
 pub mod queue;

@@ -7,6 +7,7 @@ mod app;
 mod body;
 mod inference;
 mod socket;
+mod upload;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +24,8 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
-use crate::gateway::{Endpoint, Gateway};
+use crate::door::Way;
+use crate::gateway::Gateway;
 
 use app::App;
 use body::Answer;
@@ -43,6 +45,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 pub struct Bounds {
     /// Largest request body, bytes.
     pub body_bytes: usize,
+    /// Largest form with files in it, bytes.
+    pub upload_bytes: u64,
     /// Largest request head, bytes.
     pub header_bytes: usize,
     /// Until a request's head is there.
@@ -193,8 +197,11 @@ async fn handle(
     if let Err(error) = inference::framing(request.headers(), request.version()) {
         return Ok(inference::unreadable(&shared, request.headers(), &error));
     }
-    let answer = match Endpoint::of_path(request.uri().path()) {
-        Some(endpoint) => inference::answer(&shared, endpoint, request).await,
+    let answer = match Way::of_path(request.uri().path()) {
+        Some(way) => inference::answer(&shared, way, request).await,
+        None if let Some(endpoint) = upload::of_path(request.uri().path()) => {
+            upload::answer(&shared, endpoint, request).await
+        }
         None => shared.app.answer(&shared, peer, request).await,
     };
     Ok(answer)

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::arrival::Arrival;
 use crate::attempts::{self, Attempts, Why};
+use crate::door::Front;
 use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
 use crate::keys::KeyId;
@@ -124,6 +125,8 @@ pub struct Opening {
     pub model_asked: String,
     /// Which API.
     pub endpoint: Endpoint,
+    /// How its client is connected.
+    pub front: Front,
     /// Streamed.
     pub stream: bool,
     /// Input tokens, estimated.
@@ -152,6 +155,7 @@ impl Record {
             key_id,
             model_asked,
             endpoint,
+            front,
             stream,
             prompt_estimate,
             prompt_bytes,
@@ -167,7 +171,7 @@ impl Record {
             model_asked,
             model_served: Arc::clone(&model.name),
             upstream: None,
-            front: "http",
+            front: front.name(),
             endpoint: endpoint.name(),
             stream,
             outcome: Outcome::GatewayDied.name(),
@@ -394,6 +398,11 @@ impl Record {
                 event.first_byte_us = Some(event.admitted_us + waited);
             }
         }
+    }
+
+    /// The input is estimated anew, by what is known now, tokens.
+    pub(crate) fn estimate_input(&mut self, tokens: u64) {
+        self.prompt_estimate = tokens;
     }
 
     /// The stream has delivered more.

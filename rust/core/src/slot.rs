@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+use crate::door::{Door, Voice};
 use crate::error::{Error, Kind};
 use crate::linger::Linger;
 use crate::relay;
@@ -67,6 +68,31 @@ struct State {
     writer: Option<Waker>,
     /// Waits for the reader to go.
     watcher: Option<Waker>,
+    /// How the answer is told in the reader's words; absent where it is told as it is.
+    telling: Option<Telling>,
+    /// Why the answer, or what is left of it, is an error.
+    failure: Option<Error>,
+    /// The answer is no stream of events: one that breaks off is not ended.
+    raw: bool,
+    broken: bool,
+}
+
+/// How an answer is told in the reader's words.
+struct Telling {
+    voice: Box<dyn Voice>,
+    /// What comes is in the reader's words already; errors are not.
+    native: bool,
+    /// The voice has failed at this.
+    trouble: Option<Error>,
+}
+
+impl Telling {
+    /// Appends what OpenAI's bytes come to. After a trouble there is nothing more to tell.
+    fn feed(&mut self, said: Bytes, out: &mut BytesMut) {
+        if !said.is_empty() && self.trouble.is_none() {
+            self.trouble = self.voice.feed(said, out).err();
+        }
+    }
 }
 
 impl State {
@@ -78,6 +104,29 @@ impl State {
     /// Nobody reads, and the driver is not to go on for that.
     const fn is_given_up(&self) -> bool {
         self.cancelled && self.linger.is_none()
+    }
+
+    /// Lets `fill` append to what the reader gets, in its words.
+    fn say<T>(&mut self, fill: impl FnOnce(&mut BytesMut) -> T) -> T {
+        let Some(telling) = self.telling.as_mut().filter(|telling| !telling.native) else {
+            return fill(&mut self.out);
+        };
+        let mut said = BytesMut::new();
+        let filled = fill(&mut said);
+        telling.feed(said.freeze(), &mut self.out);
+        filled
+    }
+
+    /// Ends with `error` as the last event.
+    fn cut(&mut self, error: &Error) {
+        match &mut self.telling {
+            // Nothing that could be added would be told from the answer.
+            _ if self.raw => self.broken = true,
+            Some(telling) => telling.voice.cut(error, &mut self.out),
+            None => relay::error_event(error, &mut self.out),
+        }
+        self.failure = Some(error.clone());
+        self.ended = true;
     }
 }
 
@@ -103,24 +152,81 @@ pub fn stopped() -> Error {
 pub struct Slot {
     state: Mutex<State>,
     driver: OnceLock<AbortHandle>,
+    door: Door,
+    /// The answer is told in other words than OpenAI's.
+    voiced: bool,
 }
 
 impl Slot {
-    /// An empty slot.
+    /// An empty slot, read as it is written.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A slot that already holds its whole answer.
-    pub fn answered(head: Head) -> Self {
-        let slot = Self::default();
-        *slot.state.lock() = State {
-            head: Some(head),
-            started: true,
-            ended: true,
-            ..State::default()
-        };
-        slot
+    /// An empty slot, read at `door` as `voice` tells what is written.
+    pub fn of(door: Door, voice: Option<Box<dyn Voice>>) -> Self {
+        Self {
+            door,
+            voiced: voice.is_some(),
+            state: Mutex::new(State {
+                telling: voice.map(|voice| Telling {
+                    voice,
+                    native: false,
+                    trouble: None,
+                }),
+                ..State::default()
+            }),
+            ..Self::default()
+        }
+    }
+
+    /// Where it is read.
+    pub const fn door(&self) -> Door {
+        self.door
+    }
+
+    /// Whether the answer is told in other words than OpenAI's.
+    pub const fn is_voiced(&self) -> bool {
+        self.voiced
+    }
+
+    /// What is written from now on is in the reader's words already.
+    pub fn speak_native(&self) {
+        if let Some(telling) = &mut self.state.lock().telling {
+            telling.native = true;
+        }
+    }
+
+    /// The answer is no stream of events: an error cannot be told in it.
+    pub fn speak_raw(&self) {
+        self.state.lock().raw = true;
+    }
+
+    /// The answer broke off, and its reader must not take what it has for the whole.
+    pub fn is_broken(&self) -> bool {
+        self.state.lock().broken
+    }
+
+    /// A whole answer of OpenAI's in the reader's words. Errors: it cannot be told.
+    pub fn turned(&self, body: &Bytes) -> Result<Bytes, Error> {
+        match &self.state.lock().telling {
+            Some(telling) => telling.voice.answer(body),
+            None => Ok(body.clone()),
+        }
+    }
+
+    /// Why the answer, or what is left of it, is an error.
+    pub fn failure(&self) -> Option<Error> {
+        self.state.lock().failure.clone()
+    }
+
+    /// What of the answer could not be told in the reader's words.
+    pub fn trouble(&self) -> Option<Error> {
+        if !self.voiced {
+            return None;
+        }
+        let state = self.state.lock();
+        state.telling.as_ref()?.trouble.clone()
     }
 
     /// The answer's start, once.
@@ -179,7 +285,7 @@ impl Slot {
     /// Whether the answer's body is complete and taken.
     pub fn is_drained(&self) -> bool {
         let state = self.state.lock();
-        state.ended && state.out.is_empty()
+        state.ended && state.out.is_empty() && !state.broken
     }
 
     /// The reader has gone: the driver is dropped at its next step, and with it the connection; or it
@@ -266,7 +372,7 @@ impl Slot {
     /// told by [`Slot::notify`].
     pub fn write<T>(&self, fill: impl FnOnce(&mut BytesMut) -> T) -> T {
         let mut state = self.state.lock();
-        let filled = fill(&mut state.out);
+        let filled = state.say(fill);
         if state.cancelled {
             state.out.clear();
         }
@@ -288,11 +394,63 @@ impl Slot {
         }
     }
 
-    /// No more will come.
+    /// Answers with `error`. `headers`: the answer's, which begin with the request's id.
+    pub fn refuse(&self, error: &Error, mut headers: Headers) {
+        let body = self.door.refuse(error, &mut headers);
+        self.state.lock().failure = Some(error.clone());
+        self.start(Head {
+            status: error.kind.status(),
+            headers,
+            body,
+            more: false,
+        });
+    }
+
+    /// Tells the reader that the exchange is alive.
+    pub fn keep_alive(&self, comment: &[u8]) {
+        {
+            let mut state = self.state.lock();
+            let State { telling, out, .. } = &mut *state;
+            match telling {
+                Some(telling) => telling.voice.keep_alive(out),
+                None => out.extend_from_slice(comment),
+            }
+            if state.cancelled {
+                state.out.clear();
+            }
+        }
+        self.notify();
+    }
+
+    /// No more will come: the answer was whole.
     pub fn finish(&self) {
         let reader = {
             let mut state = self.state.lock();
             state.ended = true;
+            let State { telling, out, .. } = &mut *state;
+            if let Some(telling) = telling.as_mut().filter(|telling| !telling.native)
+                && let Err(error) = telling.voice.end(out)
+            {
+                state.cut(&error);
+            }
+            if state.cancelled {
+                state.out.clear();
+            }
+            state.reader.take()
+        };
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// No more will come: the answer broke off with `error`, which is its last event.
+    pub fn cut(&self, error: &Error) {
+        let reader = {
+            let mut state = self.state.lock();
+            state.cut(error);
+            if state.cancelled {
+                state.out.clear();
+            }
             state.reader.take()
         };
         if let Some(reader) = reader {
@@ -309,17 +467,20 @@ impl Slot {
                 return;
             }
             if state.started {
-                relay::error_event(error, &mut state.out);
+                state.cut(error);
             } else {
                 state.started = true;
+                let mut headers = Headers::new();
+                let body = self.door.refuse(error, &mut headers);
                 state.head = Some(Head {
                     status: error.kind.status(),
-                    headers: error_headers(error),
-                    body: error.openai_body(),
+                    headers,
+                    body,
                     more: false,
                 });
+                state.failure = Some(error.clone());
+                state.ended = true;
             }
-            state.ended = true;
             state.reader.take()
         };
         if let Some(reader) = reader {

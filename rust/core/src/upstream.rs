@@ -25,6 +25,7 @@ mod address;
 mod client;
 mod credentials;
 mod forward;
+mod outgoing;
 mod redirect;
 mod rope;
 pub mod sigv4;
@@ -32,6 +33,7 @@ pub mod sigv4;
 pub use client::chain;
 pub use credentials::AwsCredentials;
 pub use forward::{is_hop_by_hop, passes};
+pub use outgoing::Outgoing;
 pub use rope::Rope;
 
 use address::{Address, Places};
@@ -182,7 +184,7 @@ impl Upstream {
         &self,
         call: &Call<'_>,
         headers: &HeaderMap,
-        body: Rope,
+        body: impl Into<Outgoing>,
     ) -> Result<Response<Incoming>, Error> {
         let uri = self
             .places
@@ -246,8 +248,8 @@ impl Upstream {
         method: Method,
         uri: Uri,
         headers: &HeaderMap,
-        body: Rope,
-    ) -> Result<Request<Rope>, Error> {
+        body: impl Into<Outgoing>,
+    ) -> Result<Request<Outgoing>, Error> {
         let credentials = self.wallet.get();
         if self.waits && credentials.is_none() {
             return Err(Error::new(
@@ -256,7 +258,7 @@ impl Upstream {
             )
             .cause("no credentials have come"));
         }
-        let mut request = Request::new(body);
+        let mut request = Request::new(body.into());
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         let out = request.headers_mut();
@@ -264,7 +266,8 @@ impl Upstream {
         for (name, value) in headers {
             out.insert(name.clone(), value.clone());
         }
-        out.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        out.entry(CONTENT_TYPE)
+            .or_insert(HeaderValue::from_static("application/json"));
         out.insert(ACCEPT, HeaderValue::from_static("*/*"));
         for (name, value) in &self.headers {
             out.insert(name.clone(), value.clone());
@@ -328,10 +331,10 @@ fn fixed_headers(spec: &UpstreamSpec) -> Result<HeaderList, String> {
 
 /// Signs a request that is complete otherwise.
 fn sign(
-    request: &mut Request<Rope>,
+    request: &mut Request<Outgoing>,
     keys: &AwsCredentials,
     scope: &SignSpec,
-) -> Result<(), http::header::InvalidHeaderValue> {
+) -> Result<(), String> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
@@ -344,7 +347,9 @@ fn sign(
     };
     let content_type = request.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
-    let body = sigv4::hash(request.body().parts().iter().map(Bytes::as_ref));
+    let parts = request.body().parts();
+    let parts = parts.ok_or("a body that still comes cannot be signed")?;
+    let body = sigv4::hash(parts.iter().map(Bytes::as_ref));
     let signable = sigv4::Signable {
         method: request.method().as_str(),
         host: &host,
@@ -359,13 +364,14 @@ fn sign(
     };
     let signature = sigv4::sign(&signable, keys, place, now);
     let out = request.headers_mut();
-    let mut secret = HeaderValue::try_from(signature.authorization)?;
+    let value = |text: String| HeaderValue::try_from(text).map_err(|e| e.to_string());
+    let mut secret = value(signature.authorization)?;
     secret.set_sensitive(true);
     out.insert(AUTHORIZATION, secret);
-    let date = HeaderValue::try_from(signature.date)?;
+    let date = value(signature.date)?;
     out.insert(HeaderName::from_static("x-amz-date"), date);
     if let Some(token) = &keys.session_token {
-        let mut token = HeaderValue::try_from(token.as_str())?;
+        let mut token = value(token.clone())?;
         token.set_sensitive(true);
         out.insert(HeaderName::from_static("x-amz-security-token"), token);
     }

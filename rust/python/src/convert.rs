@@ -16,6 +16,8 @@ pub(crate) struct Headers<'py> {
     tracestate: Option<Bound<'py, PyBytes>>,
     tags: Option<Bound<'py, PyBytes>>,
     session: Option<Bound<'py, PyBytes>>,
+    api_key: Option<Bound<'py, PyBytes>>,
+    idempotency_key: Option<Bound<'py, PyBytes>>,
 }
 
 impl<'py> Headers<'py> {
@@ -33,6 +35,8 @@ impl<'py> Headers<'py> {
                 b"tracestate" => &mut headers.tracestate,
                 b"x-forebay-tags" => &mut headers.tags,
                 b"x-session-id" => &mut headers.session,
+                b"x-api-key" => &mut headers.api_key,
+                b"idempotency-key" => &mut headers.idempotency_key,
                 _ => continue,
             };
             if place.is_none() {
@@ -54,6 +58,9 @@ impl<'py> Headers<'py> {
             tracestate: bytes(self.tracestate.as_ref()),
             tags: bytes(self.tags.as_ref()),
             session: bytes(self.session.as_ref()),
+            api_key: bytes(self.api_key.as_ref()),
+            idempotency_key: bytes(self.idempotency_key.as_ref()),
+            ..Request::default()
         }
     }
 }

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
+use forebay_core::door::{Door, Front, Way};
 use forebay_core::error::{Error, Kind};
-use forebay_core::gateway::{Endpoint, Failure, Gateway};
+use forebay_core::gateway::{Failure, Gateway};
 use forebay_core::headers::fresh_request_id;
 use forebay_core::health::Engine;
 use forebay_core::listener::{Bounds, Listener};
@@ -23,13 +24,17 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::bridge::{Queue, Reactor, Token};
 use crate::convert::{self, Headers};
-use crate::exchange::{Exchange, Wait, Want};
+use crate::exchange::{Exchange, Source, Wait};
 use crate::leases::Leases;
 use crate::limits;
+use crate::port::Taken;
 use crate::spool::Spool;
 
 /// Failures that wait for the log beyond this are counted only.
 const MAX_NOTES: usize = 10_000;
+
+/// The wait for what the store is asked, among those of exchanges, which count from 0.
+const PORT: u64 = u64::MAX;
 
 /// How long a client may take nothing of its answer before its connection is given up.
 const WRITE_STALL: Duration = Duration::from_secs(300);
@@ -51,6 +56,7 @@ pub(crate) struct Core {
     new_future: OnceLock<Py<PyAny>>,
     notes: Arc<ArrayQueue<Note>>,
     next_id: AtomicU64,
+    taken: Taken,
     listener: Mutex<Option<Arc<Listener>>>,
 }
 
@@ -67,8 +73,7 @@ impl Core {
         &self,
         py: Python<'py>,
         id: u64,
-        exchange: Py<Exchange>,
-        want: Want,
+        source: Source,
     ) -> PyResult<Bound<'py, PyAny>> {
         let new_future = self
             .new_future
@@ -80,14 +85,13 @@ impl Core {
             let given_up = is_done(py, &earlier.future)?;
             if !given_up {
                 self.waits.lock().insert(id, earlier);
-                return Err(PyRuntimeError::new_err("the exchange is awaited already"));
+                return Err(PyRuntimeError::new_err("it is awaited already"));
             }
         }
         let future = new_future.bind(py).call0()?;
         let waiting = Wait {
-            exchange,
             future: future.clone().unbind(),
-            want,
+            source,
         };
         self.waits.lock().insert(id, waiting);
         Ok(future)
@@ -106,7 +110,15 @@ impl Core {
         let Some(wait) = self.waits.lock().remove(&id) else {
             return Ok(());
         };
-        match wait.exchange.get().poll(py, wait.want)? {
+        let polled = match &wait.source {
+            Source::Exchange(exchange, what) => exchange.get().poll(py, *what)?,
+            Source::Port => {
+                let waker = self.waker(id);
+                self.taken
+                    .poll(py, &self.gateway.port, &Context::from_waker(&waker))?
+            }
+        };
+        match polled {
             Poll::Ready(value) => resolve(py, &wait.future, value),
             Poll::Pending => {
                 self.waits.lock().insert(id, wait);
@@ -129,6 +141,18 @@ fn is_done(py: Python<'_>, future: &Py<PyAny>) -> PyResult<bool> {
         .bind(py)
         .call_method0(pyo3::intern!(py, "done"))?
         .is_truthy()
+}
+
+/// The way of that index.
+fn the_way(index: usize) -> PyResult<&'static Way> {
+    Way::all()
+        .get(index)
+        .ok_or_else(|| PyValueError::new_err("no such way"))
+}
+
+/// What is spoken at the way of that index; OpenAI's without one.
+fn door_of(way: Option<usize>) -> PyResult<Door> {
+    way.map_or(Ok(Door::OpenAi), |way| Ok(the_way(way)?.door))
 }
 
 fn kind(name: &str) -> PyResult<Kind> {
@@ -188,6 +212,7 @@ impl Core {
             new_future: OnceLock::new(),
             notes,
             next_id: AtomicU64::new(0),
+            taken: Taken::default(),
             listener: Mutex::new(None),
         })
     }
@@ -222,13 +247,14 @@ impl Core {
     /// application's Unix socket. Returns the address with the port that the system chose. With
     /// `reuse_port` other processes may listen there too.
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
-    #[pyo3(signature = (host, port, *, app, body_bytes, header_bytes, header_read_s, body_read_s, reuse_port=false))]
+    #[pyo3(signature = (host, port, *, app, body_bytes, upload_bytes, header_bytes, header_read_s, body_read_s, reuse_port=false))]
     fn listen(
         &self,
         host: &str,
         port: u16,
         app: PathBuf,
         body_bytes: usize,
+        upload_bytes: u64,
         header_bytes: usize,
         header_read_s: f64,
         body_read_s: f64,
@@ -241,6 +267,7 @@ impl Core {
             |s| Duration::try_from_secs_f64(s).map_err(|e| PyValueError::new_err(e.to_string()));
         let bounds = Bounds {
             body_bytes,
+            upload_bytes,
             header_bytes,
             header_read: seconds(header_read_s)?,
             body_read: seconds(body_read_s)?,
@@ -376,24 +403,45 @@ impl Core {
     }
 
     /// Decides a request and starts it. Never raises for what a client sent.
+    #[pyo3(signature = (way, headers, body, *, front="http", deadline_s=None))]
     fn admit<'py>(
         slf: &Bound<'py, Self>,
-        endpoint: usize,
+        way: usize,
         headers: &Bound<'py, PyList>,
         body: &Bound<'py, PyBytes>,
+        front: &str,
+        deadline_s: Option<f64>,
     ) -> PyResult<Exchange> {
         let this = slf.get();
-        let endpoint = *Endpoint::PLAIN
-            .get(endpoint)
-            .ok_or_else(|| PyValueError::new_err("no such endpoint"))?;
+        let way = the_way(way)?;
         let headers = Headers::read(headers)?;
-        let slot = this.gateway.admit(
-            endpoint,
-            headers.request(),
-            Bytes::copy_from_slice(body.as_bytes()),
-        );
+        let mut request = headers.request();
+        request.front = Front::from_name(front)
+            .ok_or_else(|| PyValueError::new_err(format!("{front:?} is no front")))?;
+        // One that is longer than can be said is none.
+        request.deadline =
+            deadline_s.map(|s| Duration::try_from_secs_f64(s.max(0.0)).unwrap_or(Duration::MAX));
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let slot = this.gateway.enter(way, request, body);
         let id = this.next_id.fetch_add(1, Ordering::Relaxed);
         Ok(Exchange::new(slot, slf.clone().unbind(), id))
+    }
+
+    /// What the store is asked: a list of `(ticket, kind, payload)`, or a future of it.
+    fn asks<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        let waker = this.waker(PORT);
+        let cx = Context::from_waker(&waker);
+        match this.taken.poll(py, &this.gateway.port, &cx)? {
+            Poll::Ready(asked) => Ok(asked),
+            Poll::Pending => this.wait(py, PORT, Source::Port),
+        }
+    }
+
+    /// Answers what the store was asked; `None`: it has failed.
+    #[pyo3(signature = (ticket, payload))]
+    fn reply(&self, ticket: u64, payload: Option<&[u8]>) {
+        self.taken.answer(ticket, payload);
     }
 
     /// Hands an upstream's credentials over, as JSON. They replace what it had.
@@ -425,15 +473,19 @@ impl Core {
     }
 
     /// `None` if the request's key is good, else the refusal, answered already.
+    #[pyo3(signature = (headers, *, way=None))]
     fn authenticate<'py>(
         &self,
         py: Python<'py>,
         headers: &Bound<'py, PyList>,
+        way: Option<usize>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let headers = Headers::read(headers)?;
         match self.gateway.authenticate(headers.request().authorization) {
             Ok(_) => Ok(None),
-            Err(error) => self.answer(py, &error, Some(&headers)).map(Some),
+            Err(error) => self
+                .answer(py, door_of(way)?, &error, Some(&headers))
+                .map(Some),
         }
     }
 
@@ -449,7 +501,9 @@ impl Core {
             .authenticate_admin(headers.request().authorization)
         {
             Ok(_) => Ok(None),
-            Err(error) => self.answer(py, &error, Some(&headers)).map(Some),
+            Err(error) => self
+                .answer(py, Door::OpenAi, &error, Some(&headers))
+                .map(Some),
         }
     }
 
@@ -462,7 +516,7 @@ impl Core {
         let headers = Headers::read(headers)?;
         match self.gateway.authenticate(headers.request().authorization) {
             Ok(key) => Ok(PyList::new(py, self.gateway.models(&key))?.into_any()),
-            Err(error) => self.answer(py, &error, Some(&headers)),
+            Err(error) => self.answer(py, Door::OpenAi, &error, Some(&headers)),
         }
     }
 
@@ -476,9 +530,9 @@ impl Core {
         self.gateway.halt();
     }
 
-    /// An error's answer, `(status, headers, body, False)`, in OpenAI's shape. `headers` are the
-    /// request's, for its id.
-    #[pyo3(signature = (kind_name, message, *, headers=None, param=None, code=None, cause=None))]
+    /// An error's answer, `(status, headers, body, False)`, as the way's door tells it, without a
+    /// way in OpenAI's shape. `headers` are the request's, for its id.
+    #[pyo3(signature = (kind_name, message, *, headers=None, param=None, code=None, cause=None, way=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
     fn error<'py>(
         &self,
@@ -489,12 +543,14 @@ impl Core {
         param: Option<String>,
         code: Option<String>,
         cause: Option<String>,
+        way: Option<usize>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let mut error = Error::new(kind(kind_name)?, message);
         error.param = param.map(Into::into);
         error.code = code.map(Into::into);
         error.cause = cause;
-        self.answer(py, &error, headers.map(Headers::read).transpose()?.as_ref())
+        let headers = headers.map(Headers::read).transpose()?;
+        self.answer(py, door_of(way)?, &error, headers.as_ref())
     }
 
     /// From now on what is admitted is recorded in a spool under `root`, prompt logs too. Once.
@@ -607,11 +663,13 @@ impl Core {
     fn answer<'py>(
         &self,
         py: Python<'py>,
+        door: Door,
         error: &Error,
         headers: Option<&Headers<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let asked = headers.and_then(|headers| headers.request().request_id);
-        let slot = self.gateway.refusal(error, vec![fresh_request_id(asked)]);
+        let headers = door.greeting(fresh_request_id(asked));
+        let slot = self.gateway.refusal(door, error, headers);
         let mut cx = std::task::Context::from_waker(Waker::noop());
         match slot.poll_head(&mut cx) {
             Poll::Ready(Some(head)) => convert::head(py, &head),

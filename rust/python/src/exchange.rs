@@ -19,9 +19,16 @@ pub(crate) enum Want {
 
 /// A future that the event loop awaits, and what will resolve it.
 pub(crate) struct Wait {
-    pub(crate) exchange: Py<Exchange>,
     pub(crate) future: Py<PyAny>,
-    pub(crate) want: Want,
+    pub(crate) source: Source,
+}
+
+/// What resolves a future.
+pub(crate) enum Source {
+    /// An exchange has what is wanted.
+    Exchange(Py<Exchange>, Want),
+    /// The store is asked something.
+    Port,
 }
 
 /// One admitted (or refused) request. Its answer is taken with `start`, then `next` until `None`.
@@ -79,10 +86,10 @@ impl Exchange {
         let this = slf.get();
         match this.poll(py, want)? {
             Poll::Ready(value) => Ok(value),
-            Poll::Pending => this
-                .core
-                .get()
-                .wait(py, this.id, slf.clone().unbind(), want),
+            Poll::Pending => {
+                let source = Source::Exchange(slf.clone().unbind(), want);
+                this.core.get().wait(py, this.id, source)
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ mod dialects;
 mod exchange;
 mod leases;
 mod limits;
+mod port;
 mod prices;
 mod pure;
 mod spool;
@@ -36,9 +37,15 @@ mod _core {
     use crate::spool::{Spool, SpoolBatch, SpoolSource};
 
     use pyo3::prelude::*;
+    use pyo3::types::PyTuple;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let paths = forebay_core::door::Way::all().iter().map(|way| way.path);
+        module.add(
+            "WAYS",
+            PyTuple::new(module.py(), paths.collect::<Vec<_>>())?,
+        )?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

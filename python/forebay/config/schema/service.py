@@ -39,11 +39,13 @@ class Listen(Section, frozen=True, kw_only=True):
 class Limits(Section, frozen=True, kw_only=True):
     """Bounds on what a client or an upstream may send, in bytes.
 
-    body_bytes: a request's body. event_bytes: one server-sent event of an answer.
+    body_bytes: a request's body. upload_bytes: one that is a form with files in it, of which no more
+    than `body_bytes` are held. event_bytes: one server-sent event of an answer.
     header_bytes: a request's header block.
     """
 
     body_bytes: Annotated[int, Meta(ge=1024, le=1024 * MIB)] = 10 * MIB
+    upload_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024 * MIB)] = 100 * MIB
     event_bytes: Annotated[int, Meta(ge=1024, le=64 * MIB)] = MIB
     header_bytes: Annotated[int, Meta(ge=4096, le=MIB)] = 64 * 1024
 

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use tokio::time::Instant;
 
@@ -10,6 +10,7 @@ use super::Job;
 use super::hedge::open_hedged;
 use super::open::{Open, Opened, Try};
 use super::out::{Out, head};
+use super::passing;
 use super::refuse::cut;
 use super::resume::{Resumed, resume};
 use super::stream;
@@ -76,7 +77,7 @@ pub(super) struct Course {
 /// Answers the request.
 pub(super) async fn run(job: &Job, record: &mut Record) {
     let now = Instant::now();
-    let total = now + job.model.timeouts.total;
+    let total = now + job.total;
     let mut course = Course {
         total,
         alarm: Alarm::new((now + job.model.timeouts.first_byte).min(total)),
@@ -142,6 +143,9 @@ impl Course {
                 answer(job, &target, &headers, whole, record).await;
             }
             Opened::Stream(open) => self.stream(job, open, out, record).await,
+            Opened::Passing(answer) => {
+                passing::relay(job, answer, self.total, &mut self.alarm, out, record).await;
+            }
         }
         Ok(())
     }
@@ -164,6 +168,13 @@ impl Course {
                 open.target.upstream.health.succeeded(None, monotonic());
                 return;
             };
+            if let Some(trouble) = job.slot.trouble() {
+                // No other engine's fault, and none can say it better.
+                let (_, end) = open.into_end();
+                let finish = end.relay.finish_reason();
+                cut(job, finish, record, &trouble, BytesMut::new()).await;
+                return;
+            }
             if error.kind == Kind::ClientClosed {
                 // Nobody is there to be told.
                 return;
@@ -267,6 +278,10 @@ impl Course {
         if now >= self.total {
             return None;
         }
+        if job.upload.as_ref().is_some_and(|upload| !upload.is_kept()) {
+            // What went by cannot be sent once more.
+            return None;
+        }
         if let Some(model) = self.fitting(job, error, record) {
             return Some(Step::Model(model));
         }
@@ -325,7 +340,9 @@ impl Course {
 /// Whether a request that was admitted for another model may be sent to an engine of this one.
 fn may_have(model: &Model, job: &Job, record: &Record) -> bool {
     let fits = || {
-        peek(&job.body).is_ok_and(|body| guard::check(job.endpoint, &body, &model.known).is_ok())
+        job.upload.is_some()
+            || peek(&job.body)
+                .is_ok_and(|body| guard::check(job.endpoint, &body, &model.known).is_ok())
     };
     record.may_serve(model) && fits()
 }
@@ -344,7 +361,7 @@ async fn answer(
     }
     record.first_byte();
     record.close(Outcome::Ok, 200, None, whole.finish.as_deref());
-    let head = head(job, target, headers, whole.body, false, record);
+    let head = head(job, target, headers, whole.told, false, record);
     record.book_durably().await;
     job.slot.start(head);
 }

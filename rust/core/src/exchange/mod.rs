@@ -14,10 +14,12 @@ use tokio::time::Instant;
 
 use crate::alarm::{Alarm, Elapsed};
 use crate::dialect::Context;
+use crate::door::Native;
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
 use crate::linger::{OnDisconnect, outstayed};
+use crate::pass::upload::Upload;
 use crate::record::Record;
 use crate::relay::Shape;
 use crate::route::Ask;
@@ -33,6 +35,7 @@ mod feed;
 mod hedge;
 mod open;
 mod out;
+mod passing;
 mod ranked;
 mod read;
 mod refuse;
@@ -55,8 +58,12 @@ pub struct Job {
     pub model_asked: String,
     /// Which API.
     pub endpoint: Endpoint,
-    /// Streamed.
+    /// Streamed, in OpenAI's chunks.
     pub stream: bool,
+    /// Its answer goes by, and is not read whole.
+    pub passes: bool,
+    /// In place of a body that is there, one that still comes.
+    pub upload: Option<Arc<Upload>>,
     /// What the relay has to know.
     pub shape: Shape,
     /// The client's body.
@@ -77,6 +84,10 @@ pub struct Job {
     pub max_answer_bytes: usize,
     /// What routing has to know of it.
     pub ask: Ask,
+    /// How long all of it may take.
+    pub total: Duration,
+    /// The client's own request, for upstreams that speak as it does.
+    pub native: Option<Native>,
 }
 
 impl Job {

@@ -63,7 +63,8 @@ impl Waiting for Out<'_> {
         let job = self.job;
         self.start(|| {
             let mut headers = job.answer_headers.clone();
-            headers.push((CONTENT_TYPE, HeaderValue::from_static("text/event-stream")));
+            let door = job.slot.door();
+            headers.push((CONTENT_TYPE, HeaderValue::from_static(door.media(true))));
             headers.extend(stream_headers());
             Head {
                 status: 200,
@@ -72,8 +73,7 @@ impl Waiting for Out<'_> {
                 more: true,
             }
         });
-        job.slot.write(|out| out.extend_from_slice(COMMENT));
-        job.slot.notify();
+        job.slot.keep_alive(COMMENT);
     }
 }
 
@@ -87,7 +87,8 @@ pub(super) fn head(
     record: &Record,
 ) -> Head {
     let mut headers = Vec::with_capacity(job.answer_headers.len() + theirs.len() + 4);
-    if speaks(job, target) == Dialect::OpenAi {
+    let door = job.slot.door();
+    if speaks(job, target) == Dialect::OpenAi && !job.slot.is_voiced() {
         for (name, value) in theirs {
             if upstream::passes(name, theirs) {
                 headers.push((name.clone(), value.clone()));
@@ -95,12 +96,7 @@ pub(super) fn head(
         }
     } else {
         // What they say is of an answer that the client does not get.
-        let media = if more {
-            "text/event-stream"
-        } else {
-            "application/json"
-        };
-        headers.push((CONTENT_TYPE, HeaderValue::from_static(media)));
+        headers.push((CONTENT_TYPE, HeaderValue::from_static(door.media(more))));
     }
     headers.extend(job.answer_headers.iter().cloned());
     let attempts = record.attempted().map_or(0, |(_, attempts)| attempts);

@@ -84,15 +84,23 @@ pub(super) fn inspect(job: &Job, body: Bytes) -> Result<Whole, Box<(Error, Progr
     let nothing = |error: Error| Box::new((error, Progress::default()));
     if body.trim_ascii_start().starts_with(b"[") && job.endpoint == Endpoint::Rerank {
         let id = format!("rerank-{}", job.rid);
-        return turned(&body, id, &job.model_asked).map_err(nothing);
+        let (body, usage) = turned(&body, id, &job.model_asked).map_err(nothing)?;
+        return told(job, body, progress(usage));
     }
     let seen = Inspected::parse(&body).map_err(|cause| nothing(not_json(cause)))?;
     if seen.failed() {
         return Err(nothing(scrub::stream_error(&body, job.shape.asked)));
     }
-    let progress = progress(counted(&body));
+    told(job, body.clone(), progress(counted(&body)))
+}
+
+/// An answer in its reader's words.
+fn told(job: &Job, body: Bytes, progress: Progress) -> Result<Whole, Box<(Error, Progress)>> {
+    let told = job.slot.turned(&body);
+    let told = told.map_err(|error| Box::new((error, progress)))?;
     Ok(Whole {
         body,
+        told,
         finish: None,
         progress,
     })
@@ -119,16 +127,11 @@ fn progress(usage: Option<Usage>) -> Progress {
     }
 }
 
-/// A bare list as a ranking; one that is none passes as it is.
-fn turned(body: &Bytes, id: String, model: &str) -> Result<Whole, Error> {
-    let whole = |body, usage| Whole {
-        body,
-        finish: None,
-        progress: progress(usage),
-    };
+/// A bare list as a ranking, and its usage; one that is none passes as it is.
+fn turned(body: &Bytes, id: String, model: &str) -> Result<(Bytes, Option<Usage>), Error> {
     let items: Vec<Item<'_>> = match serde_json::from_slice(body) {
         Ok(items) => items,
-        Err(error) if error.is_data() => return Ok(whole(body.clone(), None)),
+        Err(error) if error.is_data() => return Ok((body.clone(), None)),
         Err(error) => return Err(not_json(error)),
     };
     let tokens = |item: &Item<'_>| item.meta_info.as_ref()?.prompt_tokens;
@@ -156,7 +159,7 @@ fn turned(body: &Bytes, id: String, model: &str) -> Result<Whole, Error> {
         prompt,
         ..Usage::default()
     });
-    Ok(whole(json.into(), usage))
+    Ok((json.into(), usage))
 }
 
 fn document(raw: &RawValue) -> Document<'_> {
@@ -172,9 +175,10 @@ mod tests {
     use super::*;
 
     fn list(json: &str) -> Option<(String, Option<u64>)> {
-        let whole = turned(&Bytes::from(json.to_owned()), "rerank-1".to_owned(), "m").ok()?;
-        let usage = whole.progress.reported.map(|(usage, _)| usage.prompt);
-        Some((String::from_utf8(whole.body.to_vec()).ok()?, usage))
+        let json = Bytes::from(json.to_owned());
+        let (body, usage) = turned(&json, "rerank-1".to_owned(), "m").ok()?;
+        let usage = usage.map(|usage| usage.prompt);
+        Some((String::from_utf8(body.to_vec()).ok()?, usage))
     }
 
     #[test]

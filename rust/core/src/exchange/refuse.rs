@@ -6,29 +6,22 @@ use super::Job;
 use crate::error::Error;
 use crate::record::{Outcome, Record};
 use crate::relay;
-use crate::slot::{Head, error_headers, header_text};
+use crate::slot::header_text;
 
 /// Answers with an error before anything else was answered.
 pub(super) async fn refuse(job: &Job, error: &Error, record: &mut Record) {
     record.note(error, &job.answer_headers);
     let mut headers = job.answer_headers.clone();
-    headers.extend(error_headers(error));
     if let Some((upstream, attempts)) = record.attempted() {
         headers.extend(attempt_headers(&upstream, attempts));
         headers.extend(record.attempt_log());
     }
-    let body = error.openai_body();
     if let Some(log) = &mut record.log {
-        log.answered(&body);
+        log.answered(&error.openai_body());
     }
     record.close(Outcome::Error, error.kind.status(), Some(error.kind), None);
     record.book_durably().await;
-    job.slot.start(Head {
-        status: error.kind.status(),
-        headers,
-        body,
-        more: false,
-    });
+    job.slot.refuse(error, headers);
 }
 
 /// Ends a stream that has begun. The status is out; the error is the stream's last event, after
@@ -42,12 +35,13 @@ pub(super) async fn cut(
 ) {
     record.note(error, &job.answer_headers);
     record.close(Outcome::UpstreamCut, 200, Some(error.kind), finish);
-    let mut last = held;
-    logged_all(record, &last);
-    logged(record, &mut last, |out| relay::error_event(error, out));
+    logged_all(record, &held);
+    logged(record, &mut BytesMut::new(), |out| {
+        relay::error_event(error, out);
+    });
     record.book_durably().await;
-    job.slot.write(|out| out.extend_from_slice(&last));
-    job.slot.finish();
+    job.slot.write(|out| out.extend_from_slice(&held));
+    job.slot.cut(error);
 }
 
 /// Lets `fill` write to the client, and the prompt log see what it wrote.

@@ -34,6 +34,9 @@ pub(super) async fn relay(
             deliver(job, open, record);
         }
         result?;
+        if let Some(trouble) = job.slot.trouble() {
+            return Err(trouble);
+        }
         if ended {
             open.whole();
             let last = std::mem::take(&mut open.early);

@@ -19,8 +19,10 @@ use crate::usage::Inspected;
 
 /// An answer that can be given to the client as it is.
 pub(super) struct Whole {
-    /// What the client gets.
+    /// The answer, in OpenAI's words.
     pub(super) body: Bytes,
+    /// What the client gets.
+    pub(super) told: Bytes,
     /// The last choice's finish reason.
     pub(super) finish: Option<String>,
     /// What it cost.
@@ -138,8 +140,13 @@ pub(super) fn inspect(job: &Job, body: Bytes) -> Result<Whole, Box<(Error, Progr
     } else {
         body
     };
+    let told = job
+        .slot
+        .turned(&body)
+        .map_err(|error| Box::new((error, progress)))?;
     Ok(Whole {
         body,
+        told,
         finish,
         progress,
     })

@@ -18,6 +18,7 @@ use tokio::net::UnixStream;
 use super::Shared;
 use super::body::Answer;
 use super::inference::refused;
+use crate::door::Door;
 use crate::error::{Error, Kind};
 use crate::upstream::is_hop_by_hop;
 
@@ -70,6 +71,7 @@ impl App {
             }
             Err(cause) => refused(
                 shared,
+                Door::OpenAi,
                 &id.into_iter()
                     .map(|id| (HeaderName::from_static("x-request-id"), id))
                     .collect(),

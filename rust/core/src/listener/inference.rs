@@ -1,4 +1,6 @@
 //! One inference request: read, admitted, relayed.
+use std::sync::Arc;
+
 use http::header::{
     ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING,
 };
@@ -7,9 +9,10 @@ use hyper::body::{Body, Incoming};
 
 use super::Shared;
 use super::body::{self, Answer, Guard, Unread};
+use crate::door::{Door, Front, Way};
 use crate::error::{Error, Kind};
-use crate::gateway::{self, Endpoint};
-use crate::slot::Head;
+use crate::gateway;
+use crate::slot::{Head, Slot};
 use crate::tags;
 
 /// A body above this is read only for those who may ask at all.
@@ -18,16 +21,16 @@ const SMALL: u64 = 64 * 1024;
 /// Answers one request. Every outcome is an answer in OpenAI's shape.
 pub(super) async fn answer(
     shared: &Shared,
-    endpoint: Endpoint,
+    way: &'static Way,
     request: Request<Incoming>,
 ) -> Response<Answer> {
     let (parts, incoming) = request.into_parts();
     let modern = parts.version < Version::HTTP_2;
-    let refuse = |error: &Error| refused(shared, &parts.headers, error);
+    let refuse = |error: &Error| refused(shared, way.door, &parts.headers, error);
     if parts.method != Method::POST {
         let error = Error::new(
             Kind::MethodNotAllowed,
-            format!("Use POST for {}.", endpoint.path()),
+            format!("Use POST for {}.", way.path),
         );
         let mut response = refuse(&error);
         response
@@ -53,7 +56,17 @@ pub(super) async fn answer(
         Ok(bytes) => bytes,
         Err(unread) => return closing(refuse(&unread_error(unread, bounds.body_bytes))),
     };
-    let slot = shared.gateway.admit(endpoint, asked, bytes);
+    let slot = shared.gateway.enter(way, asked, bytes);
+    deliver(shared, slot, modern, &refuse).await
+}
+
+/// The answer of an exchange.
+pub(super) async fn deliver(
+    shared: &Shared,
+    slot: Arc<Slot>,
+    modern: bool,
+    refuse: &(dyn Fn(&Error) -> Response<Answer> + Sync),
+) -> Response<Answer> {
     let guard = Guard(slot);
     let head = std::future::poll_fn(|cx| guard.0.poll_head(cx)).await;
     let Some(head) = head else {
@@ -98,19 +111,19 @@ pub(super) fn framing(headers: &HeaderMap, version: Version) -> Result<(), Error
 
 /// Refuses a request whose framing is bad, whatever its path.
 pub(super) fn unreadable(shared: &Shared, headers: &HeaderMap, error: &Error) -> Response<Answer> {
-    closing(refused(shared, headers, error))
+    closing(refused(shared, Door::OpenAi, headers, error))
 }
 
 /// Whether the client sends its body only once it is told to (RFC 9110 §10.1.1): one that is refused
 /// instead has nothing to drain.
-fn waits(headers: &HeaderMap) -> bool {
+pub(super) fn waits(headers: &HeaderMap) -> bool {
     headers
         .get(EXPECT)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// The headers that admission reads.
-fn view(headers: &HeaderMap) -> gateway::Request<'_> {
+pub(super) fn view(headers: &HeaderMap) -> gateway::Request<'_> {
     let get = |name: HeaderName| headers.get(name).map(HeaderValue::as_bytes);
     gateway::Request {
         authorization: get(AUTHORIZATION),
@@ -120,6 +133,10 @@ fn view(headers: &HeaderMap) -> gateway::Request<'_> {
         tracestate: get(HeaderName::from_static("tracestate")),
         tags: get(HeaderName::from_static(tags::HEADER)),
         session: get(HeaderName::from_static("x-session-id")),
+        api_key: get(HeaderName::from_static("x-api-key")),
+        idempotency_key: get(HeaderName::from_static("idempotency-key")),
+        front: Front::Http,
+        deadline: None,
     }
 }
 
@@ -143,9 +160,14 @@ fn unread_error(unread: Unread, limit: usize) -> Error {
 }
 
 /// An answer that is an error, outside of any exchange. `headers` are the request's.
-pub(super) fn refused(shared: &Shared, headers: &HeaderMap, error: &Error) -> Response<Answer> {
+pub(super) fn refused(
+    shared: &Shared,
+    door: Door,
+    headers: &HeaderMap,
+    error: &Error,
+) -> Response<Answer> {
     let id = crate::headers::fresh_request_id(view(headers).request_id);
-    let slot = shared.gateway.refusal(error, vec![id]);
+    let slot = shared.gateway.refusal(door, error, door.greeting(id));
     let guard = Guard(std::sync::Arc::new(slot));
     match guard
         .0
@@ -157,7 +179,7 @@ pub(super) fn refused(shared: &Shared, headers: &HeaderMap, error: &Error) -> Re
 }
 
 /// What follows on this connection cannot be trusted, or would not be read.
-fn closing(mut response: Response<Answer>) -> Response<Answer> {
+pub(super) fn closing(mut response: Response<Answer>) -> Response<Answer> {
     response
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("close"));
