@@ -15,6 +15,7 @@ use crate::guard;
 use crate::headers::{rate_headers, request_id_header, upstream_headers};
 use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
+use crate::pass::object::{Act, Object};
 use crate::pass::upload::Upload;
 use crate::peek::{Peek, peek};
 use crate::record::{Opening, Record};
@@ -45,6 +46,41 @@ impl Gateway {
             body,
             native: None,
             upload: None,
+            object: None,
+        };
+        self.start(Door::OpenAi, request, asked, None, Arrival::now())
+    }
+
+    /// Decides a request that sends a file, and starts it.
+    pub fn admit_file(
+        self: &Arc<Self>,
+        object: Object,
+        request: Request<'_>,
+        upload: Arc<Upload>,
+    ) -> Arc<Slot> {
+        let asked = Asked {
+            endpoint: object.endpoint,
+            body: Bytes::new(),
+            native: None,
+            upload: Some(upload),
+            object: Some(object),
+        };
+        self.start(Door::OpenAi, request, asked, None, Arrival::now())
+    }
+
+    /// Decides any other request about files and batches, and starts it.
+    pub fn admit_object(
+        self: &Arc<Self>,
+        object: Object,
+        request: Request<'_>,
+        body: Bytes,
+    ) -> Arc<Slot> {
+        let asked = Asked {
+            endpoint: object.endpoint,
+            body,
+            native: None,
+            upload: None,
+            object: Some(object),
         };
         self.start(Door::OpenAi, request, asked, None, Arrival::now())
     }
@@ -62,6 +98,7 @@ impl Gateway {
             body: Bytes::new(),
             native: None,
             upload: Some(upload),
+            object: None,
         };
         self.start(Door::OpenAi, request, asked, None, Arrival::now())
     }
@@ -89,6 +126,7 @@ impl Gateway {
                     body: entered.body,
                     native: entered.native,
                     upload: None,
+                    object: None,
                 };
                 self.start(way.door, request, asked, entered.voice, arrival)
             }
@@ -211,7 +249,10 @@ impl Gateway {
             Some(header) => tags::parse(header)?,
             None => None,
         };
-        let body = if let Some(upload) = &entered.upload {
+        let body = if let Some(object) = &entered.object {
+            may_touch(&key, object, request.content_type)?;
+            Peek::default()
+        } else if let Some(upload) = &entered.upload {
             uploaded(endpoint, upload)
         } else {
             json_content(request.content_type)?;
@@ -220,8 +261,14 @@ impl Gateway {
             body
         };
         let snapshot = self.snapshot.load();
-        let (asked, model) = find_model(&snapshot, &body)?;
-        permitted(&key, &asked, model)?;
+        let (asked, model) = if entered.object.is_some() {
+            let files = snapshot.files.as_ref().ok_or_else(no_files)?;
+            (files.name.to_string(), files)
+        } else {
+            let (asked, model) = find_model(&snapshot, &body)?;
+            permitted(&key, &asked, model)?;
+            (asked, model)
+        };
         guard::check(endpoint, &body, &model.known)?;
         let whose = (&*key, &**model, arrival.unix_us);
         let (reservation, cost) = self.reserve(whose, endpoint, &body, answer_headers)?;
@@ -277,7 +324,11 @@ impl Gateway {
             model_asked: asked,
             endpoint,
             stream: body.stream && endpoint.is_text(),
-            passes: endpoint.passes(body.stream),
+            passes: match &entered.object {
+                None => endpoint.passes(body.stream),
+                Some(object) => object.act == Act::Content,
+            },
+            object: entered.object.clone(),
             upload: entered.upload.clone(),
             shape: Shape {
                 include_usage: body.include_usage,
@@ -409,6 +460,32 @@ fn permitted(key: &Key, asked: &str, model: &Model) -> Result<(), Error> {
     .code("model_not_allowed"))
 }
 
+/// Refuses what a key may not do with files and batches.
+///
+/// A batch asks for models that only its file names, so a key that may not use all of them may make
+/// none.
+fn may_touch(key: &Key, object: &Object, content_type: Option<&[u8]>) -> Result<(), Error> {
+    if object.endpoint != Endpoint::Batches || object.act != Act::Create {
+        return Ok(());
+    }
+    if key.is_restricted() {
+        return Err(Error::new(
+            Kind::Forbidden,
+            "This API key may use some models only, so it may not make batches.",
+        )
+        .code("batches_not_allowed"));
+    }
+    json_content(content_type)
+}
+
+fn no_files() -> Error {
+    Error::new(
+        Kind::NotFound,
+        "Files and batches are not kept here: no upstream is configured for them.",
+    )
+    .code("files_not_configured")
+}
+
 /// Bytes of sound that are taken for an input token: of an MP3 of 128 kbit/s, a tenth of a second.
 const SOUND_A_TOKEN: u64 = 1600;
 
@@ -458,6 +535,8 @@ struct Asked {
     native: Option<Native>,
     /// In place of a body that is there, one that still comes.
     upload: Option<Arc<Upload>>,
+    /// The file or batch that it is about.
+    object: Option<Object>,
 }
 
 /// A request that outlives its front end's call.

@@ -6,6 +6,7 @@
 mod app;
 mod body;
 mod inference;
+mod object;
 mod socket;
 mod upload;
 
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 
 use crate::door::Way;
 use crate::gateway::Gateway;
+use crate::pass::object::Object;
 
 use app::App;
 use body::Answer;
@@ -201,6 +203,14 @@ async fn handle(
         Some(way) => inference::answer(&shared, way, request).await,
         None if let Some(endpoint) = upload::of_path(request.uri().path()) => {
             upload::answer(&shared, endpoint, request).await
+        }
+        None if let Some(found) = Object::of(
+            request.method(),
+            request.uri().path(),
+            request.uri().query().unwrap_or_default(),
+        ) =>
+        {
+            object::answer(&shared, found, request).await
         }
         None => shared.app.answer(&shared, peer, request).await,
     };

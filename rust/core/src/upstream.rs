@@ -18,6 +18,7 @@ use crate::health::Health;
 use crate::limit::{Permits, Region};
 use crate::linger::OnDisconnect;
 use crate::metrics::Counter;
+use crate::pass::object::Object;
 use crate::scrub::ErrorRules;
 use crate::snapshot::{MAX_TIMEOUT, SignSpec, UpstreamSpec};
 
@@ -103,6 +104,8 @@ pub struct Call<'a> {
     pub stream: bool,
     /// The model's name there.
     pub model: &'a str,
+    /// The file or batch that it is about, in place of a model.
+    pub object: Option<&'a Object>,
 }
 
 impl Upstream {
@@ -186,15 +189,24 @@ impl Upstream {
         headers: &HeaderMap,
         body: impl Into<Outgoing>,
     ) -> Result<Response<Incoming>, Error> {
-        let uri = self
-            .places
-            .uri(&self.address, call.endpoint, call.stream, call.model)
+        let (method, uri) = match call.object {
+            None => {
+                let places = &self.places;
+                let uri = places.uri(&self.address, call.endpoint, call.stream, call.model);
+                (Method::POST, uri)
+            }
+            Some(object) => (
+                object.method(),
+                self.places.below(call.endpoint, &object.below()),
+            ),
+        };
+        let uri = uri
             .ok_or_else(|| {
                 let text = "This model does not serve this API.";
                 Error::new(Kind::InvalidRequest, text).sibling(true)
             })?
             .map_err(|e| not_forwarded(&e))?;
-        let request = self.request(Method::POST, uri.clone(), headers, body)?;
+        let request = self.request(method, uri.clone(), headers, body)?;
         self.attempts.inc();
         let response = self.pool.send(request).await?;
         if self.redirects && response.status() == StatusCode::SEE_OTHER {
@@ -229,6 +241,12 @@ impl Upstream {
             }
         }
         Err(lost("a redirect without an end"))
+    }
+
+    /// Where something below a collection is, for [`Upstream::ask`]'s address: its whole path.
+    pub fn path_below(&self, endpoint: Endpoint, below: &str) -> Option<String> {
+        let uri = self.places.below(endpoint, below)?.ok()?;
+        Some(self.address.own(&uri))
     }
 
     /// Asks for `path` below the address; errors as [`Upstream::post`], and redirects are answers.

@@ -19,6 +19,9 @@ pub(super) fn body_for(
     rid: Option<&str>,
 ) -> Result<Rope, Error> {
     let upstream = &target.upstream;
+    if job.object.is_some() {
+        return Ok(Rope::new(vec![body.clone()]));
+    }
     if speaks(job, target) != Dialect::OpenAi {
         let options = Options {
             model: &target.model,

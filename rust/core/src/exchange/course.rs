@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::Job;
 use super::hedge::open_hedged;
+use super::objects;
 use super::open::{Open, Opened, Try};
 use super::out::{Out, head};
 use super::passing;
@@ -20,6 +21,7 @@ use crate::dispatch::{self, Trail};
 use crate::error::{Error, Kind};
 use crate::gateway::monotonic;
 use crate::guard;
+use crate::pass::object::Act;
 use crate::peek::peek;
 use crate::record::{Outcome, Record};
 use crate::retry::{Tries, backoff};
@@ -89,6 +91,16 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
         said: None,
     };
     let mut out = Out::new(job);
+    if let Some(object) = &job.object {
+        if object.act == Act::List {
+            objects::list(job, object, record).await;
+            return;
+        }
+        if let Err(error) = objects::check(job, object).await {
+            out.fail(&error, record).await;
+            return;
+        }
+    }
     job.model.retries.earn();
     loop {
         let placed = dispatch::next(
@@ -140,6 +152,12 @@ impl Course {
         let opened = open_hedged(self, job, attempt, record).await?;
         match opened {
             Opened::Whole(target, headers, whole) => {
+                if let Some(object) = &job.object
+                    && let Err(error) = objects::settle(job, object, &target, &whole.body).await
+                {
+                    out.fail(&error, record).await;
+                    return Ok(());
+                }
                 answer(job, &target, &headers, whole, record).await;
             }
             Opened::Stream(open) => self.stream(job, open, out, record).await,

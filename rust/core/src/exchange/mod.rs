@@ -19,6 +19,7 @@ use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
 use crate::linger::{OnDisconnect, outstayed};
+use crate::pass::object::Object;
 use crate::pass::upload::Upload;
 use crate::record::Record;
 use crate::relay::Shape;
@@ -33,6 +34,7 @@ mod body;
 mod course;
 mod feed;
 mod hedge;
+mod objects;
 mod open;
 mod out;
 mod passing;
@@ -64,6 +66,8 @@ pub struct Job {
     pub passes: bool,
     /// In place of a body that is there, one that still comes.
     pub upload: Option<Arc<Upload>>,
+    /// The file or batch that it is about.
+    pub object: Option<Object>,
     /// What the relay has to know.
     pub shape: Shape,
     /// The client's body.

@@ -265,6 +265,7 @@ async fn send(
         endpoint: job.endpoint,
         stream: job.stream,
         model: &target.model,
+        object: job.object.as_ref(),
     };
     let unanswered = |failed: Failed| Unanswered {
         failed,

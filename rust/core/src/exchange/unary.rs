@@ -6,8 +6,8 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Job;
-use super::ranked;
 use super::read::frame;
+use super::{objects, ranked};
 use crate::alarm::{Alarm, Elapsed};
 use crate::error::{Error, Kind};
 use crate::gateway::Endpoint;
@@ -107,6 +107,9 @@ pub(super) fn inspect(job: &Job, body: Bytes) -> Result<Whole, Box<(Error, Progr
         Endpoint::Rerank | Endpoint::Score | Endpoint::Moderations
     ) {
         return ranked::inspect(job, body);
+    }
+    if job.object.is_some() {
+        return objects::inspect(job, body);
     }
     let estimate = estimated(job.endpoint, body.len());
     let seen = Inspected::parse(&body).map_err(|cause| {

@@ -140,7 +140,7 @@ pub(super) fn view(headers: &HeaderMap) -> gateway::Request<'_> {
     }
 }
 
-fn unread_error(unread: Unread, limit: usize) -> Error {
+pub(super) fn unread_error(unread: Unread, limit: usize) -> Error {
     match unread {
         Unread::TooLarge => Error::new(
             Kind::PayloadTooLarge,

@@ -2,5 +2,6 @@
 //! sound, images or events of other kinds than a chat's.
 pub mod finder;
 pub mod multipart;
+pub mod object;
 mod part;
 pub mod upload;

@@ -27,6 +27,9 @@ pub struct SnapshotSpec {
     /// False while an upstream that is asked for its models has never answered: an unknown model
     /// may then exist all the same.
     pub complete: bool,
+    /// Where files and batches are kept, as a model of one target; without it, nowhere.
+    #[serde(default)]
+    pub files: Option<ModelSpec>,
     /// How prompts are logged; without it, only metadata are.
     #[serde(default)]
     pub prompt_logs: Option<SettingsSpec>,

@@ -82,6 +82,27 @@ impl Address {
     }
 }
 
+impl Address {
+    /// The path and query of a place here, without what all of them begin with.
+    pub(super) fn own(&self, uri: &Uri) -> String {
+        let path = uri.path();
+        let path = path.strip_prefix(&self.prefix).unwrap_or(path);
+        let query = uri.query().unwrap_or_default();
+        let rest = match &self.query {
+            None => query,
+            Some(all) => {
+                let rest = query.strip_prefix(all.as_str()).unwrap_or(query);
+                rest.trim_start_matches('&')
+            }
+        };
+        if rest.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{path}?{rest}")
+        }
+    }
+}
+
 /// Where one API is.
 #[derive(Clone, Debug)]
 enum Place {
@@ -142,6 +163,29 @@ impl Places {
     /// Whether there is such an API.
     pub(super) fn offers(&self, endpoint: Endpoint) -> bool {
         self.place(endpoint, false).is_some()
+    }
+
+    /// Where something below a collection is; `None` where there is no such API.
+    pub(super) fn below(
+        &self,
+        endpoint: Endpoint,
+        below: &str,
+    ) -> Option<Result<Uri, http::Error>> {
+        let Place::Fixed(uri) = self.place(endpoint, false)? else {
+            return None;
+        };
+        let query = uri
+            .query()
+            .map_or_else(String::new, |query| format!("?{query}"));
+        let mut parts = uri.clone().into_parts();
+        let path = format!("{}{below}{query}", uri.path());
+        Some(match PathAndQuery::try_from(path) {
+            Ok(path) => {
+                parts.path_and_query = Some(path);
+                Uri::from_parts(parts).map_err(Into::into)
+            }
+            Err(error) => Err(error.into()),
+        })
     }
 
     /// Where a call goes; `None` where there is no such API.
