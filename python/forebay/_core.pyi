@@ -235,7 +235,7 @@ class Core:
         cause: str | None = None,
         way: int | None = None,
     ) -> _Answer:
-        """An error's answer as it is told where the request came in; in OpenAI's shape without a way.
+        """An error's answer, as told where the request came in; without a way in OpenAI's shape.
 
         headers: the request's, for its id. Raises: ValueError if no kind has that name.
         """
