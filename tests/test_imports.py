@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"config"},
     "limits": {"_core"},
     "metering": {"store", "_core"},
-    "gateway": {"_core", "config", "upstreams", "telemetry"},
+    "gateway": {"_core", "config", "store", "upstreams", "telemetry"},
     "http": {"gateway", "config", "_core"},
     "grpc": {"gateway", "config", "_core"},
     "telemetry": {"config", "__version__"},
@@ -28,6 +28,7 @@ ADMIN = PACKAGE / "http" / "admin"
 
 TOP = {
     "__init__.py",
+    "answering.py",
     "books.py",
     "cli",
     "dev.py",

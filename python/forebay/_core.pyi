@@ -221,6 +221,9 @@ class Core:
     def authenticate_admin(self, headers: _Headers) -> _Answer | None:
         """None if the request's key is a good admin key, else the refusal."""
 
+    def account(self, headers: _Headers) -> str | _Answer:
+        """The account of the request's key, or the refusal: of an admin key and in a drain too."""
+
     def models(self, headers: _Headers) -> list[str] | _Answer:
         """The models that the request's key may use, or the refusal."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from forebay.answering import Answering
 from forebay.books import Books
 from forebay.config import Config, parse_address
 from forebay.gateway import Gateway
@@ -249,6 +250,7 @@ async def serve(
         else Gateway(config, limits_fd=seat.limits_fd, worker=seat.index)
     )
     store = Store(config.database_url, gateway)
+    answering = Answering(gateway, lambda: store.database)
 
     def apply(changed: Config) -> None:
         gateway.reload(changed)
@@ -278,6 +280,7 @@ async def serve(
         address = parse_address(config.listen.grpc)
         grpc_server = GrpcServer(address, lambda: gateway.health().ready, shared=seat is not None)
     await gateway.start()
+    answering.start()
     syncer = None
     if config.redis_url is not None:
         from forebay.limits import Syncer
@@ -328,7 +331,7 @@ async def serve(
         gateway.core.halt()
     # The last answers leave before their connections are closed.
     await asyncio.sleep(0.05)
-    for part in (grpc_server, server, syncer, gateway, store):
+    for part in (grpc_server, server, syncer, answering, gateway, store):
         try:
             if part is not None:
                 await part.stop()

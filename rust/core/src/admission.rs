@@ -111,6 +111,19 @@ impl Gateway {
         request: Request<'_>,
         body: Bytes,
     ) -> Arc<Slot> {
+        let request = match request.idempotency_key {
+            // A session of many requests has no one answer.
+            Some(_) if request.front != Front::WebSocket => {
+                if let Some(slot) = self.once(way, request, &body) {
+                    return slot;
+                }
+                Request {
+                    idempotency_key: None,
+                    ..request
+                }
+            }
+            _ => request,
+        };
         if way.door == Door::OpenAi {
             return self.admit(way.endpoint, request, body);
         }
@@ -217,7 +230,7 @@ impl Gateway {
     }
 
     /// The key of a request that may be served now.
-    fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
+    pub fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
         let key = self.authenticate(request.authorization)?;
         if key.admin {
             return Err(Error::new(
@@ -540,14 +553,14 @@ struct Asked {
 }
 
 /// A request that outlives its front end's call.
-struct Kept {
+pub(crate) struct Kept {
     fields: [Option<Vec<u8>>; 9],
     front: Front,
     deadline: Option<Duration>,
 }
 
 impl Kept {
-    fn of(request: &Request<'_>) -> Self {
+    pub(crate) fn of(request: &Request<'_>) -> Self {
         let fields = [
             request.authorization,
             request.content_type,
@@ -566,7 +579,7 @@ impl Kept {
         }
     }
 
-    fn request(&self) -> Request<'_> {
+    pub(crate) fn request(&self) -> Request<'_> {
         let [
             authorization,
             content_type,

@@ -2,7 +2,8 @@
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
 //! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`], [`mod@copy`], [`tags`], [`price`],
-//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`door`], [`guard`], `endpoint`.
+//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`door`], [`guard`], `endpoint`,
+//! [`idempotency`] but for its `once`.
 //! Effects: [`upstream`] alone opens sockets, [`spool`] alone writes
 //! files, [`gate`] lets requests in to it;
 //! [`exchange`] alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end
@@ -28,6 +29,7 @@ pub mod gateway;
 pub mod guard;
 pub mod headers;
 pub mod health;
+pub mod idempotency;
 pub mod keys;
 pub mod limit;
 pub mod linger;

@@ -20,7 +20,7 @@ use http::Method;
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use crate::bridge::{Queue, Reactor, Token};
 use crate::convert::{self, Headers};
@@ -504,6 +504,19 @@ impl Core {
             Err(error) => self
                 .answer(py, Door::OpenAi, &error, Some(&headers))
                 .map(Some),
+        }
+    }
+
+    /// The account of the request's key, or the refusal.
+    fn account<'py>(
+        &self,
+        py: Python<'py>,
+        headers: &Bound<'py, PyList>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let headers = Headers::read(headers)?;
+        match self.gateway.whose(&headers.request()) {
+            Ok(key) => Ok(PyString::new(py, &key.account).into_any()),
+            Err(error) => self.answer(py, Door::OpenAi, &error, Some(&headers)),
         }
     }
 

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from forebay.config.schema.base import MIB, Name, Section
+from forebay.config.schema.model import Timeouts
 
 Server = Literal["core", "granian"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -50,6 +51,16 @@ class Limits(Section, frozen=True, kw_only=True):
     header_bytes: Annotated[int, Meta(ge=4096, le=MIB)] = 64 * 1024
 
 
+class Files(Section, frozen=True, kw_only=True):
+    """Where clients' files and batches are kept: at one upstream, each its account's.
+
+    timeouts: of a request; `total` bounds how long a file may take to be sent.
+    """
+
+    upstream: Name
+    timeouts: Timeouts = Timeouts(total=3600.0)
+
+
 class PromptLogs(Section, frozen=True, kw_only=True):
     """How logged prompts and answers are kept. Who is logged is a setting of accounts and keys.
 
@@ -68,6 +79,28 @@ class PromptLogs(Section, frozen=True, kw_only=True):
         tuple[Annotated[str, Meta(min_length=1, max_length=1000)], ...], Meta(max_length=100)
     ] = ()
     retention_days: Annotated[int, Meta(ge=1, le=36_500)] = 30
+
+
+class Idempotency(Section, frozen=True, kw_only=True):
+    """How answers of requests with an ``Idempotency-Key`` are kept.
+
+    ttl_s: seconds from its end that an answer is given again. max_answer_bytes: of one answer; a
+    longer one is given once. lease_s: seconds after which what a process that died was working on
+    is worked on by another.
+    """
+
+    ttl_s: Annotated[float, Meta(ge=1, le=30 * 86_400)] = 86_400.0
+    max_answer_bytes: Annotated[int, Meta(ge=1024, le=64 * MIB)] = 4 * MIB
+    lease_s: Annotated[float, Meta(ge=1, le=600)] = 10.0
+
+
+class Responses(Section, frozen=True, kw_only=True):
+    """How long responses (``/v1/responses``) are kept from when they were made.
+
+    ttl_s: seconds.
+    """
+
+    ttl_s: Annotated[float, Meta(ge=1, le=36_500 * 86_400)] = 30 * 86_400.0
 
 
 class Log(Section, frozen=True, kw_only=True):
