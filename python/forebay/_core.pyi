@@ -62,6 +62,7 @@ class Core:
         *,
         app: str | PathLike[str],
         body_bytes: int,
+        upload_bytes: int,
         header_bytes: int,
         header_read_s: float,
         body_read_s: float,

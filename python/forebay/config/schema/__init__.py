@@ -33,6 +33,7 @@ from forebay.config.schema.root import Config, json_schema, to_public
 from forebay.config.schema.service import (
     Address,
     GrpcTls,
+    Files,
     Idempotency,
     Limits,
     Listen,

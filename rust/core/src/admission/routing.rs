@@ -119,6 +119,10 @@ impl Gateway {
 
     /// Sends a copy of a request to its model's shadow, if it is to be.
     pub(super) fn copy_to_shadow(self: &Arc<Self>, job: &Job) {
+        if job.upload.is_some() {
+            // It comes only once.
+            return;
+        }
         if let Some(copied) = job.model.shadow() {
             let copy = shadow::Copy::of(job);
             self.runtime

@@ -38,7 +38,25 @@ static ALL: &[Way] = &[
         door: Door::Responses,
         endpoint: Endpoint::Chat,
     },
+    own(Endpoint::Rerank),
+    own(Endpoint::Score),
+    own(Endpoint::Moderations),
+    own(Endpoint::Images),
+    own(Endpoint::Speech),
+    // As Cohere's clients and vLLM have it.
+    at("/v2/rerank", Endpoint::Rerank),
+    at("/rerank", Endpoint::Rerank),
+    at("/score", Endpoint::Score),
 ];
+
+/// Another path to an endpoint, where the same is spoken.
+const fn at(path: &'static str, endpoint: Endpoint) -> Way {
+    Way {
+        path,
+        door: Door::OpenAi,
+        endpoint,
+    }
+}
 
 /// OpenAI's own way to an endpoint.
 const fn own(endpoint: Endpoint) -> Way {
