@@ -32,8 +32,8 @@ from forebay.config.schema.model import (
 from forebay.config.schema.root import Config, json_schema, to_public
 from forebay.config.schema.service import (
     Address,
-    GrpcTls,
     Files,
+    GrpcTls,
     Idempotency,
     Limits,
     Listen,
