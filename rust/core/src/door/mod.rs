@@ -208,7 +208,7 @@ impl Door {
     /// soon as there is any.
     pub const fn counts_early(self) -> bool {
         match self {
-            Self::OpenAi | Self::Count | Self::Grpc(_) => false,
+            Self::OpenAi | Self::Count | Self::Responses | Self::Grpc(_) => false,
             Self::Messages => true,
         }
     }
