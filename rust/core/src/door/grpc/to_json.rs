@@ -80,6 +80,10 @@ impl Writer {
                 Form::TaggedOrFirst => place.count > 0,
                 _ => false,
             };
+            if alone && extras.count > 0 {
+                let what = format!("cannot be given together with `{}`", first.name);
+                return Err(invalid(&path.key("extra"), what));
+            }
             if alone {
                 return self.first(first, place, bytes, path);
             }
