@@ -17,15 +17,17 @@ Sources: srt/entrypoints/http_server.py, srt/entrypoints/openai/serving_chat.py 
 at that version; the recordings.
 """
 
-from forebay.upstreams.kind import Kind, Probe
+from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="sglang",
+    default_paths=Paths(count_tokens="/v1/messages/count_tokens"),
     continuous_usage=True,
     rid=True,
     abort_path="/abort_request",
     continues=True,
     cold=True,
+    default_paths=Paths().having("rerank", "score", "transcriptions"),
     probe=Probe(
         ready="/ready",
         loading=frozenset({503}),

@@ -15,13 +15,15 @@ Sources: docs.vllm.ai "OpenAI-Compatible Server"; vllm/entrypoints:
 openai/chat_completion/serving.py, serve/middleware/authenticate.py, serve/instrumentator/health.py.
 """
 
-from forebay.upstreams.kind import Kind, Probe
+from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="vllm",
+    default_paths=Paths(count_tokens="/v1/messages/count_tokens"),
     continuous_usage=True,
     continues=True,
     cold=True,
+    default_paths=Paths().having("rerank", "score", "transcriptions", "translations"),
     probe=Probe(
         ready="/health",
         models="/v1/models",

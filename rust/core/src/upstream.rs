@@ -18,6 +18,7 @@ use crate::health::Health;
 use crate::limit::{Permits, Region};
 use crate::linger::OnDisconnect;
 use crate::metrics::Counter;
+use crate::pass::object::Object;
 use crate::scrub::ErrorRules;
 use crate::snapshot::{MAX_TIMEOUT, SignSpec, UpstreamSpec};
 
@@ -25,18 +26,24 @@ mod address;
 mod client;
 mod credentials;
 mod forward;
+mod outgoing;
 mod redirect;
 mod rope;
 pub mod sigv4;
+mod socket;
 
 pub use client::chain;
 pub use credentials::AwsCredentials;
 pub use forward::{is_hop_by_hop, passes};
+pub use outgoing::Outgoing;
 pub use rope::Rope;
 
 use address::{Address, Places};
 use client::Pool;
 use credentials::{Credentials, HeaderList, Wallet};
+
+/// Which unfinished parts of Anthropic's API a request uses.
+pub const BETA: &str = "anthropic-beta";
 
 /// Output asked for where neither client nor configuration bounds it and the dialect must, tokens.
 const MAX_OUTPUT_TOKENS: u32 = 4096;
@@ -65,6 +72,8 @@ pub struct Upstream {
     pub health: Arc<Health>,
     /// Requests sent.
     pub attempts: Arc<Counter>,
+    /// Where it counts the tokens of a request of Anthropic's Messages.
+    pub count_tokens: Option<String>,
     address: Address,
     places: Places,
     headers: HeaderList,
@@ -74,6 +83,8 @@ pub struct Upstream {
     waits: bool,
     wallet: Arc<Wallet>,
     pool: Pool,
+    /// For WebSockets, where the other one may speak HTTP/2.
+    sockets: Option<Pool>,
 }
 
 /// What an upstream's kind can do on the wire.
@@ -101,6 +112,10 @@ pub struct Call<'a> {
     pub stream: bool,
     /// The model's name there.
     pub model: &'a str,
+    /// It is told as Responses, where these are offered beside chat.
+    pub responses: bool,
+    /// The file or batch that it is about, in place of a model.
+    pub object: Option<&'a Object>,
 }
 
 impl Upstream {
@@ -128,6 +143,7 @@ impl Upstream {
             gate: gate(spec, counters, region)?,
             health,
             attempts: counters.upstream(&spec.name),
+            count_tokens: spec.paths.count_tokens.clone(),
             places: Places::new(&address, &spec.paths).map_err(named)?,
             headers: fixed_headers(spec).map_err(named)?,
             sign: spec.sign.clone(),
@@ -135,6 +151,10 @@ impl Upstream {
             waits: spec.credentials || spec.sign.is_some(),
             wallet: Arc::default(),
             pool: Pool::new(address.scheme(), spec.http2, connect).map_err(named)?,
+            sockets: (spec.http2 && spec.paths.realtime.is_some())
+                .then(|| Pool::new(address.scheme(), false, connect))
+                .transpose()
+                .map_err(named)?,
             address,
         })
     }
@@ -173,6 +193,11 @@ impl Upstream {
         self.places.offers(endpoint)
     }
 
+    /// Whether it has Responses beside chat.
+    pub const fn offers_responses(&self) -> bool {
+        self.places.offers_responses()
+    }
+
     /// Posts `body` and waits for the answer's head, wherever that is to be fetched.
     ///
     /// Errors: [`Kind::Unavailable`] when nothing was sent, as no connection came about or
@@ -182,17 +207,30 @@ impl Upstream {
         &self,
         call: &Call<'_>,
         headers: &HeaderMap,
-        body: Rope,
+        body: impl Into<Outgoing>,
     ) -> Result<Response<Incoming>, Error> {
-        let uri = self
-            .places
-            .uri(&self.address, call.endpoint, call.stream, call.model)
+        let (method, uri) = match call.object {
+            None if call.responses => {
+                let uri = self.places.responses(&self.address, call.model);
+                (Method::POST, uri)
+            }
+            None => {
+                let places = &self.places;
+                let uri = places.uri(&self.address, call.endpoint, call.stream, call.model);
+                (Method::POST, uri)
+            }
+            Some(object) => (
+                object.method(),
+                self.places.below(call.endpoint, &object.below()),
+            ),
+        };
+        let uri = uri
             .ok_or_else(|| {
                 let text = "This model does not serve this API.";
                 Error::new(Kind::InvalidRequest, text).sibling(true)
             })?
             .map_err(|e| not_forwarded(&e))?;
-        let request = self.request(Method::POST, uri.clone(), headers, body)?;
+        let request = self.request(method, uri.clone(), headers, body)?;
         self.attempts.inc();
         let response = self.pool.send(request).await?;
         if self.redirects && response.status() == StatusCode::SEE_OTHER {
@@ -229,6 +267,12 @@ impl Upstream {
         Err(lost("a redirect without an end"))
     }
 
+    /// Where something below a collection is, for [`Upstream::ask`]'s address: its whole path.
+    pub fn path_below(&self, endpoint: Endpoint, below: &str) -> Option<String> {
+        let uri = self.places.below(endpoint, below)?.ok()?;
+        Some(self.address.own(&uri))
+    }
+
     /// Asks for `path` below the address; errors as [`Upstream::post`], and redirects are answers.
     pub async fn ask(
         &self,
@@ -236,8 +280,19 @@ impl Upstream {
         path: &str,
         body: Rope,
     ) -> Result<Response<Incoming>, Error> {
+        self.ask_with(method, path, &HeaderMap::new(), body).await
+    }
+
+    /// [`Upstream::ask`] with more headers.
+    pub async fn ask_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &HeaderMap,
+        body: Rope,
+    ) -> Result<Response<Incoming>, Error> {
         let uri = self.address.uri(path).map_err(|e| not_forwarded(&e))?;
-        let request = self.request(method, uri, &HeaderMap::new(), body)?;
+        let request = self.request(method, uri, headers, body)?;
         self.pool.send(request).await
     }
 
@@ -246,8 +301,8 @@ impl Upstream {
         method: Method,
         uri: Uri,
         headers: &HeaderMap,
-        body: Rope,
-    ) -> Result<Request<Rope>, Error> {
+        body: impl Into<Outgoing>,
+    ) -> Result<Request<Outgoing>, Error> {
         let credentials = self.wallet.get();
         if self.waits && credentials.is_none() {
             return Err(Error::new(
@@ -256,7 +311,7 @@ impl Upstream {
             )
             .cause("no credentials have come"));
         }
-        let mut request = Request::new(body);
+        let mut request = Request::new(body.into());
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         let out = request.headers_mut();
@@ -264,10 +319,15 @@ impl Upstream {
         for (name, value) in headers {
             out.insert(name.clone(), value.clone());
         }
-        out.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        out.entry(CONTENT_TYPE)
+            .or_insert(HeaderValue::from_static("application/json"));
         out.insert(ACCEPT, HeaderValue::from_static("*/*"));
         for (name, value) in &self.headers {
-            out.insert(name.clone(), value.clone());
+            let value = match out.get(name).filter(|_| name == BETA) {
+                Some(asked) => joined(value, asked),
+                None => value.clone(),
+            };
+            out.insert(name.clone(), value);
         }
         match credentials.as_deref() {
             Some(Credentials::Headers(list)) => {
@@ -309,6 +369,12 @@ impl Upstream {
     }
 }
 
+/// Anthropic's betas: those that are configured, and those that the client asks for.
+fn joined(configured: &HeaderValue, asked: &HeaderValue) -> HeaderValue {
+    let both = [configured.as_bytes(), b",", asked.as_bytes()].concat();
+    HeaderValue::from_bytes(&both).unwrap_or_else(|_| configured.clone())
+}
+
 fn not_forwarded(cause: &dyn std::fmt::Display) -> Error {
     Error::new(Kind::Internal, "The request could not be forwarded.").cause(cause)
 }
@@ -328,10 +394,10 @@ fn fixed_headers(spec: &UpstreamSpec) -> Result<HeaderList, String> {
 
 /// Signs a request that is complete otherwise.
 fn sign(
-    request: &mut Request<Rope>,
+    request: &mut Request<Outgoing>,
     keys: &AwsCredentials,
     scope: &SignSpec,
-) -> Result<(), http::header::InvalidHeaderValue> {
+) -> Result<(), String> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
@@ -344,7 +410,9 @@ fn sign(
     };
     let content_type = request.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
-    let body = sigv4::hash(request.body().parts().iter().map(Bytes::as_ref));
+    let parts = request.body().parts();
+    let parts = parts.ok_or("a body that still comes cannot be signed")?;
+    let body = sigv4::hash(parts.iter().map(Bytes::as_ref));
     let signable = sigv4::Signable {
         method: request.method().as_str(),
         host: &host,
@@ -359,13 +427,14 @@ fn sign(
     };
     let signature = sigv4::sign(&signable, keys, place, now);
     let out = request.headers_mut();
-    let mut secret = HeaderValue::try_from(signature.authorization)?;
+    let value = |text: String| HeaderValue::try_from(text).map_err(|e| e.to_string());
+    let mut secret = value(signature.authorization)?;
     secret.set_sensitive(true);
     out.insert(AUTHORIZATION, secret);
-    let date = HeaderValue::try_from(signature.date)?;
+    let date = value(signature.date)?;
     out.insert(HeaderName::from_static("x-amz-date"), date);
     if let Some(token) = &keys.session_token {
-        let mut token = HeaderValue::try_from(token.as_str())?;
+        let mut token = value(token.clone())?;
         token.set_sensitive(true);
         out.insert(HeaderName::from_static("x-amz-security-token"), token);
     }

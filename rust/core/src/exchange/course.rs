@@ -2,15 +2,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::Job;
 use super::hedge::open_hedged;
+use super::keep::keep;
+use super::objects;
 use super::open::{Open, Opened, Try};
-use super::out::{Out, head};
-use super::refuse::cut;
+use super::out::{Out, head, is_plain};
+use super::passing;
+use super::refuse::{Last, cut};
 use super::resume::{Resumed, resume};
 use super::stream;
 use super::unary::Whole;
@@ -19,6 +22,7 @@ use crate::dispatch::{self, Trail};
 use crate::error::{Error, Kind};
 use crate::gateway::monotonic;
 use crate::guard;
+use crate::pass::object::Act;
 use crate::peek::peek;
 use crate::record::{Outcome, Record};
 use crate::retry::{Tries, backoff};
@@ -88,6 +92,16 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
         said: None,
     };
     let mut out = Out::new(job);
+    if let Some(object) = &job.object {
+        if object.act == Act::List {
+            objects::list(job, object, record).await;
+            return;
+        }
+        if let Err(error) = objects::check(job, object).await {
+            out.fail(&error, record).await;
+            return;
+        }
+    }
     job.model.retries.earn();
     loop {
         let placed = dispatch::next(
@@ -139,9 +153,18 @@ impl Course {
         let opened = open_hedged(self, job, attempt, record).await?;
         match opened {
             Opened::Whole(target, headers, whole) => {
+                if let Some(object) = &job.object
+                    && let Err(error) = objects::settle(job, object, &target, &whole.body).await
+                {
+                    out.fail(&error, record).await;
+                    return Ok(());
+                }
                 answer(job, &target, &headers, whole, record).await;
             }
             Opened::Stream(open) => self.stream(job, open, out, record).await,
+            Opened::Passing(answer) => {
+                passing::relay(job, answer, self.total, &mut self.alarm, out, record).await;
+            }
         }
         Ok(())
     }
@@ -156,7 +179,13 @@ impl Course {
     ) {
         record.advance(open.progress());
         record.committed(200);
-        out.start(|| head(job, &open.target, &open.headers, Bytes::new(), true, record));
+        if open.relay.is_native() {
+            job.slot.speak_native();
+        }
+        out.start(|| {
+            let raw = open.relay.is_native() || is_plain(job, &open.target);
+            head(job, (&open.target, raw), &open.headers, None, record)
+        });
         let mut joins = 0;
         loop {
             let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
@@ -168,7 +197,7 @@ impl Course {
                 // No other engine's fault, and none can say it better.
                 let (_, end) = open.into_end();
                 let finish = end.relay.finish_reason();
-                cut(job, finish, record, &trouble, BytesMut::new()).await;
+                cut(job, finish, record, &trouble, Last::default()).await;
                 return;
             }
             if error.kind == Kind::ClientClosed {
@@ -180,14 +209,14 @@ impl Course {
                 Resumed::Open(next) => open = next,
                 Resumed::Over(end) => {
                     let finish = end.relay.finish_reason();
-                    stream::close(job, finish, end.early, record).await;
+                    stream::close(job, finish, end.last, record).await;
                     return;
                 }
                 // Its client has left, and nobody reads on for it.
                 Resumed::Not(error, _) if error.kind == Kind::ClientClosed => return,
                 Resumed::Not(error, end) => {
                     let finish = end.relay.finish_reason();
-                    cut(job, finish, record, &error, end.early).await;
+                    cut(job, finish, record, &error, end.last).await;
                     return;
                 }
             }
@@ -274,6 +303,10 @@ impl Course {
         if now >= self.total {
             return None;
         }
+        if job.upload.as_ref().is_some_and(|upload| !upload.is_kept()) {
+            // What went by cannot be sent once more.
+            return None;
+        }
         if let Some(model) = self.fitting(job, error, record) {
             return Some(Step::Model(model));
         }
@@ -332,7 +365,9 @@ impl Course {
 /// Whether a request that was admitted for another model may be sent to an engine of this one.
 fn may_have(model: &Model, job: &Job, record: &Record) -> bool {
     let fits = || {
-        peek(&job.body).is_ok_and(|body| guard::check(job.endpoint, &body, &model.known).is_ok())
+        job.upload.is_some()
+            || peek(&job.body)
+                .is_ok_and(|body| guard::check(job.endpoint, &body, &model.known).is_ok())
     };
     record.may_serve(model) && fits()
 }
@@ -351,7 +386,15 @@ async fn answer(
     }
     record.first_byte();
     record.close(Outcome::Ok, 200, None, whole.finish.as_deref());
-    let head = head(job, target, headers, whole.told, false, record);
+    let raw = whole.native || is_plain(job, target);
+    let told = keep(job, Some(whole.told)).await;
+    let head = head(
+        job,
+        (target, raw),
+        headers,
+        told.or_else(|| Some(Bytes::new())),
+        record,
+    );
     record.book_durably().await;
     job.slot.start(head);
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::Job;
 use super::read::frame;
+use super::{objects, ranked};
 use crate::alarm::{Alarm, Elapsed};
 use crate::error::{Error, Kind};
 use crate::gateway::Endpoint;
@@ -22,6 +23,8 @@ pub(super) struct Whole {
     pub(super) body: Bytes,
     /// What the client gets.
     pub(super) told: Bytes,
+    /// That is as the target sent it, in the client's own dialect.
+    pub(super) native: bool,
     /// The last choice's finish reason.
     pub(super) finish: Option<String>,
     /// What it cost.
@@ -94,16 +97,27 @@ fn estimated(endpoint: Endpoint, bytes: usize) -> Progress {
     let tokens = bytes as u64 / 16;
     Progress {
         reported: None,
-        content_events: match endpoint {
-            Endpoint::Embeddings => 0,
-            Endpoint::Chat | Endpoint::Completions => tokens,
-        },
+        content_events: if endpoint.is_text() { tokens } else { 0 },
         answered: tokens > 0,
     }
 }
 
-/// Checks an answer and reads its usage. Of one that is none: why, and what it has cost all the same.
-pub(super) fn inspect(job: &Job, body: Bytes) -> Result<Whole, Box<(Error, Progress)>> {
+/// Checks an answer and reads its usage. `own`: it in the client's own words, where it came in these.
+/// Of one that is none: why, and what it has cost all the same.
+pub(super) fn inspect(
+    job: &Job,
+    body: Bytes,
+    own: Option<Bytes>,
+) -> Result<Whole, Box<(Error, Progress)>> {
+    if matches!(
+        job.endpoint,
+        Endpoint::Rerank | Endpoint::Score | Endpoint::Moderations
+    ) {
+        return ranked::inspect(job, body);
+    }
+    if job.object.is_some() {
+        return objects::inspect(job, body);
+    }
     let estimate = estimated(job.endpoint, body.len());
     let seen = Inspected::parse(&body).map_err(|cause| {
         // Some page or other: no engine made it.
@@ -136,13 +150,21 @@ pub(super) fn inspect(job: &Job, body: Bytes) -> Result<Whole, Box<(Error, Progr
     } else {
         body
     };
-    let told = job
-        .slot
-        .turned(&body)
-        .map_err(|error| Box::new((error, progress)))?;
+    let native = own.is_some();
+    let told = match own {
+        Some(own) => job
+            .slot
+            .own(own)
+            .map_err(|error| Box::new((error, progress)))?,
+        None => job
+            .slot
+            .turned(&body)
+            .map_err(|error| Box::new((error, progress)))?,
+    };
     Ok(Whole {
         body,
         told,
+        native,
         finish,
         progress,
     })
