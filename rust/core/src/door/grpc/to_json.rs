@@ -375,7 +375,7 @@ impl Writer {
                 Ok(())
             }
             (Kind::Int64, Value::Varint(int)) => {
-                put_integer(int as i64, &mut self.out);
+                put_integer(int.cast_signed(), &mut self.out);
                 Ok(())
             }
             (Kind::Double, Value::Fixed64(eight)) => {
