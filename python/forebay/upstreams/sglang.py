@@ -27,6 +27,7 @@ KIND = Kind(
     abort_path="/abort_request",
     continues=True,
     cold=True,
+    default_paths=Paths().having("rerank", "score", "transcriptions"),
     probe=Probe(
         ready="/ready",
         loading=frozenset({503}),

@@ -23,6 +23,7 @@ KIND = Kind(
     continuous_usage=True,
     continues=True,
     cold=True,
+    default_paths=Paths().having("rerank", "score", "transcriptions", "translations"),
     probe=Probe(
         ready="/health",
         models="/v1/models",

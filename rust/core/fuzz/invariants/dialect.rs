@@ -3,11 +3,12 @@ use bytes::{Bytes, BytesMut};
 use forebay_core::dialect::{self, Context, Dialect, Options, Transcoder};
 use serde_json::Value;
 
-const DIALECTS: [Dialect; 4] = [
+const DIALECTS: [Dialect; 5] = [
     Dialect::OpenAi,
     Dialect::Anthropic,
     Dialect::Gemini,
     Dialect::Converse,
+    Dialect::Responses,
 ];
 
 /// What tests ask for unless they say otherwise.

@@ -33,7 +33,30 @@ static ALL: &[Way] = &[
         door: Door::Count,
         endpoint: Endpoint::Chat,
     },
+    Way {
+        path: "/v1/responses",
+        door: Door::Responses,
+        endpoint: Endpoint::Chat,
+    },
+    own(Endpoint::Rerank),
+    own(Endpoint::Score),
+    own(Endpoint::Moderations),
+    own(Endpoint::Images),
+    own(Endpoint::Speech),
+    // As Cohere's clients and vLLM have it.
+    at("/v2/rerank", Endpoint::Rerank),
+    at("/rerank", Endpoint::Rerank),
+    at("/score", Endpoint::Score),
 ];
+
+/// Another path to an endpoint, where the same is spoken.
+const fn at(path: &'static str, endpoint: Endpoint) -> Way {
+    Way {
+        path,
+        door: Door::OpenAi,
+        endpoint,
+    }
+}
 
 /// OpenAI's own way to an endpoint.
 const fn own(endpoint: Endpoint) -> Way {
@@ -62,6 +85,11 @@ impl Way {
     /// The way at a path.
     pub fn of_path(path: &str) -> Option<&'static Self> {
         ALL.iter().find(|way| way.path == path)
+    }
+
+    /// The way at a path of HTTP: gRPC's methods are served by gRPC alone.
+    pub fn of_http(path: &str) -> Option<&'static Self> {
+        Self::of_path(path).filter(|way| !matches!(way.door, Door::Grpc(_)))
     }
 
     /// OpenAI's own way to an endpoint.

@@ -25,6 +25,9 @@ pub(super) fn body_for(
     if let Some(native) = native(job, target).filter(|_| whole) {
         return Ok(native.for_model(&target.model));
     }
+    if job.object.is_some() {
+        return Ok(Rope::new(vec![body.clone()]));
+    }
     let plain = speaks(job, target) == Dialect::OpenAi;
     if let Some(unsaid) = job.native.as_ref().and_then(|own| own.unsaid.as_ref())
         && (plain || !whole)
@@ -68,9 +71,10 @@ pub(super) fn body_for(
 
 /// What is spoken with a target about this request: other dialects are of chat alone.
 pub(super) fn speaks(job: &Job, target: &Target) -> Dialect {
-    match job.endpoint {
-        Endpoint::Chat => target.upstream.dialect,
-        Endpoint::Completions | Endpoint::Embeddings => Dialect::OpenAi,
+    if job.endpoint == Endpoint::Chat {
+        target.upstream.dialect
+    } else {
+        Dialect::OpenAi
     }
 }
 

@@ -62,7 +62,7 @@ impl Writer {
             self.start(out);
         }
         match event {
-            Event::Start | Event::Usage(_) | Event::Ping => {}
+            Event::Start | Event::Usage(_) | Event::Ping | Event::Logprobs(_) => {}
             Event::Text(text) | Event::Refusal(text) => {
                 self.open(Open::Text, out, |block| {
                     block.put("type", "text");
