@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::attempts::Attempt;
 use crate::counters::Counters;
 use crate::door::{Door, Front};
+pub use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind};
 use crate::events::Events;
 use crate::exchange;
@@ -25,53 +26,13 @@ pub use crate::note::{Failure, Note};
 use crate::port::Port;
 use crate::price::{PriceBook, PriceSpec};
 use crate::prompt_log::{Entry, MAX_WAITING, PromptLog, Sink};
+use crate::refusals::{named_model, permitted};
 use crate::slot::{Answering, Head, Headers, Slot};
 use crate::snapshot::{Model, Snapshot, SnapshotSpec};
 use crate::spool::{Spool, SpoolCounters};
 use crate::subjects::{Ground, SubjectSpec, Subjects};
 use crate::trace::Traces;
 use crate::upstream::{Rope, Upstream};
-
-/// Which inference API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `/v1/chat/completions`
-    Chat,
-    /// `/v1/completions`
-    Completions,
-    /// `/v1/embeddings`
-    Embeddings,
-}
-
-impl Endpoint {
-    /// All, in the order of their index.
-    pub const ALL: [Self; 3] = [Self::Chat, Self::Completions, Self::Embeddings];
-
-    /// The path, ours and the engine's.
-    pub const fn path(self) -> &'static str {
-        match self {
-            Self::Chat => "/v1/chat/completions",
-            Self::Completions => "/v1/completions",
-            Self::Embeddings => "/v1/embeddings",
-        }
-    }
-
-    /// The API of a path.
-    pub fn of_path(path: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|endpoint| endpoint.path() == path)
-    }
-
-    /// The name in metrics and usage.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Chat => "chat",
-            Self::Completions => "completions",
-            Self::Embeddings => "embeddings",
-        }
-    }
-}
 
 /// A request as a front end hands it over. Everything is borrowed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -96,6 +57,9 @@ pub struct Request<'a> {
     pub idempotency_key: Option<&'a [u8]>,
     /// `anthropic-beta`.
     pub beta: Option<&'a [u8]>,
+    /// What is remembered of the response before, where its client's connection does
+    /// ([`Slot::remembered`]).
+    pub previous: Option<&'a [u8]>,
     /// How its client is connected.
     pub front: Front,
     /// How long its client waits for all of the answer, where it says so.
@@ -139,6 +103,7 @@ pub struct Gateway {
     pub(crate) runtime: Handle,
     keys_current: AtomicBool,
     draining: AtomicBool,
+    drains: Notify,
     halted: AtomicBool,
     halting: Notify,
     note: RwLock<Option<Note>>,
@@ -170,6 +135,7 @@ impl Gateway {
             runtime,
             keys_current: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            drains: Notify::new(),
             halted: AtomicBool::new(false),
             halting: Notify::new(),
             note: RwLock::new(None),
@@ -240,6 +206,11 @@ impl Gateway {
     /// Tells the log of a failure.
     pub fn note(&self, error: &Error, answer_headers: &[(HeaderName, HeaderValue)]) {
         self.metrics.failed(error.kind);
+        self.log(error, answer_headers);
+    }
+
+    /// Tells the log alone, of what no client is told.
+    pub(crate) fn log(&self, error: &Error, answer_headers: &[(HeaderName, HeaderValue)]) {
         if error.cause.is_none() {
             return;
         }
@@ -343,6 +314,12 @@ impl Gateway {
     /// From now on new requests are refused; running ones go on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.drains.notify_waiters();
+    }
+
+    /// Resolves when [`Gateway::drain`] is called.
+    pub fn draining(&self) -> tokio::sync::futures::Notified<'_> {
+        self.drains.notified()
     }
 
     /// Ends what still runs, by the gateway, not by its client: an answer that has begun gets an
@@ -370,6 +347,19 @@ impl Gateway {
     /// The model of that name.
     pub(crate) fn model(&self, name: &str) -> Option<Arc<Model>> {
         self.snapshot.load().models.get(name).cloned()
+    }
+
+    /// The model that a key asks for by name, if it may use it.
+    pub(crate) fn model_for(&self, key: &Key, asked: &str) -> Result<Arc<Model>, Error> {
+        let snapshot = self.snapshot.load();
+        let model = named_model(&snapshot, asked)?;
+        permitted(key, asked, model)?;
+        Ok(Arc::clone(model))
+    }
+
+    /// Most bytes of one event of a stream.
+    pub(crate) fn max_event_bytes(&self) -> usize {
+        self.snapshot.load().max_event_bytes
     }
 
     /// The models a key may use, sorted, as `(name, …)` of the models' own names and aliases.

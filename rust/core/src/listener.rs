@@ -6,7 +6,10 @@
 mod app;
 mod body;
 mod inference;
+mod object;
 mod socket;
+mod upload;
+mod ws;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -25,10 +28,12 @@ use tokio::sync::watch;
 
 use crate::door::Way;
 use crate::gateway::Gateway;
+use crate::pass::object::Object;
 
 use app::App;
 use body::Answer;
 use socket::Socket;
+pub use ws::Sockets;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -44,6 +49,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 pub struct Bounds {
     /// Largest request body, bytes.
     pub body_bytes: usize,
+    /// Largest form with files in it, bytes.
+    pub upload_bytes: u64,
     /// Largest request head, bytes.
     pub header_bytes: usize,
     /// Until a request's head is there.
@@ -52,12 +59,15 @@ pub struct Bounds {
     pub body_read: Duration,
     /// How long a client may take nothing of what is written to it.
     pub write_stall: Duration,
+    /// WebSockets.
+    pub sockets: Sockets,
 }
 
 /// What every connection shares.
 struct Shared {
     gateway: Arc<Gateway>,
     app: App,
+    sockets: Arc<ws::Open>,
     bounds: Bounds,
 }
 
@@ -95,6 +105,7 @@ impl Listener {
         let shared = Arc::new(Shared {
             gateway,
             app: App::new(app),
+            sockets: ws::Open::new(bounds.sockets),
             bounds,
         });
         tokio::spawn(async move {
@@ -160,6 +171,7 @@ async fn accept(
     }
     drop(listener);
     graceful.shutdown().await;
+    shared.sockets.ended().await;
 }
 
 fn connection(
@@ -177,7 +189,7 @@ fn connection(
     let service = service_fn(move |request| handle(Arc::clone(&shared), peer, request));
     let serving = graceful.watch(
         builder
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection_with_upgrades(TokioIo::new(stream), service)
             .into_owned(),
     );
     tokio::spawn(async move {
@@ -189,13 +201,27 @@ fn connection(
 async fn handle(
     shared: Arc<Shared>,
     peer: IpAddr,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Answer>, std::convert::Infallible> {
     if let Err(error) = inference::framing(request.headers(), request.version()) {
         return Ok(inference::unreadable(&shared, request.headers(), &error));
     }
+    if let Some(answer) = ws::answer(&shared, &mut request).await {
+        return Ok(answer);
+    }
     let answer = match Way::of_http(request.uri().path()) {
         Some(way) => inference::answer(&shared, way, request).await,
+        None if let Some(endpoint) = upload::of_path(request.uri().path()) => {
+            upload::answer(&shared, endpoint, request).await
+        }
+        None if let Some(found) = Object::of(
+            request.method(),
+            request.uri().path(),
+            request.uri().query().unwrap_or_default(),
+        ) =>
+        {
+            object::answer(&shared, found, request).await
+        }
         None => shared.app.answer(&shared, peer, request).await,
     };
     Ok(answer)

@@ -5,8 +5,9 @@ use std::time::Duration;
 use crate::error::{Error, Kind};
 use crate::gateway::Endpoint;
 use crate::headers::duration;
+use crate::keys::Key;
 use crate::limit::{Dimension, Period, Refusal, Scope};
-use crate::peek::{Peek, PeekError, PeekErrorKind};
+use crate::peek::{Peek, PeekError, PeekErrorKind, RANK_FIELDS};
 use crate::snapshot::{Model, Snapshot};
 
 /// A body that is not JSON by its own account.
@@ -62,8 +63,30 @@ pub(crate) fn complete(endpoint: Endpoint, body: &Peek<'_>) -> Result<(), Error>
         .param("messages")
         .code("empty_array")),
         Endpoint::Completions if !body.has_prompt => Err(missing("prompt")),
-        Endpoint::Embeddings if !body.has_input => Err(missing("input")),
-        Endpoint::Chat | Endpoint::Completions | Endpoint::Embeddings => Ok(()),
+        Endpoint::Embeddings | Endpoint::Moderations | Endpoint::Speech if !body.has_input => {
+            Err(missing("input"))
+        }
+        Endpoint::Images if !body.has_prompt => Err(missing("prompt")),
+        Endpoint::Rerank if !body.has("query") => Err(missing("query")),
+        Endpoint::Rerank if !body.has("documents") => Err(missing("documents")),
+        Endpoint::Score => scored(body).map_or(Ok(()), |field| Err(missing(field))),
+        _ => Ok(()),
+    }
+}
+
+/// What is missing of the two sides that are scored against each other: vLLM has several names for
+/// them, SGLang one.
+fn scored(body: &Peek<'_>) -> Option<&'static str> {
+    let (left, right) = RANK_FIELDS.split_at(RANK_FIELDS.len() / 2);
+    let has = |side: &[&str]| side.iter().any(|field| body.has(field));
+    // As it is named depends on the side that is there.
+    let sglang = body.has("query") || body.has("items");
+    match (has(left), has(right)) {
+        (true, true) => None,
+        (false, _) if sglang => Some("query"),
+        (false, _) => Some("text_1"),
+        (true, false) if sglang => Some("items"),
+        (true, false) => Some("text_2"),
     }
 }
 
@@ -78,8 +101,17 @@ pub(crate) fn find_model<'s>(
                 .code("missing_required_parameter"),
         );
     };
-    if let Some(model) = snapshot.models.get(asked.as_ref()) {
-        return Ok((asked.to_string(), model));
+    let model = named_model(snapshot, asked)?;
+    Ok((asked.to_string(), model))
+}
+
+/// The model of that name.
+pub(crate) fn named_model<'s>(
+    snapshot: &'s Snapshot,
+    asked: &str,
+) -> Result<&'s Arc<Model>, Error> {
+    if let Some(model) = snapshot.models.get(asked) {
+        return Ok(model);
     }
     if !snapshot.complete {
         return Err(Error::new(
@@ -94,6 +126,19 @@ pub(crate) fn find_model<'s>(
         format!("The model '{shown}' does not exist or you do not have access to it."),
     )
     .param("model"))
+}
+
+/// Refuses a key that may not use the model.
+pub(crate) fn permitted(key: &Key, asked: &str, model: &Model) -> Result<(), Error> {
+    if key.may_use(asked, &model.name) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Forbidden,
+        format!("This API key may not use the model '{asked}'."),
+    )
+    .param("model")
+    .code("model_not_allowed"))
 }
 
 /// A budget cannot be kept where the cost is not known.

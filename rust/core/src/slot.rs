@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
-use crate::door::{Door, Voice};
+use crate::door::{Door, Keep, Voice};
 use crate::error::{Error, Kind};
 use crate::linger::Linger;
 use crate::relay;
@@ -72,6 +72,12 @@ struct State {
     telling: Option<Telling>,
     /// Why the answer, or what is left of it, is an error.
     failure: Option<Error>,
+    /// Whole answers are remembered.
+    remembers: bool,
+    remembered: Option<Bytes>,
+    /// The answer is no stream of events: one that breaks off is not ended.
+    raw: bool,
+    broken: bool,
 }
 
 /// How an answer is told in the reader's words.
@@ -84,10 +90,16 @@ struct Telling {
 }
 
 impl Telling {
-    /// Appends what OpenAI's bytes come to. After a trouble there is nothing more to tell.
+    /// Appends what OpenAI's bytes come to, or those in the reader's words. After a trouble there is
+    /// nothing more to tell.
     fn feed(&mut self, said: Bytes, out: &mut BytesMut) {
         if !said.is_empty() && self.trouble.is_none() {
-            self.trouble = self.voice.feed(said, out).err();
+            let told = if self.native {
+                self.voice.pass(said, out)
+            } else {
+                self.voice.feed(said, out)
+            };
+            self.trouble = told.err();
         }
     }
 }
@@ -105,7 +117,7 @@ impl State {
 
     /// Lets `fill` append to what the reader gets, in its words.
     fn say<T>(&mut self, fill: impl FnOnce(&mut BytesMut) -> T) -> T {
-        let Some(telling) = self.telling.as_mut().filter(|telling| !telling.native) else {
+        let Some(telling) = &mut self.telling else {
             return fill(&mut self.out);
         };
         let mut said = BytesMut::new();
@@ -117,6 +129,8 @@ impl State {
     /// Ends with `error` as the last event.
     fn cut(&mut self, error: &Error) {
         match &mut self.telling {
+            // Nothing that could be added would be told from the answer.
+            _ if self.raw => self.broken = true,
             Some(telling) => telling.voice.cut(error, &mut self.out),
             None => relay::error_event(error, &mut self.out),
         }
@@ -162,7 +176,7 @@ impl Slot {
     pub fn of(door: Door, voice: Option<Box<dyn Voice>>) -> Self {
         Self {
             door,
-            voiced: voice.is_some(),
+            voiced: voice.is_some() || door == Door::Responses,
             state: Mutex::new(State {
                 telling: voice.map(|voice| Telling {
                     voice,
@@ -192,12 +206,80 @@ impl Slot {
         }
     }
 
+    /// The answer is no stream of events: an error cannot be told in it.
+    pub fn speak_raw(&self) {
+        self.state.lock().raw = true;
+    }
+
+    /// The answer broke off, and its reader must not take what it has for the whole.
+    pub fn is_broken(&self) -> bool {
+        self.state.lock().broken
+    }
+
     /// A whole answer of OpenAI's in the reader's words. Errors: it cannot be told.
     pub fn turned(&self, body: &Bytes) -> Result<Bytes, Error> {
         match &self.state.lock().telling {
             Some(telling) => telling.voice.answer(body),
             None => Ok(body.clone()),
         }
+    }
+
+    /// A whole answer that is in the reader's words already, with what the gateway has to say of it.
+    /// Errors: it is none.
+    pub fn own(&self, body: Bytes) -> Result<Bytes, Error> {
+        match &self.state.lock().telling {
+            Some(telling) => telling.voice.own(body),
+            None => Ok(body),
+        }
+    }
+
+    /// Says how the answer is told, where that was not known at first.
+    pub fn tell(&self, voice: Option<Box<dyn Voice>>) {
+        self.state.lock().telling = voice.map(|voice| Telling {
+            voice,
+            native: false,
+            trouble: None,
+        });
+    }
+
+    /// From now on the answer is remembered here once it is whole, as [`Slot::remembered`] gives it.
+    pub fn remember(&self) {
+        self.state.lock().remembers = true;
+    }
+
+    /// What is to be kept of an answer before its end is told. whole: the answer, where it is no
+    /// stream.
+    pub fn keeps(&self, whole: Option<&Bytes>) -> Option<Keep> {
+        if self.door != Door::Responses {
+            return None;
+        }
+        let mut state = self.state.lock();
+        let all = state.remembers;
+        let keep = state.telling.as_ref()?.voice.keeps(whole, all)?;
+        if all {
+            state.remembered = Some(keep.json.clone());
+        }
+        Some(keep).filter(|keep| keep.store)
+    }
+
+    /// Says whether the store has it; a whole answer tells that.
+    pub fn kept(&self, stored: bool, whole: Option<Bytes>) -> Option<Bytes> {
+        match &mut self.state.lock().telling {
+            Some(telling) => telling.voice.kept(stored, whole),
+            None => whole,
+        }
+    }
+
+    /// What is remembered of an answer that was whole: what a next request may name as its previous
+    /// response, though the store does not have it.
+    pub fn remembered(&self) -> Option<Bytes> {
+        self.state.lock().remembered.clone()
+    }
+
+    /// An error as this reader names its fields.
+    fn named(&self, error: &Error) -> Option<Error> {
+        let state = self.state.lock();
+        state.telling.as_ref()?.voice.named(error)
     }
 
     /// Why the answer, or what is left of it, is an error.
@@ -270,7 +352,7 @@ impl Slot {
     /// Whether the answer's body is complete and taken.
     pub fn is_drained(&self) -> bool {
         let state = self.state.lock();
-        state.ended && state.out.is_empty()
+        state.ended && state.out.is_empty() && !state.broken
     }
 
     /// The reader has gone: the driver is dropped at its next step, and with it the connection; or it
@@ -401,6 +483,8 @@ impl Slot {
 
     /// Answers with `error`. `headers`: the answer's, which begin with the request's id.
     pub fn refuse(&self, error: &Error, mut headers: Headers) {
+        let named = self.named(error);
+        let error = named.as_ref().unwrap_or(error);
         let body = self.door.refuse(error, &mut headers);
         self.state.lock().failure = Some(error.clone());
         self.start(Head {
@@ -433,9 +517,14 @@ impl Slot {
             let mut state = self.state.lock();
             state.ended = true;
             let State { telling, out, .. } = &mut *state;
-            if let Some(telling) = telling.as_mut().filter(|telling| !telling.native)
-                && let Err(error) = telling.voice.end(out)
-            {
+            let ended = telling.as_mut().map(|telling| {
+                if telling.native {
+                    telling.voice.passed(out)
+                } else {
+                    telling.voice.end(out)
+                }
+            });
+            if let Some(Err(error)) = ended {
                 state.cut(&error);
             }
             if state.cancelled {

@@ -14,7 +14,7 @@ use forebay_core::error::{Error, Kind};
 use forebay_core::gateway::{Failure, Gateway};
 use forebay_core::headers::fresh_request_id;
 use forebay_core::health::Engine;
-use forebay_core::listener::{Bounds, Listener};
+use forebay_core::listener::{Bounds, Listener, Sockets};
 use forebay_core::prompt_log::without_secrets;
 use http::Method;
 use parking_lot::Mutex;
@@ -247,16 +247,19 @@ impl Core {
     /// application's Unix socket. Returns the address with the port that the system chose. With
     /// `reuse_port` other processes may listen there too.
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
-    #[pyo3(signature = (host, port, *, app, body_bytes, header_bytes, header_read_s, body_read_s, reuse_port=false))]
+    #[pyo3(signature = (host, port, *, app, body_bytes, upload_bytes, header_bytes, header_read_s, body_read_s, websockets, websocket_idle_s, reuse_port=false))]
     fn listen(
         &self,
         host: &str,
         port: u16,
         app: PathBuf,
         body_bytes: usize,
+        upload_bytes: u64,
         header_bytes: usize,
         header_read_s: f64,
         body_read_s: f64,
+        websockets: usize,
+        websocket_idle_s: f64,
         reuse_port: bool,
     ) -> PyResult<(String, u16)> {
         let ip = host
@@ -266,10 +269,15 @@ impl Core {
             |s| Duration::try_from_secs_f64(s).map_err(|e| PyValueError::new_err(e.to_string()));
         let bounds = Bounds {
             body_bytes,
+            upload_bytes,
             header_bytes,
             header_read: seconds(header_read_s)?,
             body_read: seconds(body_read_s)?,
             write_stall: WRITE_STALL,
+            sockets: Sockets {
+                most: websockets,
+                idle: seconds(websocket_idle_s)?,
+            },
         };
         let _runtime = self.reactor.handle().enter();
         let listener = Listener::start(

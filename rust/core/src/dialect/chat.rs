@@ -260,13 +260,20 @@ impl Spot {
 
     /// The field's path as the client wrote it.
     pub(crate) fn path(self, dialect: Dialect) -> String {
+        if dialect == Dialect::Responses {
+            return self.item();
+        }
         let (messages, content) = match dialect {
-            Dialect::OpenAi | Dialect::Anthropic | Dialect::Converse => ("messages", "content"),
+            Dialect::Responses | Dialect::OpenAi | Dialect::Anthropic | Dialect::Converse => {
+                ("messages", "content")
+            }
             Dialect::Gemini => ("contents", "parts"),
         };
         let system = match dialect {
             Dialect::Gemini => "systemInstruction.parts",
-            Dialect::OpenAi | Dialect::Anthropic | Dialect::Converse => "system",
+            Dialect::OpenAi | Dialect::Anthropic | Dialect::Converse | Dialect::Responses => {
+                "system"
+            }
         };
         match (self.message, self.place) {
             (Some(m), Place::Whole) => format!("{messages}[{m}].{content}"),
@@ -276,6 +283,15 @@ impl Spot {
             (Some(m), Place::Detail(i)) => format!("{messages}[{m}].reasoning_details[{i}]"),
             (None, Place::Item(i)) => format!("{system}[{i}]"),
             (None, _) => system.to_owned(),
+        }
+    }
+
+    /// The path in a request of Responses.
+    fn item(self) -> String {
+        match (self.message, self.place) {
+            (Some(m), Place::Item(i)) => format!("input[{m}].content[{i}]"),
+            (Some(m), _) => format!("input[{m}]"),
+            (None, _) => "instructions".to_owned(),
         }
     }
 }
@@ -338,6 +354,8 @@ pub(crate) struct Answer<'a> {
     /// The stop sequence that was met, where it is told.
     pub stop_sequence: Option<Cow<'a, str>>,
     pub usage: Option<Usage>,
+    /// Logprobs of its text, as OpenAI's dialects list them.
+    pub logprobs: Option<Raw<'a>>,
 }
 
 /// Why an answer ends.
@@ -361,11 +379,13 @@ pub(crate) enum Stop {
 
 /// What a stream says. Order: `Start`, deltas, `Finish`, `Usage` (at any time, the last one counts),
 /// `End`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Event<'a> {
     Start,
     Text(Cow<'a, str>),
     Refusal(Cow<'a, str>),
+    /// Logprobs of the text that comes next, as OpenAI's dialects list them.
+    Logprobs(Raw<'a>),
     Reasoning(Cow<'a, str>),
     /// Of the reasoning before it, and its end.
     Signature(Signature<'a>),
@@ -431,6 +451,9 @@ impl Param {
                 "tool_choice.disable_parallel_tool_use"
             }
             (Dialect::Gemini, _) => self.in_gemini(),
+            (Dialect::Responses, Self::Format) => "text.format",
+            (Dialect::Responses, Self::Effort) => "reasoning.effort",
+            (Dialect::Responses, Self::Logprobs) => "include",
             (Dialect::Converse, Self::Temperature) => "inferenceConfig.temperature",
             (Dialect::Converse, Self::TopK) => "additionalModelRequestFields.top_k",
             (Dialect::Converse, Self::Thinking) => "additionalModelRequestFields.thinking",

@@ -4,7 +4,7 @@
 //! that all pairs work. Pure: bytes in, bytes out. What a dialect cannot say is refused by the field's
 //! name, or left out and listed; `docs/dialects.md` has the tables.
 mod anthropic;
-mod base64;
+pub(crate) mod base64;
 mod calls;
 mod carry;
 mod chat;
@@ -16,6 +16,7 @@ mod gemini;
 pub(crate) mod json;
 mod media;
 mod openai;
+pub(crate) mod responses;
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
@@ -37,6 +38,8 @@ pub enum Dialect {
     Gemini,
     /// Bedrock's Converse, its streams in binary frames.
     Converse,
+    /// OpenAI's Responses.
+    Responses,
 }
 
 /// What is known of a request beside its body.
@@ -98,11 +101,13 @@ fn parse(from: Dialect, body: &str) -> Result<chat::Request<'_>, Error> {
         Dialect::Anthropic => anthropic::parse_request(body)?,
         Dialect::Gemini => gemini::parse_request(body)?,
         Dialect::Converse => converse::parse_request(body)?,
+        Dialect::Responses => responses::parse_request(body)?,
     };
     if request.messages.is_empty() {
         let field = match from {
             Dialect::OpenAi | Dialect::Anthropic | Dialect::Converse => "messages",
             Dialect::Gemini => "contents",
+            Dialect::Responses => "input",
         };
         return Err(invalid(
             field,
@@ -127,6 +132,7 @@ fn render(
         Dialect::Anthropic => anthropic::render_request(request, options, &mut carry, &mut out)?,
         Dialect::Gemini => gemini::render_request(request, options, &mut carry, &mut out)?,
         Dialect::Converse => converse::render_request(request, options, &mut carry, &mut out)?,
+        Dialect::Responses => responses::render_request(request, options, &mut carry, &mut out)?,
     }
     Ok(Translated {
         body: out.into(),
@@ -209,6 +215,7 @@ pub fn answer(
         Dialect::Anthropic => anthropic::parse_answer(body)?,
         Dialect::Gemini => gemini::parse_answer(body, &context.id)?,
         Dialect::Converse => converse::parse_answer(body)?,
+        Dialect::Responses => responses::parse_answer(body)?,
     };
     let mut out = BytesMut::with_capacity(body.len() + 512);
     match to {
@@ -216,6 +223,10 @@ pub fn answer(
         Dialect::Anthropic => anthropic::render_answer(&answer, context, &mut out)?,
         Dialect::Gemini => gemini::render_answer(&answer, context, &mut out)?,
         Dialect::Converse => converse::render_answer(&answer, &mut out)?,
+        Dialect::Responses => {
+            let asked = responses::Asked::default();
+            responses::render_answer(&answer, context, &asked, false, &mut out);
+        }
     }
     Ok(out.into())
 }
@@ -240,6 +251,7 @@ enum Reader {
     Anthropic(anthropic::Reader),
     Gemini(gemini::Reader),
     Converse(converse::Reader),
+    Responses(responses::Reader),
 }
 
 /// Writes a stream's bytes from events.
@@ -248,6 +260,7 @@ enum Writer {
     Anthropic(anthropic::Writer),
     Gemini(gemini::Writer),
     Converse(converse::Writer),
+    Responses(Box<responses::Writer>),
 }
 
 /// A [`Sink`] that writes.
@@ -266,6 +279,7 @@ impl Sink for Pipe<'_> {
             Writer::Anthropic(writer) => writer.event(&event, self.out),
             Writer::Gemini(writer) => writer.event(&event, self.out),
             Writer::Converse(writer) => writer.event(&event, self.out),
+            Writer::Responses(writer) => writer.event(&event, self.out),
         }
     }
 }
@@ -284,17 +298,55 @@ impl Transcoder {
                 Reader::Gemini(gemini::Reader::new(context.id.clone(), max_event_bytes))
             }
             Dialect::Converse => Reader::Converse(converse::Reader::new(max_event_bytes)),
+            Dialect::Responses => Reader::Responses(responses::Reader::new(max_event_bytes)),
         };
         let writer = match to {
             Dialect::OpenAi => Writer::OpenAi(openai::Writer::new(&context)),
             Dialect::Anthropic => Writer::Anthropic(anthropic::Writer::new(context)),
             Dialect::Gemini => Writer::Gemini(gemini::Writer::new(context)),
             Dialect::Converse => Writer::Converse(converse::Writer::default()),
+            Dialect::Responses => Writer::Responses(Box::new(responses::Writer::new(
+                context,
+                responses::Asked::default(),
+            ))),
         };
         Self {
             reader,
             writer,
             failed: None,
+        }
+    }
+
+    /// A stream of OpenAI's chat that becomes one of Responses, whose last event is held back.
+    /// asked: what the response repeats. stored: whether it is said to be kept until that is known.
+    pub(crate) fn held(
+        context: Context,
+        asked: responses::Asked,
+        stored: bool,
+        max_event_bytes: usize,
+    ) -> Self {
+        let reader = openai::Reader::new(context.id.clone(), max_event_bytes);
+        let writer = responses::Writer::new(context, asked).holding(stored);
+        Self {
+            reader: Reader::OpenAi(reader),
+            writer: Writer::Responses(Box::new(writer)),
+            failed: None,
+        }
+    }
+
+    /// The response as it ends, once only its last event is missing.
+    pub(crate) fn whole_response(&self, stored: bool) -> Option<BytesMut> {
+        match &self.writer {
+            Writer::Responses(writer) if writer.is_whole() => Some(writer.response(stored)),
+            _ => None,
+        }
+    }
+
+    /// What writes Responses.
+    pub(crate) fn response(&mut self) -> Option<&mut responses::Writer> {
+        match &mut self.writer {
+            Writer::Responses(writer) => Some(writer),
+            _ => None,
         }
     }
 
@@ -308,6 +360,7 @@ impl Transcoder {
             Reader::Anthropic(reader) => reader.feed(chunk, pipe),
             Reader::Gemini(reader) => reader.feed(chunk, pipe),
             Reader::Converse(reader) => reader.feed(chunk, pipe),
+            Reader::Responses(reader) => reader.feed(chunk, pipe),
         })
     }
 
@@ -318,6 +371,7 @@ impl Transcoder {
             Reader::Anthropic(reader) => reader.end(pipe),
             Reader::Gemini(reader) => reader.end(pipe),
             Reader::Converse(reader) => reader.end(pipe),
+            Reader::Responses(reader) => reader.end(pipe),
         })
     }
 

@@ -5,6 +5,7 @@
 //! has the same admission, limits, routing, fallback, metering and errors. Pure: bytes in, bytes out.
 pub mod grpc;
 mod messages;
+pub(crate) mod responses;
 mod way;
 
 use bytes::{Bytes, BytesMut};
@@ -31,6 +32,8 @@ pub enum Door {
     Messages,
     /// How many tokens a request of Messages would have.
     Count,
+    /// OpenAI's Responses.
+    Responses,
 }
 
 /// How a client is connected.
@@ -129,6 +132,51 @@ pub trait Voice: Send {
 
     /// Appends a sign of life, while there is nothing to say yet.
     fn keep_alive(&self, out: &mut BytesMut);
+
+    /// Appends a piece of a stream that is in the door's own words already.
+    fn pass(&mut self, told: Bytes, out: &mut BytesMut) -> Result<(), Error> {
+        out.extend_from_slice(&told);
+        Ok(())
+    }
+
+    /// Appends what is left to say once such a stream was whole.
+    fn passed(&mut self, out: &mut BytesMut) -> Result<(), Error> {
+        let _ = out;
+        Ok(())
+    }
+
+    /// A whole answer that is in the door's own words already.
+    fn own(&self, body: Bytes) -> Result<Bytes, Error> {
+        Ok(body)
+    }
+
+    /// An error with the field's name as the client wrote it, where that is another one.
+    fn named(&self, error: &Error) -> Option<Error> {
+        let _ = error;
+        None
+    }
+
+    /// What is to be kept before the end is told. whole: the answer as it is told, where it is no
+    /// stream. all: also what the store is not to have.
+    fn keeps(&self, whole: Option<&Bytes>, all: bool) -> Option<Keep> {
+        let _ = (whole, all);
+        None
+    }
+
+    /// Says whether the store has it; a whole answer tells that.
+    fn kept(&mut self, stored: bool, whole: Option<Bytes>) -> Option<Bytes> {
+        let _ = stored;
+        whole
+    }
+}
+
+/// What is kept of an answer.
+#[derive(Clone, Debug)]
+pub struct Keep {
+    /// A JSON object.
+    pub json: Bytes,
+    /// In the store.
+    pub store: bool,
 }
 
 impl Door {
@@ -136,8 +184,8 @@ impl Door {
     pub const fn media(self, stream: bool) -> &'static str {
         match self {
             Self::Grpc(_) => "application/grpc+proto",
-            Self::OpenAi | Self::Messages | Self::Count if stream => "text/event-stream",
-            Self::OpenAi | Self::Messages | Self::Count => "application/json",
+            _ if stream => "text/event-stream",
+            _ => "application/json",
         }
     }
 
@@ -146,7 +194,7 @@ impl Door {
     pub fn greeting(self, request_id: (HeaderName, HeaderValue)) -> Headers {
         let mut headers = Vec::with_capacity(8);
         match self {
-            Self::OpenAi | Self::Grpc(_) => headers.push(request_id),
+            Self::OpenAi | Self::Responses | Self::Grpc(_) => headers.push(request_id),
             Self::Messages | Self::Count => {
                 let again = messages::request_id(request_id.1.clone());
                 headers.push(request_id);
@@ -156,10 +204,19 @@ impl Door {
         headers
     }
 
+    /// Whether an answer of this door begins with what its input has cost: its voice is told of usage as
+    /// soon as there is any.
+    pub const fn counts_early(self) -> bool {
+        match self {
+            Self::OpenAi | Self::Count | Self::Responses | Self::Grpc(_) => false,
+            Self::Messages => true,
+        }
+    }
+
     /// Adds how this door's clients are told of limits to what `headers` say of them. unix_s: now.
     pub fn limits(self, headers: &mut Headers, unix_s: i64) {
         match self {
-            Self::OpenAi | Self::Grpc(_) => {}
+            Self::OpenAi | Self::Responses | Self::Grpc(_) => {}
             Self::Messages | Self::Count => messages::rates(headers, unix_s),
         }
     }
@@ -168,7 +225,7 @@ impl Door {
     /// which begin with the request's id.
     pub fn refuse(self, error: &Error, headers: &mut Headers) -> Bytes {
         match self {
-            Self::OpenAi => {
+            Self::OpenAi | Self::Responses => {
                 headers.extend(error_headers(error));
                 error.openai_body()
             }
@@ -205,5 +262,6 @@ pub fn enter(way: &Way, body: Bytes, request_id: &str) -> Result<Entered, Error>
         }),
         Door::Messages => messages::enter(body, request_id),
         Door::Count => messages::count(body),
+        Door::Responses => responses::enter(&body, 0),
     }
 }

@@ -34,7 +34,10 @@ pub(super) struct Feed {
 impl Feed {
     /// A stream of this target's at its start.
     pub(super) fn new(job: &Job, target: &Target, path: Path) -> Self {
-        let dialect = speaks(job, target);
+        // Another engine's stream is carried on in the words in which it began.
+        let whole = matches!(path, Path::Fresh(_));
+        let own = native(job, target).filter(|_| whole);
+        let dialect = own.map_or_else(|| speaks(job, target), |own| own.dialect);
         let transcoder = (dialect != Dialect::OpenAi).then(|| {
             let most = job.shape.max_event_bytes;
             Box::new(Transcoder::new(
@@ -44,9 +47,8 @@ impl Feed {
                 most,
             ))
         });
-        // Another engine's stream is carried on in the words in which it began.
-        let whole = matches!(path, Path::Fresh(_));
-        let tee = (whole && native(job, target).is_some())
+        let tee = own
+            .is_some()
             .then(|| Box::new(Tee::new(job.shape.max_event_bytes)));
         let (splice, relay) = match path {
             // What was passed on is not what another engine could go on from.

@@ -18,7 +18,10 @@ use crate::door::Native;
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
+use crate::keys::KeyId;
 use crate::linger::{OnDisconnect, outstayed};
+use crate::pass::object::Object;
+use crate::pass::upload::Upload;
 use crate::record::Record;
 use crate::relay::Shape;
 use crate::route::Ask;
@@ -32,9 +35,13 @@ mod body;
 mod course;
 mod feed;
 mod hedge;
+mod keep;
 mod native;
+mod objects;
 mod open;
 mod out;
+mod passing;
+mod ranked;
 mod read;
 mod refuse;
 mod resume;
@@ -56,8 +63,14 @@ pub struct Job {
     pub model_asked: String,
     /// Which API.
     pub endpoint: Endpoint,
-    /// Streamed.
+    /// Streamed, in OpenAI's chunks.
     pub stream: bool,
+    /// Its answer goes by, and is not read whole.
+    pub passes: bool,
+    /// In place of a body that is there, one that still comes.
+    pub upload: Option<Arc<Upload>>,
+    /// The file or batch that it is about.
+    pub object: Option<Object>,
     /// What the relay has to know.
     pub shape: Shape,
     /// The client's body.
@@ -78,6 +91,10 @@ pub struct Job {
     pub max_answer_bytes: usize,
     /// What routing has to know of it.
     pub ask: Ask,
+    /// Whose request it is.
+    pub account: Arc<str>,
+    /// Their key.
+    pub key_id: KeyId,
     /// How long all of it may take.
     pub total: Duration,
     /// The client's own request, for upstreams that speak as it does.

@@ -10,12 +10,13 @@ use crate::error::{Error, Kind};
 use crate::snapshot::Target;
 use crate::sse::Decoder;
 
-/// The client's own request, if this target speaks as it does.
+/// The client's own request, if this target speaks as it does, in all that it says or beside chat.
 pub(super) fn native<'j>(job: &'j Job, target: &Target) -> Option<&'j Native> {
     let dialect = speaks(job, target);
-    job.native
-        .as_ref()
-        .filter(|native| native.dialect == dialect && dialect != Dialect::OpenAi)
+    job.native.as_ref().filter(|native| {
+        let beside = native.dialect == Dialect::Responses && target.upstream.offers_responses();
+        beside || (native.dialect == dialect && dialect != Dialect::OpenAi)
+    })
 }
 
 /// Passes a stream on, event by event: none of them before the transcoder has taken it, so that an

@@ -2,6 +2,7 @@
 use tokio::time::Instant;
 
 use super::Job;
+use super::keep::keep;
 use super::open::{Into, Open};
 use super::read::drain;
 use super::refuse::{Last, logged_all};
@@ -65,6 +66,7 @@ pub(super) async fn close(job: &Job, finish: Option<&str>, last: Last, record: &
     logged_all(record, &last.said);
     record.book_durably().await;
     last.give(job);
+    keep(job, None).await;
     job.slot.finish();
 }
 

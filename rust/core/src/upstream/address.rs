@@ -82,6 +82,27 @@ impl Address {
     }
 }
 
+impl Address {
+    /// The path and query of a place here, without what all of them begin with.
+    pub(super) fn own(&self, uri: &Uri) -> String {
+        let path = uri.path();
+        let path = path.strip_prefix(&self.prefix).unwrap_or(path);
+        let query = uri.query().unwrap_or_default();
+        let rest = match &self.query {
+            None => query,
+            Some(all) => {
+                let rest = query.strip_prefix(all.as_str()).unwrap_or(query);
+                rest.trim_start_matches('&')
+            }
+        };
+        if rest.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{path}?{rest}")
+        }
+    }
+}
+
 /// Where one API is.
 #[derive(Clone, Debug)]
 enum Place {
@@ -109,10 +130,10 @@ impl Place {
 /// Where each API of an upstream is.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
-    chat: Option<Place>,
+    /// By the index of their API.
+    places: [Option<Place>; Endpoint::ALL.len()],
     chat_stream: Option<Place>,
-    completions: Option<Place>,
-    embeddings: Option<Place>,
+    responses: Option<Place>,
 }
 
 impl Places {
@@ -123,26 +144,66 @@ impl Places {
                 .map(|path| Place::new(address, path))
                 .transpose()
         };
+        let mut places = [const { None }; Endpoint::ALL.len()];
+        for (slot, endpoint) in places.iter_mut().zip(Endpoint::ALL) {
+            *slot = place(paths.of(endpoint))?;
+        }
         Ok(Self {
-            chat: place(&paths.chat)?,
+            places,
             chat_stream: place(&paths.chat_stream)?,
-            completions: place(&paths.completions)?,
-            embeddings: place(&paths.embeddings)?,
+            responses: place(&paths.responses)?,
         })
     }
 
     fn place(&self, endpoint: Endpoint, stream: bool) -> Option<&Place> {
-        match endpoint {
-            Endpoint::Chat if stream => self.chat_stream.as_ref().or(self.chat.as_ref()),
-            Endpoint::Chat => self.chat.as_ref(),
-            Endpoint::Completions => self.completions.as_ref(),
-            Endpoint::Embeddings => self.embeddings.as_ref(),
-        }
+        let streamed = self.chat_stream.as_ref();
+        streamed
+            .filter(|_| stream && endpoint == Endpoint::Chat)
+            .or_else(|| self.places.get(endpoint as usize)?.as_ref())
     }
 
     /// Whether there is such an API.
     pub(super) fn offers(&self, endpoint: Endpoint) -> bool {
         self.place(endpoint, false).is_some()
+    }
+
+    /// Whether there are Responses beside chat.
+    pub(super) const fn offers_responses(&self) -> bool {
+        self.responses.is_some()
+    }
+
+    /// Where a call of Responses goes; `None` where there are none.
+    pub(super) fn responses(
+        &self,
+        address: &Address,
+        model: &str,
+    ) -> Option<Result<Uri, http::Error>> {
+        self.responses
+            .as_ref()
+            .map(|place| place.of(address, model))
+    }
+
+    /// Where something below a collection is; `None` where there is no such API.
+    pub(super) fn below(
+        &self,
+        endpoint: Endpoint,
+        below: &str,
+    ) -> Option<Result<Uri, http::Error>> {
+        let Place::Fixed(uri) = self.place(endpoint, false)? else {
+            return None;
+        };
+        let query = uri
+            .query()
+            .map_or_else(String::new, |query| format!("?{query}"));
+        let mut parts = uri.clone().into_parts();
+        let path = format!("{}{below}{query}", uri.path());
+        Some(match PathAndQuery::try_from(path) {
+            Ok(path) => {
+                parts.path_and_query = Some(path);
+                Uri::from_parts(parts).map_err(Into::into)
+            }
+            Err(error) => Err(error.into()),
+        })
     }
 
     /// Where a call goes; `None` where there is no such API.
@@ -153,10 +214,17 @@ impl Places {
         stream: bool,
         model: &str,
     ) -> Option<Result<Uri, http::Error>> {
-        Some(match self.place(endpoint, stream)? {
-            Place::Fixed(uri) => Ok(uri.clone()),
-            Place::OfModel(path) => address.uri(&path.replace(MODEL, &encoded(model))),
-        })
+        let place = self.place(endpoint, stream)?;
+        Some(place.of(address, model))
+    }
+}
+
+impl Place {
+    fn of(&self, address: &Address, model: &str) -> Result<Uri, http::Error> {
+        match self {
+            Self::Fixed(uri) => Ok(uri.clone()),
+            Self::OfModel(path) => address.uri(&path.replace(MODEL, &encoded(model))),
+        }
     }
 }
 
@@ -238,13 +306,20 @@ mod tests {
             chat_stream: Some("/s".to_owned()),
             completions: None,
             embeddings: None,
-            count_tokens: None,
+            realtime: Some("/r?model={model}".to_owned()),
+            rerank: Some("/rank".to_owned()),
+            ..PathsSpec::default()
         };
         let at = |endpoint, stream| uri("http://h", &paths, (endpoint, stream), "m");
         assert_eq!(at(Endpoint::Chat, false).as_deref(), Some("http://h/c"));
         assert_eq!(at(Endpoint::Chat, true).as_deref(), Some("http://h/s"));
         assert_eq!(at(Endpoint::Completions, true), None);
         assert_eq!(at(Endpoint::Embeddings, false), None);
+        let session = at(Endpoint::Realtime, false);
+        assert_eq!(session.as_deref(), Some("http://h/r?model=m"));
+        let ranked = at(Endpoint::Rerank, false);
+        assert_eq!(ranked.as_deref(), Some("http://h/rank"));
+        assert_eq!(at(Endpoint::Files, false), None);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use forebay_core::gateway::{Endpoint, Gateway, Request};
 use forebay_core::keys::KeySpec;
 use forebay_core::limit::Region;
-use forebay_core::listener::{Bounds, Listener};
+use forebay_core::listener::{Bounds, Listener, Sockets};
 use forebay_core::price::PriceSpec;
 use forebay_core::prompt_log::{ChoiceSpec, SettingsSpec};
 use forebay_core::record::UsageEvent;
@@ -97,6 +97,8 @@ pub struct Setup {
     pub queue_timeout: f64,
     pub http2: bool,
     pub body_bytes: usize,
+    /// Largest form with files in it, bytes.
+    pub upload_bytes: u64,
     pub header_read: Duration,
     pub body_read: Duration,
     pub write_stall: Duration,
@@ -123,6 +125,7 @@ impl Default for Setup {
             queue_timeout: 5.0,
             http2: false,
             body_bytes: 1 << 20,
+            upload_bytes: 100 << 20,
             header_read: Duration::from_secs(5),
             body_read: Duration::from_secs(5),
             write_stall: Duration::from_secs(5),
@@ -211,10 +214,15 @@ impl Rig {
             gateway,
             bounds: Bounds {
                 body_bytes: setup.body_bytes,
+                upload_bytes: setup.upload_bytes,
                 header_bytes: 16 * 1024,
                 header_read: setup.header_read,
                 body_read: setup.body_read,
                 write_stall: setup.write_stall,
+                sockets: Sockets {
+                    most: 100,
+                    idle: Duration::from_secs(600),
+                },
             },
             sockets: parking_lot::Mutex::default(),
         }
