@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2 as pb
 
 from forebay._core import Core
-from forebay.grpc.call import Context, Handler, fail, guarded, unary
+from forebay.grpc.call import Context, Handler, guarded, refuse, unary
 from forebay.grpc.models import read_as
 
 SERVICE = "grpc.health.v1.Health"
@@ -81,9 +81,7 @@ class Health:
         request = await read_as(pb.HealthCheckRequest, context, self._core)
         self._refresh()
         if request.service not in self._states:
-            await fail(
-                context, self._core.grpc_error("not_found", "There is no service of that name.")
-            )
+            await refuse(context, self._core, "not_found", "There is no service of that name.")
         return pb.HealthCheckResponse(status=self._state(request.service)).SerializeToString()
 
     async def _watch(self, _: object, context: Context) -> None:
