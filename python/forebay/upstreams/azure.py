@@ -51,6 +51,7 @@ class Azure(Kind):
             chat=f"{below}/chat/completions{version}",
             completions=f"{below}/completions{version}",
             embeddings=f"{below}/embeddings{version}",
+            responses=None if upstream.deployments else f"{below}/responses{version}",
         )
 
     def headers(self, upstream: Upstream) -> list[tuple[str, str]]:
@@ -88,5 +89,6 @@ class Azure(Kind):
 KIND = Azure(
     name="azure",
     bearer=False,
+    responses=True,
     probe=Probe(ready="/openai/v1/models", interval_s=30.0, timeout_s=10.0),
 )

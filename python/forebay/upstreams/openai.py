@@ -15,10 +15,12 @@ Sources: developers.openai.com: api/reference/overview, guides/error-codes, guid
 openai/openai-python.
 """
 
-from forebay.upstreams.kind import Kind, Probe
+from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="openai",
     default_url="https://api.openai.com",
+    default_paths=Paths(responses="/v1/responses"),
+    responses=True,
     probe=Probe(ready="/v1/models", models="/v1/models", interval_s=30.0, timeout_s=10.0),
 )

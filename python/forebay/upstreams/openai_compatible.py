@@ -8,9 +8,10 @@ one).
 Source: openai/openai-python, types/chat.
 """
 
-from forebay.upstreams.kind import Kind, Probe
+from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="openai_compatible",
+    default_paths=Paths(responses="/v1/responses"),
     probe=Probe(ready="/v1/models", models="/v1/models"),
 )

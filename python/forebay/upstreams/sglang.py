@@ -21,7 +21,7 @@ from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="sglang",
-    default_paths=Paths(count_tokens="/v1/messages/count_tokens"),
+    default_paths=Paths(count_tokens="/v1/messages/count_tokens", responses="/v1/responses"),
     continuous_usage=True,
     rid=True,
     abort_path="/abort_request",

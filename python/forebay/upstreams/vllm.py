@@ -19,7 +19,7 @@ from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="vllm",
-    default_paths=Paths(count_tokens="/v1/messages/count_tokens"),
+    default_paths=Paths(count_tokens="/v1/messages/count_tokens", responses="/v1/responses"),
     continuous_usage=True,
     continues=True,
     cold=True,
