@@ -35,6 +35,9 @@ _Answer = tuple[int, list[tuple[bytes, bytes]], bytes, bool]
 
 _Headers = list[tuple[bytes, bytes]]
 
+_GrpcStatus = tuple[int, str, bytes]
+"""A status code of gRPC's, the message, and a `google.rpc.Status` in its wire form."""
+
 @final
 class Core:
     """The gateway of one process: its keys, configuration, limits, upstreams and runtime."""
@@ -62,6 +65,8 @@ class Core:
         header_bytes: int,
         header_read_s: float,
         body_read_s: float,
+        websockets: int,
+        websocket_idle_s: float,
         reuse_port: bool = False,
     ) -> tuple[str, int]:
         """Listen on an IP address; port 0 takes a free one. Returns the address.
@@ -220,6 +225,12 @@ class Core:
     def authenticate_admin(self, headers: _Headers) -> _Answer | None:
         """None if the request's key is a good admin key, else the refusal."""
 
+    def account(self, headers: _Headers) -> str | _Answer:
+        """The account of the request's key, or the refusal: of an admin key and in a drain too."""
+
+    def grpc_refusal(self, headers: _Headers, *, admin: bool = False) -> _GrpcStatus | None:
+        """None if the request's key is good, with `admin` an admin key; else the refusal."""
+
     def models(self, headers: _Headers) -> list[str] | _Answer:
         """The models that the request's key may use, or the refusal."""
 
@@ -237,6 +248,21 @@ class Core:
         """An error's answer, as told where the request came in; without a way in OpenAI's shape.
 
         headers: the request's, for its id. Raises: ValueError if no kind has that name.
+        """
+
+    def grpc_error(
+        self,
+        kind_name: str,
+        message: str,
+        *,
+        headers: _Headers | None = None,
+        param: str | None = None,
+        code: str | None = None,
+        cause: str | None = None,
+    ) -> _GrpcStatus:
+        """An error as gRPC has it. headers: the request's, for its id.
+
+        Raises: ValueError if no kind has that name.
         """
 
     def take_usage(self, limit: int) -> list[tuple[Any, ...]]:
@@ -308,6 +334,18 @@ class Exchange:
 
     def start(self) -> _Answer | Future[_Answer | None] | None:
         """The answer's start at once if it is there, else a future; None if it was cancelled."""
+
+    def next_messages(self) -> list[bytes] | Future[list[bytes] | None] | None:
+        """As `next`, of an answer in gRPC's frames: the messages that are ready.
+
+        Raises: RuntimeError where the frames are broken.
+        """
+
+    def failure(self, request_id: str = "") -> _GrpcStatus | None:
+        """Why the answer, or what is left of it, is an error; None while it is none.
+
+        request_id: told in the details.
+        """
 
     def next(self) -> bytes | Future[bytes | None] | None:
         """All bytes that are ready, None at the end, or a future of either."""

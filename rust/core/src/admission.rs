@@ -16,7 +16,9 @@ use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
 use crate::peek::{Peek, peek};
 use crate::record::{Opening, Record};
-use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
+use crate::refusals::{
+    complete, find_model, json_content, limited, permitted, unpriced, unreadable,
+};
 use crate::relay::Shape;
 use crate::slot::{Answering, Headers, Slot};
 use crate::snapshot::{Model, Snapshot};
@@ -25,6 +27,9 @@ use crate::usage::Usage;
 
 mod recall;
 mod routing;
+mod session;
+
+pub(crate) use session::{Asking, Caller, Session};
 
 use routing::Seen;
 
@@ -55,6 +60,19 @@ impl Gateway {
         request: Request<'_>,
         body: Bytes,
     ) -> Arc<Slot> {
+        let request = match request.idempotency_key {
+            // A session of many requests has no one answer.
+            Some(_) if request.front != Front::WebSocket => {
+                if let Some(slot) = self.once(way, request, &body) {
+                    return slot;
+                }
+                Request {
+                    idempotency_key: None,
+                    ..request
+                }
+            }
+            _ => request,
+        };
         if way.door == Door::OpenAi {
             return self.admit(way.endpoint, request, body);
         }
@@ -179,7 +197,7 @@ impl Gateway {
     }
 
     /// The key of a request that may be served now.
-    pub(crate) fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
+    pub fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
         let key = self.authenticate(request)?;
         if key.admin {
             return Err(Error::new(
@@ -259,7 +277,7 @@ impl Gateway {
         }
         let prompts = match endpoint {
             Endpoint::Completions => body.prompt_items.max(1),
-            Endpoint::Chat | Endpoint::Embeddings => 1,
+            Endpoint::Chat | Endpoint::Embeddings | Endpoint::Realtime => 1,
         };
         let choices = body.n.unwrap_or(1).saturating_mul(prompts);
         let job = Job {
@@ -271,7 +289,7 @@ impl Gateway {
             stream: body.stream && endpoint != Endpoint::Embeddings,
             shape: Shape {
                 include_usage: body.include_usage,
-                continuous_usage: body.continuous_usage_stats,
+                continuous_usage: body.continuous_usage_stats || slot.door().counts_early(),
                 completions: endpoint == Endpoint::Completions,
                 choices,
                 max_event_bytes: snapshot.max_event_bytes,
@@ -405,19 +423,6 @@ pub(crate) fn permitted_model<'s>(
     Ok((asked, model))
 }
 
-/// Refuses a key that may not use the model.
-fn permitted(key: &Key, asked: &str, model: &Model) -> Result<(), Error> {
-    if key.may_use(asked, &model.name) {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Forbidden,
-        format!("This API key may not use the model '{asked}'."),
-    )
-    .param("model")
-    .code("model_not_allowed"))
-}
-
 /// Why a request does not start at once.
 enum No {
     /// It never will.
@@ -442,14 +447,14 @@ struct Asked {
 }
 
 /// A request that outlives its front end's call.
-struct Kept {
+pub(crate) struct Kept {
     fields: [Option<Vec<u8>>; 9],
     front: Front,
     deadline: Option<Duration>,
 }
 
 impl Kept {
-    fn of(request: &Request<'_>) -> Self {
+    pub(crate) fn of(request: &Request<'_>) -> Self {
         let fields = [
             request.authorization,
             request.content_type,
@@ -468,7 +473,7 @@ impl Kept {
         }
     }
 
-    fn request(&self) -> Request<'_> {
+    pub(crate) fn request(&self) -> Request<'_> {
         let [
             authorization,
             content_type,

@@ -95,6 +95,7 @@ pub struct Counters {
     limits: Arc<Family<Gauge, 1>>,
     shed: Arc<Family<Counter, 2>>,
     hang_ups: Arc<Family<Counter, 2>>,
+    repeats: Arc<Family<Counter, 1>>,
     copies: Arc<Family<Counter, 2>>,
     errors: Arc<Family<Counter, 1>>,
     refusals: Arc<Family<Counter, 2>>,
@@ -229,6 +230,11 @@ impl Counters {
                 "Errors, by kind; refusals included.",
                 ["kind"],
             ),
+            repeats: registry.counters(
+                "forebay_idempotent_requests_total",
+                "Requests with an Idempotency-Key, by what became of them.",
+                ["outcome"],
+            ),
             refusals: registry.counters(
                 "forebay_limit_refusals_total",
                 "Requests refused by a limit, by whose it is and what it counts.",
@@ -290,6 +296,11 @@ impl Counters {
             (true, None) => "cut",
         };
         self.hang_ups.get_or_create(&[upstream, then]).inc();
+    }
+
+    /// A request with an idempotency key was decided.
+    pub fn repeated(&self, outcome: &str) {
+        self.repeats.get_or_create(&[outcome]).inc();
     }
 
     /// A copy of a request has ended.

@@ -25,6 +25,7 @@ pub use crate::note::{Failure, Note};
 use crate::port::Port;
 use crate::price::{PriceBook, PriceSpec};
 use crate::prompt_log::{Entry, MAX_WAITING, PromptLog, Sink};
+use crate::refusals::{named_model, permitted};
 use crate::slot::{Answering, Head, Headers, Slot};
 use crate::snapshot::{Model, Snapshot, SnapshotSpec};
 use crate::spool::{Spool, SpoolCounters};
@@ -41,11 +42,21 @@ pub enum Endpoint {
     Completions,
     /// `/v1/embeddings`
     Embeddings,
+    /// `/v1/realtime`: sessions.
+    Realtime,
 }
 
 impl Endpoint {
     /// All, in the order of their index.
-    pub const ALL: [Self; 3] = [Self::Chat, Self::Completions, Self::Embeddings];
+    pub const ALL: [Self; 4] = [
+        Self::Chat,
+        Self::Completions,
+        Self::Embeddings,
+        Self::Realtime,
+    ];
+
+    /// Those that most engines have: whether one has any other is asked of each request.
+    pub const COMMON: [Self; 3] = [Self::Chat, Self::Completions, Self::Embeddings];
 
     /// The path, ours and the engine's.
     pub const fn path(self) -> &'static str {
@@ -53,6 +64,7 @@ impl Endpoint {
             Self::Chat => "/v1/chat/completions",
             Self::Completions => "/v1/completions",
             Self::Embeddings => "/v1/embeddings",
+            Self::Realtime => "/v1/realtime",
         }
     }
 
@@ -69,6 +81,7 @@ impl Endpoint {
             Self::Chat => "chat",
             Self::Completions => "completions",
             Self::Embeddings => "embeddings",
+            Self::Realtime => "realtime",
         }
     }
 }
@@ -142,6 +155,7 @@ pub struct Gateway {
     pub(crate) runtime: Handle,
     keys_current: AtomicBool,
     draining: AtomicBool,
+    drains: Notify,
     halted: AtomicBool,
     halting: Notify,
     note: RwLock<Option<Note>>,
@@ -173,6 +187,7 @@ impl Gateway {
             runtime,
             keys_current: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            drains: Notify::new(),
             halted: AtomicBool::new(false),
             halting: Notify::new(),
             note: RwLock::new(None),
@@ -351,6 +366,12 @@ impl Gateway {
     /// From now on new requests are refused; running ones go on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.drains.notify_waiters();
+    }
+
+    /// Resolves when [`Gateway::drain`] is called.
+    pub fn draining(&self) -> tokio::sync::futures::Notified<'_> {
+        self.drains.notified()
     }
 
     /// Ends what still runs, by the gateway, not by its client: an answer that has begun gets an
@@ -378,6 +399,19 @@ impl Gateway {
     /// The model of that name.
     pub(crate) fn model(&self, name: &str) -> Option<Arc<Model>> {
         self.snapshot.load().models.get(name).cloned()
+    }
+
+    /// The model that a key asks for by name, if it may use it.
+    pub(crate) fn model_for(&self, key: &Key, asked: &str) -> Result<Arc<Model>, Error> {
+        let snapshot = self.snapshot.load();
+        let model = named_model(&snapshot, asked)?;
+        permitted(key, asked, model)?;
+        Ok(Arc::clone(model))
+    }
+
+    /// Most bytes of one event of a stream.
+    pub(crate) fn max_event_bytes(&self) -> usize {
+        self.snapshot.load().max_event_bytes
     }
 
     /// The models a key may use, sorted, as `(name, …)` of the models' own names and aliases.

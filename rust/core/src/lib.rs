@@ -2,7 +2,7 @@
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
 //! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`], [`mod@copy`], [`tags`], [`price`],
-//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`door`], [`guard`].
+//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`door`], [`guard`], [`idempotency`] but for its `once`.
 //! Effects: [`upstream`] alone opens sockets, [`spool`] alone writes
 //! files, [`gate`] lets requests in to it;
 //! [`exchange`] alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end
@@ -26,8 +26,10 @@ pub mod exchange;
 pub mod gate;
 pub mod gateway;
 pub mod guard;
+mod handshake;
 pub mod headers;
 pub mod health;
+pub mod idempotency;
 pub mod keys;
 pub mod limit;
 pub mod linger;

@@ -7,6 +7,7 @@ mod app;
 mod body;
 mod inference;
 mod socket;
+mod ws;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +30,7 @@ use crate::gateway::Gateway;
 use app::App;
 use body::Answer;
 use socket::Socket;
+pub use ws::Sockets;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -52,12 +54,15 @@ pub struct Bounds {
     pub body_read: Duration,
     /// How long a client may take nothing of what is written to it.
     pub write_stall: Duration,
+    /// WebSockets.
+    pub sockets: Sockets,
 }
 
 /// What every connection shares.
 struct Shared {
     gateway: Arc<Gateway>,
     app: App,
+    sockets: Arc<ws::Open>,
     bounds: Bounds,
 }
 
@@ -95,6 +100,7 @@ impl Listener {
         let shared = Arc::new(Shared {
             gateway,
             app: App::new(app),
+            sockets: ws::Open::new(bounds.sockets),
             bounds,
         });
         tokio::spawn(async move {
@@ -160,6 +166,7 @@ async fn accept(
     }
     drop(listener);
     graceful.shutdown().await;
+    shared.sockets.ended().await;
 }
 
 fn connection(
@@ -177,7 +184,7 @@ fn connection(
     let service = service_fn(move |request| handle(Arc::clone(&shared), peer, request));
     let serving = graceful.watch(
         builder
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection_with_upgrades(TokioIo::new(stream), service)
             .into_owned(),
     );
     tokio::spawn(async move {
@@ -189,12 +196,15 @@ fn connection(
 async fn handle(
     shared: Arc<Shared>,
     peer: IpAddr,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Answer>, std::convert::Infallible> {
     if let Err(error) = inference::framing(request.headers(), request.version()) {
         return Ok(inference::unreadable(&shared, request.headers(), &error));
     }
-    let answer = match Way::of_path(request.uri().path()) {
+    if let Some(answer) = ws::answer(&shared, &mut request).await {
+        return Ok(answer);
+    }
+    let answer = match Way::of_http(request.uri().path()) {
         Some(way) => inference::answer(&shared, way, request).await,
         None => shared.app.answer(&shared, peer, request).await,
     };

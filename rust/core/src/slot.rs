@@ -350,9 +350,14 @@ impl Slot {
             }
             state.cancelled = true;
             let Some(linger) = &state.linger else {
+                let wakers = [state.writer.take(), state.watcher.take()];
                 drop(state);
                 if let Some(driver) = self.driver.get() {
                     driver.abort();
+                }
+                // Who fills a slot without being its driver goes on.
+                for waker in wakers.into_iter().flatten() {
+                    waker.wake();
                 }
                 return;
             };
@@ -392,6 +397,21 @@ impl Slot {
         }
         register(&mut state.watcher, cx);
         Poll::Pending
+    }
+
+    /// Ready once the reader has gone before the end.
+    pub fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.cancelled {
+            return Poll::Ready(());
+        }
+        register(&mut state.watcher, cx);
+        Poll::Pending
+    }
+
+    /// The answer, or what is left of it, is an error that is told in its bytes.
+    pub fn failed(&self, error: Error) {
+        self.state.lock().failure = Some(error);
     }
 
     /// Names the task that `cancel` stops.

@@ -28,6 +28,7 @@ mod forward;
 mod redirect;
 mod rope;
 pub mod sigv4;
+mod socket;
 
 pub use client::chain;
 pub use credentials::AwsCredentials;
@@ -79,6 +80,8 @@ pub struct Upstream {
     waits: bool,
     wallet: Arc<Wallet>,
     pool: Pool,
+    /// For WebSockets, where the other one may speak HTTP/2.
+    sockets: Option<Pool>,
 }
 
 /// What an upstream's kind can do on the wire.
@@ -143,6 +146,10 @@ impl Upstream {
             waits: spec.credentials || spec.sign.is_some(),
             wallet: Arc::default(),
             pool: Pool::new(address.scheme(), spec.http2, connect).map_err(named)?,
+            sockets: (spec.http2 && spec.paths.realtime.is_some())
+                .then(|| Pool::new(address.scheme(), false, connect))
+                .transpose()
+                .map_err(named)?,
             address,
         })
     }

@@ -9,10 +9,12 @@ from forebay.config.schema.base import MASK, Name, Section
 from forebay.config.schema.checks import mask_url
 from forebay.config.schema.model import Model
 from forebay.config.schema.service import (
+    Idempotency,
     Limits,
     Listen,
     Log,
     PromptLogs,
+    Responses,
     Retention,
     Spool,
     Telemetry,
@@ -46,6 +48,8 @@ class Config(Section, frozen=True, kw_only=True):
     log: Log = Log()
     telemetry: Telemetry = Telemetry()
     prompt_logs: PromptLogs = PromptLogs()
+    idempotency: Idempotency = Idempotency()
+    responses: Responses = Responses()
 
 
 def json_schema() -> dict[str, Any]:

@@ -98,7 +98,7 @@ impl Gateway {
     }
 
     /// How a request of `tokens` stands in a queue, and what of it is logged.
-    fn standing(&self, key: &Key, tokens: u64) -> (queue::Ask, Choice) {
+    pub(super) fn standing(&self, key: &Key, tokens: u64) -> (queue::Ask, Choice) {
         let subjects = self.subjects.load();
         let account = subjects.accounts.get(&*key.account);
         let choice = key

@@ -4,7 +4,7 @@
 //! that all pairs work. Pure: bytes in, bytes out. What a dialect cannot say is refused by the field's
 //! name, or left out and listed; `docs/dialects.md` has the tables.
 mod anthropic;
-mod base64;
+pub(crate) mod base64;
 mod calls;
 mod carry;
 mod chat;
@@ -13,7 +13,7 @@ pub mod eventstream;
 mod failure;
 mod frames;
 mod gemini;
-mod json;
+pub(crate) mod json;
 mod media;
 mod openai;
 pub(crate) mod responses;

@@ -2,6 +2,7 @@
 use tokio::time::Instant;
 
 use super::hold::Hold;
+use crate::gateway::Endpoint;
 use crate::route::cold::Held;
 use crate::route::{Ask, Draws, Set, Tier};
 use crate::snapshot::{Model, Target};
@@ -87,7 +88,7 @@ impl Trail {
         self.targets = model.targets.len();
         self.draws = Draws::new(ask.seed);
         self.chance = self.draws.unit();
-        if model.is_restricted() {
+        if model.is_restricted() || !Endpoint::COMMON.contains(&ask.endpoint) {
             self.barred = barred(model, ask);
             self.tried.clone_from(&self.barred);
         }

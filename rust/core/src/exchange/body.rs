@@ -50,7 +50,10 @@ pub(super) fn body_for(
     let traits = &upstream.traits;
     let usage = [
         job.stream && traits.include_usage && !job.shape.include_usage,
-        job.stream && traits.continuous_usage && job.single && !job.shape.continuous_usage,
+        job.stream
+            && traits.continuous_usage
+            && job.single
+            && (!job.shape.continuous_usage || job.slot.is_voiced()),
     ];
     let wanted = Wanted {
         model: (*target.model != *job.model_asked).then_some(&*target.model),
@@ -65,7 +68,7 @@ pub(super) fn body_for(
 pub(super) fn speaks(job: &Job, target: &Target) -> Dialect {
     match job.endpoint {
         Endpoint::Chat => target.upstream.dialect,
-        Endpoint::Completions | Endpoint::Embeddings => Dialect::OpenAi,
+        Endpoint::Completions | Endpoint::Embeddings | Endpoint::Realtime => Dialect::OpenAi,
     }
 }
 

@@ -97,7 +97,7 @@ fn estimated(endpoint: Endpoint, bytes: usize) -> Progress {
     Progress {
         reported: None,
         content_events: match endpoint {
-            Endpoint::Embeddings => 0,
+            Endpoint::Embeddings | Endpoint::Realtime => 0,
             Endpoint::Chat | Endpoint::Completions => tokens,
         },
         answered: tokens > 0,

@@ -112,7 +112,7 @@ fn waits(headers: &HeaderMap) -> bool {
 }
 
 /// The headers that admission reads.
-fn view(headers: &HeaderMap) -> gateway::Request<'_> {
+pub(super) fn view(headers: &HeaderMap) -> gateway::Request<'_> {
     let get = |name: HeaderName| headers.get(name).map(HeaderValue::as_bytes);
     gateway::Request {
         previous: None,

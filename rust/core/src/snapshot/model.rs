@@ -236,7 +236,7 @@ impl Target {
     fn is_restricted(&self) -> bool {
         self.max_cost_nano.is_some()
             || self.context_tokens.is_some()
-            || Endpoint::ALL
+            || Endpoint::COMMON
                 .into_iter()
                 .any(|endpoint| !self.offers(endpoint))
     }

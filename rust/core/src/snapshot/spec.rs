@@ -148,6 +148,9 @@ pub struct PathsSpec {
     pub completions: Option<String>,
     /// Embeddings.
     pub embeddings: Option<String>,
+    /// Realtime sessions.
+    #[serde(default)]
+    pub realtime: Option<String>,
     /// Counts the tokens of a request of Anthropic's Messages.
     #[serde(default)]
     pub count_tokens: Option<String>,
@@ -164,6 +167,7 @@ impl Default for PathsSpec {
             chat_stream: None,
             completions: path("/v1/completions"),
             embeddings: path("/v1/embeddings"),
+            realtime: None,
             count_tokens: None,
             responses: None,
         }

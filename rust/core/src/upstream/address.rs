@@ -113,6 +113,7 @@ pub(super) struct Places {
     chat_stream: Option<Place>,
     completions: Option<Place>,
     embeddings: Option<Place>,
+    realtime: Option<Place>,
     responses: Option<Place>,
 }
 
@@ -129,6 +130,7 @@ impl Places {
             chat_stream: place(&paths.chat_stream)?,
             completions: place(&paths.completions)?,
             embeddings: place(&paths.embeddings)?,
+            realtime: place(&paths.realtime)?,
             responses: place(&paths.responses)?,
         })
     }
@@ -139,6 +141,7 @@ impl Places {
             Endpoint::Chat => self.chat.as_ref(),
             Endpoint::Completions => self.completions.as_ref(),
             Endpoint::Embeddings => self.embeddings.as_ref(),
+            Endpoint::Realtime => self.realtime.as_ref(),
         }
     }
 
@@ -263,6 +266,7 @@ mod tests {
             chat_stream: Some("/s".to_owned()),
             completions: None,
             embeddings: None,
+            realtime: Some("/r?model={model}".to_owned()),
             responses: None,
             count_tokens: None,
         };
@@ -271,6 +275,8 @@ mod tests {
         assert_eq!(at(Endpoint::Chat, true).as_deref(), Some("http://h/s"));
         assert_eq!(at(Endpoint::Completions, true), None);
         assert_eq!(at(Endpoint::Embeddings, false), None);
+        let session = at(Endpoint::Realtime, false);
+        assert_eq!(session.as_deref(), Some("http://h/r?model=m"));
     }
 
     #[test]
