@@ -33,7 +33,7 @@ pub(super) async fn keep(job: &Job, whole: Option<Bytes>) -> Option<Bytes> {
         account: &job.account,
         key_id: job.key_id.as_str(),
     };
-    let saved = save(job, &owner, &keep.json).await;
+    let saved = save(job, &owner, &keep).await;
     if let Err(error) = &saved {
         job.gateway.metrics.unsaved_responses.inc();
         job.gateway.log(error, &job.answer_headers);

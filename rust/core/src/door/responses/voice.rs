@@ -7,7 +7,7 @@ use crate::dialect::responses::{Asked, Kept, Native, Places, id_of, input_of, te
 use crate::dialect::{Context, Transcoder};
 use crate::error::{Error, Kind};
 
-use super::super::{Keep, Voice};
+use super::super::Voice;
 use super::{MAX_STORED, text};
 
 /// Longest event that is turned. What comes here has passed the exchange, which has a bound of its own.
@@ -81,7 +81,7 @@ impl Told {
         }
     }
 
-    /// What is kept of a response, JSON without its braces' end.
+    /// What is kept of a response; nothing of one that is too large.
     fn entry(&self, response: &[u8]) -> Option<Bytes> {
         let json = simdutf8::basic::from_utf8(response).ok()?;
         let id = id_of(json)?;
@@ -199,25 +199,21 @@ impl Voice for Told {
         Some(named)
     }
 
-    fn keeps(&self, whole: Option<&Bytes>, all: bool) -> Option<Keep> {
-        if !(self.store || all) {
+    fn keeps(&self, whole: Option<&Bytes>) -> Option<Bytes> {
+        if !self.store {
             return None;
         }
-        let json = match (whole, &self.stream) {
-            (Some(whole), _) => self.entry(whole)?,
+        match (whole, &self.stream) {
+            (Some(whole), _) => self.entry(whole),
             (None, Some(Stream::Turned(transcoder))) => {
-                self.entry(&transcoder.whole_response(self.store)?)?
+                self.entry(&transcoder.whole_response(true)?)
             }
             (None, Some(Stream::Native(native))) => {
-                let response = self.kept_as(self.store).response(native.waiting()?).ok()?;
-                self.entry(&response)?
+                let response = self.kept_as(true).response(native.waiting()?).ok()?;
+                self.entry(&response)
             }
-            (None, None) => return None,
-        };
-        Some(Keep {
-            json,
-            store: self.store,
-        })
+            (None, None) => None,
+        }
     }
 
     fn kept(&mut self, stored: bool, whole: Option<Bytes>) -> Option<Bytes> {
