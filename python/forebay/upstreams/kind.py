@@ -135,8 +135,8 @@ class Kind:
         to 403 and 5xx are the upstream's own fault, 404 a model it lacks, 408 and 504 time, 429 a
         rate, 503 and 529 too much to do, every other 4xx the request's fault; and by code and words
         (rust/core/src/scrub/reason.rs) an overflow of the context, a filter, a start, a quota.
-    responses: requests of OpenAI's Responses go to its own unless the settings say otherwise; else they
-        are bridged over chat.
+    responses: requests of OpenAI's Responses go to its own unless the settings say otherwise; else
+        they are bridged over chat.
     probe: how it is asked how it is; None: only requests tell. wake: how it is started.
     """
 
