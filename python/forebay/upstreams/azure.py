@@ -60,6 +60,7 @@ class Azure(Kind):
             chat=f"{below}/chat/completions{version}",
             completions=f"{below}/completions{version}",
             embeddings=f"{below}/embeddings{version}",
+            responses=None if upstream.deployments else f"{below}/responses{version}",
         ).having(*_OF_MODEL, below=below, query=version)
         return paths.having("files", "batches", below="/openai/v1", query=version)
 
@@ -98,5 +99,6 @@ class Azure(Kind):
 KIND = Azure(
     name="azure",
     bearer=False,
+    responses=True,
     probe=Probe(ready="/openai/v1/models", interval_s=30.0, timeout_s=10.0),
 )

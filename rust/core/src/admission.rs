@@ -167,22 +167,9 @@ impl Gateway {
         voice: Option<Box<dyn Voice>>,
         arrival: Arrival,
     ) -> Arc<Slot> {
-        let slot = Arc::new(Slot::of(door, voice));
-        if request.front == Front::WebSocket {
-            slot.remember();
-        }
-        self.begin(slot, request, asked, arrival)
-    }
-
-    fn begin(
-        self: &Arc<Self>,
-        slot: Arc<Slot>,
-        request: Request<'_>,
-        asked: Asked,
-        arrival: Arrival,
-    ) -> Arc<Slot> {
         let id = request_id_header(request.request_id, &arrival.id);
-        let mut answer_headers = slot.door().greeting(id);
+        let mut answer_headers = door.greeting(id);
+        let slot = Arc::new(Slot::of(door, voice));
         let decided = self.decide(&asked, request, &arrival, &mut answer_headers, &slot);
         if !matches!(decided, Err(No::Wanting(_))) {
             self.metrics
@@ -624,7 +611,6 @@ impl Kept {
             idempotency_key,
         ] = self.fields.each_ref().map(Option::as_deref);
         Request {
-            previous: None,
             authorization,
             content_type,
             request_id,

@@ -6,9 +6,13 @@ from typing import Any, ClassVar
 
 from forebay_engine.sim.history import Record
 from forebay_engine.sim.jobs import new_id
-from forebay_engine.sim.kinds.base import Cancels, header
+from forebay_engine.sim.kinds.base import Call, Cancels, header
 from forebay_engine.sim.kinds.failure import Failure, Problem
+from forebay_engine.sim.kinds.form import Form
 from forebay_engine.sim.kinds.openai_form import OpenAIApp, OpenAIForm
+from forebay_engine.sim.kinds.responses_form import ResponsesForm, plain_chat
+from forebay_engine.sim.requests import Body, Generation
+from forebay_engine.sim.wire import Exchange
 
 CHAT_FIELDS = frozenset(
     [
@@ -90,6 +94,21 @@ class OpenAI(OpenAIApp):
     cancels: ClassVar[Cancels] = "streams"
     chat_form: ClassVar[type[OpenAIForm]] = ManagedForm
     known_fields: ClassVar[frozenset[str] | None] = CHAT_FIELDS
+
+    def call(self, exchange: Exchange) -> Call | None:
+        if self.below(exchange.path) == "/responses":
+            return Call("responses")
+        return super().call(exchange)
+
+    def read(self, exchange: Exchange, call: Call, body: Body) -> Generation:
+        if call.api != "responses":
+            return super().read(exchange, call, body)
+        return self.generation(exchange.path, plain_chat(body), str(body.get("model")))
+
+    def form(self, exchange: Exchange, call: Call, body: Body, request: Generation) -> Form:
+        if call.api == "responses":
+            return ResponsesForm(request, body)
+        return super().form(exchange, call, body, request)
 
     def headers(self, record: Record) -> bytes:
         return (
