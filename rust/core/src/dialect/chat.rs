@@ -61,11 +61,11 @@ pub(crate) struct Request<'a> {
 impl<'a> Request<'a> {
     /// Leaves out what not every dialect can say: what is left tells how much is asked, not what.
     pub(crate) fn plain(&mut self) {
-        let common = |content: &Content<'_>| match content {
-            Content::Text(_) | Content::Refusal(_) | Content::Thinking { .. } => true,
-            Content::ToolCall(_) | Content::ToolResult(_) | Content::Redacted(_) => true,
-            Content::Image(media) => !matches!(media, Media::File(_)),
-            Content::Document { .. } | Content::Audio(_) => false,
+        let common = |content: &Content<'_>| {
+            !matches!(
+                content,
+                Content::Image(Media::File(_)) | Content::Document { .. } | Content::Audio(_)
+            )
         };
         self.other.clear();
         for message in &mut self.messages {

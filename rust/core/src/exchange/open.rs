@@ -215,28 +215,36 @@ async fn try_open(
     )
     .await?;
     stopper.rid = None;
-    let dialect = own.map_or_else(|| speaks(job, &target), |own| own.dialect);
+    let whole = judged(job, &target, own, body, record)?;
+    if let Some((usage, _)) = whole.progress.reported {
+        permit.used(usage.total());
+    }
+    Ok(Opened::Whole(target, headers, whole))
+}
+
+/// Judges a whole answer, turned into OpenAI's where that is not what is spoken. own: what the target
+/// was sent is the client's own request.
+fn judged(
+    job: &Job,
+    target: &Target,
+    own: Option<&Native>,
+    body: Bytes,
+    record: Option<&mut Record>,
+) -> Result<Whole, Error> {
+    let dialect = own.map_or_else(|| speaks(job, target), |own| own.dialect);
     let (body, told) = if dialect == Dialect::OpenAi {
         (body, None)
     } else {
         let turned = dialect::answer(dialect, Dialect::OpenAi, &body, &job.context())?;
         (turned.into(), own.map(|_| body))
     };
-    match unary::inspect(job, body, told) {
-        Ok(whole) => {
-            if let Some((usage, _)) = whole.progress.reported {
-                permit.used(usage.total());
-            }
-            Ok(Opened::Whole(target, headers, whole))
+    unary::inspect(job, body, told).map_err(|unfit| {
+        let (error, made) = *unfit;
+        if let Some(record) = record {
+            record.progress = made;
         }
-        Err(unfit) => {
-            let (error, made) = *unfit;
-            if let Some(record) = record {
-                record.progress = made;
-            }
-            Err(error.into())
-        }
-    }
+        error
+    })
 }
 
 /// Whether a request goes to where the target has Responses beside chat.
