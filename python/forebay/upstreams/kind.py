@@ -56,6 +56,7 @@ class Paths:
     """Paths below the address; ``{model}`` is the model's name there. None: not there.
 
     count_tokens: takes a request of Anthropic's Messages, answers how many tokens its input has.
+    realtime: a WebSocket for Realtime sessions.
     """
 
     chat: str | None = "/v1/chat/completions"
@@ -63,6 +64,7 @@ class Paths:
     completions: str | None = "/v1/completions"
     embeddings: str | None = "/v1/embeddings"
     count_tokens: str | None = None
+    realtime: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,7 +198,10 @@ impl Gateway {
     /// The key of a client that may ask for anything at all, now.
     fn may_ask(&self, client: &Caller) -> Result<Arc<Key>, Error> {
         let given = Some(&*client.authorization).filter(|text| !text.is_empty());
-        let key = self.authenticate(given)?;
+        let key = self.authenticate(&Request {
+            authorization: given,
+            ..Request::default()
+        })?;
         if key.admin {
             let text = "An admin key does not open the inference API.";
             return Err(Error::new(Kind::Forbidden, text));

@@ -211,7 +211,10 @@ fn opened(shared: &Shared, headers: &HeaderMap) -> Result<(Opening, Place), Bad>
     let authorization = handshake::authorization(headers);
     let key = shared
         .gateway
-        .authenticate(authorization.as_deref())
+        .authenticate(&gateway::Request {
+            authorization: authorization.as_deref(),
+            ..gateway::Request::default()
+        })
         .map_err(Bad::Request)?;
     if key.admin {
         let message = "An admin key does not open the inference API.";

@@ -168,7 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<'_, S> {
         let now = now.map_or(0, |since| since.as_secs());
         let id = uuid::Uuid::now_v7().simple().to_string();
         let gateway = &self.shared.gateway;
-        let known = gateway.authenticate(Some(&self.client.authorization));
+        let known = gateway.authenticate(&self.client.request());
         let read = self.mode.read(text, now, &id);
         let asked = known.and_then(|key| Ok((key, read?)));
         match asked {
