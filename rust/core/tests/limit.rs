@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use forebay_core::limit::{
     Ask, BadQuota, Bucket, CONCURRENCY_RETRY, Decision, Declined, Dimension, Limits, MAX_NOW,
-    Meter, Now, Part, PROGRESS_STEP, Permits, Quota, Refusal, Reservation, Scope, State, Table,
+    Meter, Now, PROGRESS_STEP, Part, Permits, Quota, Refusal, Reservation, Scope, State, Table,
 };
 use proptest::prelude::*;
 

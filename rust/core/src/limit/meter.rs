@@ -13,8 +13,8 @@ use super::plan::Plan;
 use super::region::{Cell, Region, Rows, subject_id};
 use super::verdict::tighter;
 use super::{
-    Admitted, Ask, Budget, Dimension, Limits, MeterState, Nanos, Now, Part, Quota, Refusal,
-    Scope, Standing,
+    Admitted, Ask, Budget, Dimension, Limits, MeterState, Nanos, Now, Part, Quota, Refusal, Scope,
+    Standing,
 };
 
 /// Every limit of one subject: requests, tokens, concurrency and money, each optional.

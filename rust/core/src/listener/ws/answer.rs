@@ -152,7 +152,11 @@ mod tests {
         slot.start(head(200, b"", true));
         slot.write(|out| out.extend_from_slice(b": wait\n\ndata: 1\n\nevent: x\ndata: 2\n\nda"));
         let events = |list: &[&'static str]| {
-            Some(Piece::Events(list.iter().map(|text| Bytes::from_static(text.as_bytes())).collect()))
+            Some(Piece::Events(
+                list.iter()
+                    .map(|text| Bytes::from_static(text.as_bytes()))
+                    .collect(),
+            ))
         };
         assert_eq!(next(&mut answer), events(&["1", "2"]));
         assert_eq!(next(&mut answer), None);
@@ -167,7 +171,10 @@ mod tests {
     fn whole_answers_and_refusals_are_told_apart() {
         let slot = Arc::new(Slot::answered(head(200, b"{}", false)));
         let mut answer = Answer::new(Guard(slot), 1000);
-        assert_eq!(next(&mut answer), Some(Piece::Whole(Bytes::from_static(b"{}"))));
+        assert_eq!(
+            next(&mut answer),
+            Some(Piece::Whole(Bytes::from_static(b"{}")))
+        );
         assert_eq!(next(&mut answer), Some(Piece::End));
         let slot = Arc::new(Slot::answered(head(429, b"{\"error\":{}}", false)));
         let mut answer = Answer::new(Guard(slot), 1000);

@@ -71,7 +71,8 @@ impl Mode {
                 Self::Chat => events.into_iter().map(text).collect(),
                 Self::Responses(responses) => {
                     let events = events.into_iter().map(text);
-                    let events: Vec<_> = events.filter(|event| event.as_str() != "[DONE]").collect();
+                    let events: Vec<_> =
+                        events.filter(|event| event.as_str() != "[DONE]").collect();
                     events.iter().for_each(|event| responses.said(event));
                     events
                 }
@@ -199,8 +200,8 @@ mod tests {
 
     #[test]
     fn an_error_is_openais_with_what_a_status_line_would_say() {
-        let error = Error::new(Kind::RateLimited, "slow")
-            .retry_after(std::time::Duration::from_millis(20));
+        let error =
+            Error::new(Kind::RateLimited, "slow").retry_after(std::time::Duration::from_millis(20));
         assert_eq!(
             Mode::Chat.fail(&error).as_str(),
             r#"{"status":429,"error":{"message":"slow","type":"rate_limit_error","param":null,"code":"rate_limit_exceeded"},"retry_after_ms":20}"#

@@ -185,7 +185,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<'_, S> {
                 let is_out = error.kind == Kind::Unauthenticated;
                 self.fail(&error);
                 if is_out {
-                    return Err(End::Close(CloseCode::Policy, "the API key is no longer valid"));
+                    return Err(End::Close(
+                        CloseCode::Policy,
+                        "the API key is no longer valid",
+                    ));
                 }
             }
         }
@@ -223,8 +226,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<'_, S> {
     /// The connection has lasted as long as one may.
     fn too_old(&mut self) -> End {
         let message = "The connection has reached its limit of 60 minutes. Open a new one.";
-        let error = Error::new(Kind::InvalidRequest, message)
-            .code("websocket_connection_limit_reached");
+        let error =
+            Error::new(Kind::InvalidRequest, message).code("websocket_connection_limit_reached");
         self.fail(&error);
         End::Close(CloseCode::Normal, "60 minutes are over")
     }

@@ -70,7 +70,8 @@ impl Responses {
         let mut members = Members::read(turn, &path)?;
         let kind = members.need_text("type", &path)?;
         if kind != "response.create" {
-            let message = format!("There is no client event '{kind}' here: send 'response.create'.");
+            let message =
+                format!("There is no client event '{kind}' here: send 'response.create'.");
             return Err(refused(message, "type"));
         }
         // They are of HTTP: every turn is streamed, and none goes on without its connection.
@@ -298,15 +299,24 @@ mod tests {
     #[test]
     fn the_latest_response_is_known_without_a_store() {
         let mut responses = connection();
-        let create = json!({"type": "response.create", "model": "m", "store": false, "input": "hi"});
+        let create =
+            json!({"type": "response.create", "model": "m", "store": false, "input": "hi"});
         turn(&mut responses, &create);
-        end(&mut responses, "response.completed", "resp_1", &json!([{"type": "message"}]));
+        end(
+            &mut responses,
+            "response.completed",
+            "resp_1",
+            &json!([{"type": "message"}]),
+        );
         let next = json!({"type": "response.create", "model": "m", "store": false,
                           "previous_response_id": "resp_1", "input": [{"a": 1}, {"b": 2}]});
         let asked = turn(&mut responses, &next);
         let hi = json!({"type": "message", "role": "user",
                         "content": [{"type": "input_text", "text": "hi"}]});
-        assert_eq!(asked["input"], json!([hi, {"type": "message"}, {"a": 1}, {"b": 2}]));
+        assert_eq!(
+            asked["input"],
+            json!([hi, {"type": "message"}, {"a": 1}, {"b": 2}])
+        );
         assert_eq!(asked["previous_response_id"], Value::Null);
         // And so on: the second turn has all of it.
         end(&mut responses, "response.incomplete", "resp_2", &json!([]));
@@ -324,7 +334,12 @@ mod tests {
             turn(&mut responses, &first);
             end(&mut responses, "response.completed", "resp_1", &json!([]));
             let next = json!({"type": "response.create", "previous_response_id": "resp_1"});
-            assert_eq!(turn(&mut responses, &next)["input"].as_array().map(Vec::len), Some(1));
+            assert_eq!(
+                turn(&mut responses, &next)["input"]
+                    .as_array()
+                    .map(Vec::len),
+                Some(1)
+            );
             responses.said(failure);
             let asked = turn(&mut responses, &next);
             assert_eq!(asked["previous_response_id"], "resp_1", "{failure}");
@@ -334,20 +349,33 @@ mod tests {
     #[test]
     fn stored_responses_are_left_to_the_store() {
         let mut responses = connection();
-        turn(&mut responses, &json!({"type": "response.create", "input": "hi"}));
+        turn(
+            &mut responses,
+            &json!({"type": "response.create", "input": "hi"}),
+        );
         end(&mut responses, "response.completed", "resp_1", &json!([]));
-        let next = json!({"type": "response.create", "previous_response_id": "resp_1", "store": false});
-        assert_eq!(turn(&mut responses, &next)["previous_response_id"], "resp_1");
+        let next =
+            json!({"type": "response.create", "previous_response_id": "resp_1", "store": false});
+        assert_eq!(
+            turn(&mut responses, &next)["previous_response_id"],
+            "resp_1"
+        );
         end(&mut responses, "response.completed", "resp_2", &json!([]));
         let next = json!({"type": "response.create", "previous_response_id": "resp_2"});
-        assert_eq!(turn(&mut responses, &next)["previous_response_id"], "resp_2");
+        assert_eq!(
+            turn(&mut responses, &next)["previous_response_id"],
+            "resp_2"
+        );
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut responses = connection();
         let long = "x".repeat(2000);
-        turn(&mut responses, &json!({"type": "response.create", "store": false, "input": long}));
+        turn(
+            &mut responses,
+            &json!({"type": "response.create", "store": false, "input": long}),
+        );
         end(&mut responses, "response.completed", "resp_1", &json!([]));
         assert!(responses.latest.is_none());
     }
@@ -355,7 +383,8 @@ mod tests {
     #[test]
     fn a_warm_up_is_answered_and_remembered() {
         let mut responses = connection();
-        let warm = json!({"type": "response.create", "model": "m", "generate": false, "input": "hi"});
+        let warm =
+            json!({"type": "response.create", "model": "m", "generate": false, "input": "hi"});
         let asked = responses.read(&warm.to_string(), 7, "abc");
         let Ok(Asked::Told { model, says }) = asked else {
             assert!(asked.is_err(), "a warm-up asks no engine");
@@ -369,8 +398,14 @@ mod tests {
         assert_eq!(events[0]["type"], "response.created");
         assert_eq!(events[1]["response"]["status"], "completed");
         assert_eq!(events[1]["response"]["id"], "resp_abc");
-        let next = json!({"type": "response.create", "previous_response_id": "resp_abc", "input": "go"});
-        assert_eq!(turn(&mut responses, &next)["input"].as_array().map(Vec::len), Some(2));
+        let next =
+            json!({"type": "response.create", "previous_response_id": "resp_abc", "input": "go"});
+        assert_eq!(
+            turn(&mut responses, &next)["input"]
+                .as_array()
+                .map(Vec::len),
+            Some(2)
+        );
     }
 
     #[test]
@@ -379,9 +414,15 @@ mod tests {
             ("[]", None),
             ("{}", Some("type")),
             (r#"{"type":"response.steer"}"#, Some("type")),
-            (r#"{"type":"response.create","background":true}"#, Some("background")),
+            (
+                r#"{"type":"response.create","background":true}"#,
+                Some("background"),
+            ),
             (r#"{"type":"response.create","store":1}"#, Some("store")),
-            (r#"{"type":"response.create","generate":false}"#, Some("model")),
+            (
+                r#"{"type":"response.create","generate":false}"#,
+                Some("model"),
+            ),
         ] {
             let error = connection().read(text, 0, "").err();
             let named = error.as_ref().and_then(|error| error.param.as_deref());

@@ -136,8 +136,14 @@ mod tests {
     #[test]
     fn only_a_cancel_cancels() {
         let mut session = session();
-        for cancel in [r#"{"type":"cancel"}"#, r#" {"id": 1, "type": "can\u0063el"}"#] {
-            assert!(matches!(session.take(cancel.into()), Taken::Cancel), "{cancel}");
+        for cancel in [
+            r#"{"type":"cancel"}"#,
+            r#" {"id": 1, "type": "can\u0063el"}"#,
+        ] {
+            assert!(
+                matches!(session.take(cancel.into()), Taken::Cancel),
+                "{cancel}"
+            );
         }
         for request in [
             r#"{"type":"cancel","model":"m"}"#,
@@ -146,7 +152,10 @@ mod tests {
             "cancel",
             "",
         ] {
-            assert!(matches!(session.take(request.into()), Taken::Waits), "{request}");
+            assert!(
+                matches!(session.take(request.into()), Taken::Waits),
+                "{request}"
+            );
         }
     }
 }

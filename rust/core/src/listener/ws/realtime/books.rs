@@ -97,7 +97,11 @@ impl Books {
 
     /// A response is done.
     pub(super) fn done(&mut self, done: &Done) {
-        let Some(at) = self.running.iter().position(|running| running.id == done.id) else {
+        let Some(at) = self
+            .running
+            .iter()
+            .position(|running| running.id == done.id)
+        else {
             return;
         };
         let mut running = self.running.swap_remove(at);

@@ -237,13 +237,13 @@ pub(super) fn error(error: &Error, about: Option<&str>) -> Utf8Bytes {
     let mut out = BytesMut::new();
     Object::write(&mut out, |event| {
         event.put("type", "error");
-        event.put("event_id", format!("event_{}", uuid::Uuid::now_v7().simple()));
+        event.put(
+            "event_id",
+            format!("event_{}", uuid::Uuid::now_v7().simple()),
+        );
         event.object("error", |body| {
             body.put("type", error.kind.openai_type());
-            body.put(
-                "code",
-                error.code.as_deref().or(error.kind.openai_code()),
-            );
+            body.put("code", error.code.as_deref().or(error.kind.openai_code()));
             body.put("message", &*error.message);
             body.put("param", error.param.as_deref());
             body.put("event_id", about);
@@ -278,7 +278,10 @@ mod tests {
     fn a_create_is_found_however_it_is_written() {
         for (message, expected) in [
             (r#"{"type":"response.create"}"#, create(None, None)),
-            (r#"{"type":"response.cr\u0065ate","event_id":"e"}"#, create(Some("e"), None)),
+            (
+                r#"{"type":"response.cr\u0065ate","event_id":"e"}"#,
+                create(Some("e"), None),
+            ),
             (r#"{"ty\u0070e":"response.create"}"#, create(None, None)),
             (
                 r#" {"response":{"max_output_tokens":7,"x":1},"type":"response.create"}"#,
@@ -289,7 +292,10 @@ mod tests {
                 create(None, None),
             ),
             (r#"{"type":"response.cancel"}"#, FromClient::Other),
-            (r#"{"type":"x","text":"response.create"}"#, FromClient::Other),
+            (
+                r#"{"type":"x","text":"response.create"}"#,
+                FromClient::Other,
+            ),
             (r#"["response.create"]"#, FromClient::Other),
             ("response.create", FromClient::Other),
         ] {
@@ -299,7 +305,8 @@ mod tests {
 
     #[test]
     fn a_response_is_followed_from_its_begin_to_its_usage() {
-        let created = br#"{"type":"response.created","event_id":"e","response":{"id":"r","usage":null}}"#;
+        let created =
+            br#"{"type":"response.created","event_id":"e","response":{"id":"r","usage":null}}"#;
         assert_eq!(
             from_provider(created),
             FromProvider::Created { id: "r".to_owned() }
@@ -338,7 +345,11 @@ mod tests {
             "response.done",
             "",
         ] {
-            assert_eq!(from_provider(message.as_bytes()), FromProvider::Other, "{message}");
+            assert_eq!(
+                from_provider(message.as_bytes()),
+                FromProvider::Other,
+                "{message}"
+            );
         }
         let failed = br#"{"type":"error","event_id":"e","error":{"type":"x","event_id":"mine"}}"#;
         let event = Some("mine".to_owned());
@@ -356,7 +367,10 @@ mod tests {
                 r#"{{"type":"response.done","response":{{"id":"r","status":"failed","usage":{usage}}}}}"#
             );
             let read = from_provider(done.as_bytes());
-            assert!(matches!(read, FromProvider::Done(Done { usage: None, .. })), "{usage}");
+            assert!(
+                matches!(read, FromProvider::Done(Done { usage: None, .. })),
+                "{usage}"
+            );
         }
     }
 

@@ -150,11 +150,14 @@ fn model_of(query: Option<&str>) -> Result<String, Error> {
             "" => {}
             "model" if model.is_none() => model = decoded(value),
             "model" => {
-                return Err(Error::new(Kind::InvalidRequest, "There are two models.").param("model"));
+                return Err(
+                    Error::new(Kind::InvalidRequest, "There are two models.").param("model")
+                );
             }
             other => {
                 let shown: String = other.chars().take(40).collect();
-                let text = format!("'{shown}' is not supported: a session has a model, and no more.");
+                let text =
+                    format!("'{shown}' is not supported: a session has a model, and no more.");
                 return Err(Error::new(Kind::InvalidRequest, text)
                     .param(shown)
                     .code("unsupported_parameter"));
