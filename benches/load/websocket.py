@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -196,7 +197,7 @@ def main() -> int:
     if options.upstream is not None:
         asyncio.run(serve(options.upstream))
         return 0
-    end_on_sigterm()
+    signal.signal(signal.SIGTERM, end_on_sigterm)
     raise_file_limit()
     port = free_port()
     upstream = subprocess.Popen([sys.executable, __file__, "--upstream", str(port)])
