@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from forebay.answering import Answering
 from forebay.books import Books
-from forebay.config import Config, parse_address
+from forebay.config import Config
 from forebay.gateway import Gateway
 from forebay.http.address import local_url
 from forebay.http.app import create_app
@@ -249,6 +250,7 @@ async def serve(
         else Gateway(config, limits_fd=seat.limits_fd, worker=seat.index)
     )
     store = Store(config.database_url, gateway)
+    answering = Answering(gateway, lambda: store.database)
 
     def apply(changed: Config) -> None:
         gateway.reload(changed)
@@ -275,9 +277,9 @@ async def serve(
     if config.listen.grpc is not None:
         from forebay.grpc import GrpcServer
 
-        address = parse_address(config.listen.grpc)
-        grpc_server = GrpcServer(address, lambda: gateway.health().ready, shared=seat is not None)
+        grpc_server = GrpcServer(gateway, lambda: store.database, shared=seat is not None)
     await gateway.start()
+    answering.start()
     syncer = None
     if config.redis_url is not None:
         from forebay.limits import Syncer
@@ -317,6 +319,8 @@ async def serve(
     if seat is not None:
         # The others may be well: what comes now is theirs.
         await server.close_door(gateway.config.drain_s)
+    if grpc_server is not None:
+        await grpc_server.drain(gateway.config.drain_s)
     gateway.begin_drain()
     drain = asyncio.create_task(gateway.drained(gateway.config.drain_s))
     hurry = asyncio.create_task(now.wait())
@@ -328,7 +332,7 @@ async def serve(
         gateway.core.halt()
     # The last answers leave before their connections are closed.
     await asyncio.sleep(0.05)
-    for part in (grpc_server, server, syncer, gateway, store):
+    for part in (grpc_server, server, syncer, answering, gateway, store):
         try:
             if part is not None:
                 await part.stop()

@@ -324,13 +324,25 @@ async def test_the_ledgers_jobs(database: Database, connection: Any) -> None:
     clock = Clock()
     scheduler = Scheduler(database, ledger_jobs(usage_days=30), clock=clock)
     try:
-        assert await scheduler.step() == ["prompt_logs", "partitions", "retention", "recount"]
+        assert await scheduler.step() == [
+            "expiry",
+            "prompt_logs",
+            "partitions",
+            "retention",
+            "recount",
+        ]
         assert await months(connection) != []
         assert await count(connection) == 1
         clock.now += 3600
-        assert await scheduler.step() == ["prompt_logs", "partitions", "retention"]
+        assert await scheduler.step() == ["expiry", "prompt_logs", "partitions", "retention"]
         clock.now += 2 * 3600  # it is 01:13 now
-        assert await scheduler.step() == ["prompt_logs", "partitions", "retention", "recount"]
+        assert await scheduler.step() == [
+            "expiry",
+            "prompt_logs",
+            "partitions",
+            "retention",
+            "recount",
+        ]
     finally:
         await scheduler.stop()
     done = await by_hand(connection, TOMORROW + timedelta(days=1), usage_days=30)

@@ -12,6 +12,7 @@ from forebay.config import Config
 from forebay.gateway import snapshot
 from forebay.gateway.answer import Answer
 from forebay.gateway.credentials import Refreshers
+from forebay.gateway.stored_responses import StoredResponses
 from forebay.gateway.watcher import Watcher
 from forebay.telemetry import traces
 
@@ -47,6 +48,10 @@ class Gateway:
         self.draining = False
         self.tell_drain: Callable[[str, bool], None] | None = None
         """Has the other processes of this machine do what `drain_upstream` does here."""
+        self.responses: StoredResponses | None = None
+        """Where responses are kept; None without a database."""
+        self.unfinished: Callable[[], int] = lambda: 0
+        """Requests that have ended, and whose answer has to be kept before the process may end."""
         self._watcher = Watcher(config, self.core, self._fetch, self._apply)
         self._tasks: list[asyncio.Task[None]] = []
         self._credentials = Refreshers(config, self.core)
@@ -113,7 +118,7 @@ class Gateway:
     async def drained(self, within_s: float) -> bool:
         """Wait until nothing runs any more, at most `within_s` seconds."""
         deadline = asyncio.get_running_loop().time() + within_s
-        while self.core.in_flight > 0:
+        while self.core.in_flight + self.unfinished() > 0:
             if asyncio.get_running_loop().time() >= deadline:
                 return False
             await asyncio.sleep(0.02)

@@ -17,6 +17,7 @@ from forebay.http.disconnect import DisconnectWatch
 from forebay.http.inference import Inference
 from forebay.http.models import get_model, list_models
 from forebay.http.probes import healthz, metrics, readyz
+from forebay.http.responses import ROUTES as RESPONSES
 
 if TYPE_CHECKING:
     from forebay.gateway import Gateway
@@ -61,7 +62,10 @@ def create_app(
     """
     watch = DisconnectWatch()
     hot: dict[str, ASGIApp] = {
-        path: Inference(gateway, index, watch) for index, path in enumerate(WAYS)
+        path: Inference(gateway, index, watch)
+        for index, path in enumerate(WAYS)
+        # Methods of gRPC are served on its own port.
+        if not path.startswith("/forebay.v1.")
     }
 
     async def not_found(request: Request, error: Exception) -> Response:
@@ -96,6 +100,7 @@ def create_app(
             *(Route(path, endpoint) for path, endpoint in hot.items()),
             Route("/v1/models", list_models, methods=["GET"]),
             Route("/v1/models/{model:path}", get_model, methods=["GET"]),
+            *RESPONSES,
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),

@@ -14,7 +14,9 @@ import structlog
 from forebay.metering.recount import recount
 from forebay.metering.upkeep import apply_retention, make_partitions
 from forebay.store.database import Connection, open_connection
+from forebay.store.idempotency import sweep as sweep_answers
 from forebay.store.prompt_logs import maintain as prompt_log_upkeep
+from forebay.store.responses import sweep as sweep_responses
 
 if TYPE_CHECKING:
     from forebay.store.database import Database
@@ -24,6 +26,7 @@ LEADER_LOCK = (7166410, 3)
 
 _INTERVAL_S = 30.0
 _RETRY_S = (60.0, 3600.0)
+_TEN_MINUTES_S = 600.0
 _HOUR_S = 3600.0
 _DAY_S = 86_400.0
 _FOR_GOOD_DAYS = 36_500
@@ -61,7 +64,8 @@ def ledger_jobs(
     rejected_days: int | None = None,
     prompt_log_days: int | None = None,
 ) -> list[Job]:
-    """Partitions and retention every hour, and the recount at 01:00 UTC."""
+    """What has expired every ten minutes, partitions and retention every hour, the recount at
+    01:00 UTC."""
 
     async def retention(connection: Connection, now: datetime) -> dict[str, Any]:
         return await apply_retention(
@@ -76,7 +80,14 @@ def ledger_jobs(
         await prompt_log_upkeep(connection, now, prompt_log_days or _FOR_GOOD_DAYS)
         return {}
 
+    async def expiry(connection: Connection, now: datetime) -> dict[str, Any]:
+        return {
+            "answers": await sweep_answers(connection, now),
+            "responses": await sweep_responses(connection, now),
+        }
+
     return [
+        Job("expiry", _TEN_MINUTES_S, 0, expiry),
         Job("prompt_logs", _HOUR_S, 0, prompt_logs),
         Job("partitions", _HOUR_S, 0, make_partitions),
         Job("retention", _HOUR_S, 0, retention),

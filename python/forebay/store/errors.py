@@ -71,3 +71,7 @@ class InvoiceNotFound(NotFound):
 
 class NotBillable(StoreError):
     """An invoice cannot be finalised or credited as it stands; the message says what is missing."""
+
+
+class ResponseExists(StoreError):
+    """Another account has a response of this id."""

@@ -1,7 +1,8 @@
-"""Prompt logs' encryption at rest: AES-256-GCM under keys that have names.
+"""Encryption at rest of what was asked and answered: AES-256-GCM under keys that have names.
 
-What is stored is 12 bytes of nonce, the ciphertext, and the tag of 16 bytes. The event's id and
-which of its two parts it is are bound to it, so that nothing can be put in another's place.
+What is stored is 12 bytes of nonce, the ciphertext, and the tag of 16 bytes. The id of the row (of
+a prompt log, its event's) and which part it is are bound to it, so that nothing can be put in
+another's place.
 """
 
 import os
@@ -15,11 +16,19 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from forebay.config.schema import PromptLogs, decode_log_key
 from forebay.store.errors import LogKeyMissing, LogUnreadable
 
-Part = Literal["request", "answer"]
+Part = Literal["request", "answer", "replay", "response", "items"]
+"""Of a prompt log, `request` and `answer`; of a repeated request, `replay`; of a stored response,
+`response` and its `items`."""
 
 _NONCE = 12
 _TAG = 16
-_MARKS: Mapping[Part, bytes] = {"request": b"\0", "answer": b"\1"}
+_MARKS: Mapping[Part, bytes] = {
+    "request": b"\0",
+    "answer": b"\1",
+    "replay": b"\2",
+    "response": b"\3",
+    "items": b"\4",
+}
 
 
 class PromptCipher:
@@ -41,12 +50,12 @@ class PromptCipher:
         """
         cipher = self._key(key)
         if len(sealed) < _NONCE + _TAG:
-            raise LogUnreadable(f"the {part} of log {event_id} is cut off: {len(sealed)} bytes")
+            raise LogUnreadable(f"the {part} of {event_id} is cut off: {len(sealed)} bytes")
         try:
             return cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], event_id.bytes + _MARKS[part])
         except InvalidTag:
             raise LogUnreadable(
-                f"the {part} of log {event_id} does not open with the key {key!r}: it was sealed"
+                f"the {part} of {event_id} does not open with the key {key!r}: it was sealed"
                 " with another key of that name, or its bytes were changed or cut off"
             ) from None
 

@@ -11,7 +11,7 @@ Sources: docs.fireworks.ai: OpenAI compatibility, inference error codes, serverl
 openrouter.ai/docs "Stream cancellation".
 """
 
-from forebay.upstreams.kind import ErrorRule, Kind, Probe
+from forebay.upstreams.kind import ErrorRule, Kind, Paths, Probe
 
 KIND = Kind(
     name="fireworks",
@@ -21,5 +21,6 @@ KIND = Kind(
         ErrorRule(412, "upstream_error", contains="suspended", retry=True, reason="quota"),
         ErrorRule(412, "upstream_error", retry=True),
     ),
+    default_paths=Paths().having("rerank"),
     probe=Probe(ready="/v1/models", models="/v1/models", interval_s=30.0, timeout_s=10.0),
 )

@@ -12,9 +12,20 @@ Sources: docs.litellm.ai: proxy/health, exception_mapping, error_reference; Berr
 requests 30223, 30245 and 31499.
 """
 
-from forebay.upstreams.kind import Kind, Probe
+from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="litellm",
+    default_paths=Paths().having(
+        "rerank",
+        "moderations",
+        "images",
+        "image_edits",
+        "speech",
+        "transcriptions",
+        "translations",
+        "files",
+        "batches",
+    ),
     probe=Probe(ready="/health/readiness", models="/v1/models", interval_s=5.0, timeout_s=5.0),
 )

@@ -22,6 +22,16 @@ from forebay.upstreams.kind import Kind, Paths, Probe
 KIND = Kind(
     name="openai",
     default_url="https://api.openai.com",
-    default_paths=Paths(realtime="/v1/realtime?model={model}"),
+    default_paths=Paths(realtime="/v1/realtime?model={model}").having(
+        "moderations",
+        "images",
+        "image_edits",
+        "image_variations",
+        "speech",
+        "transcriptions",
+        "translations",
+        "files",
+        "batches",
+    ),
     probe=Probe(ready="/v1/models", models="/v1/models", interval_s=30.0, timeout_s=10.0),
 )

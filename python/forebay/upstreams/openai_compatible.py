@@ -8,9 +8,22 @@ one).
 Source: openai/openai-python, types/chat.
 """
 
-from forebay.upstreams.kind import Kind, Probe
+from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="openai_compatible",
+    default_paths=Paths().having(
+        "rerank",
+        "score",
+        "moderations",
+        "images",
+        "image_edits",
+        "image_variations",
+        "speech",
+        "transcriptions",
+        "translations",
+        "files",
+        "batches",
+    ),
     probe=Probe(ready="/v1/models", models="/v1/models"),
 )

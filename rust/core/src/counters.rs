@@ -95,10 +95,27 @@ pub struct Counters {
     limits: Arc<Family<Gauge, 1>>,
     shed: Arc<Family<Counter, 2>>,
     hang_ups: Arc<Family<Counter, 2>>,
+    repeats: Arc<Family<Counter, 1>>,
     copies: Arc<Family<Counter, 2>>,
     errors: Arc<Family<Counter, 1>>,
     refusals: Arc<Family<Counter, 2>>,
     health: health::HealthFamilies,
+}
+
+fn of_repeats(registry: &Registry) -> Arc<Family<Counter, 1>> {
+    registry.counters(
+        "forebay_idempotent_requests_total",
+        "Requests with an Idempotency-Key, by what became of them.",
+        ["outcome"],
+    )
+}
+
+fn of_refusals(registry: &Registry) -> Arc<Family<Counter, 2>> {
+    registry.counters(
+        "forebay_limit_refusals_total",
+        "Requests refused by a limit, by whose it is and what it counts.",
+        ["scope", "dimension"],
+    )
 }
 
 fn of_endpoints(registry: &Registry) -> Vec<OfEndpoint> {
@@ -229,11 +246,8 @@ impl Counters {
                 "Errors, by kind; refusals included.",
                 ["kind"],
             ),
-            refusals: registry.counters(
-                "forebay_limit_refusals_total",
-                "Requests refused by a limit, by whose it is and what it counts.",
-                ["scope", "dimension"],
-            ),
+            repeats: of_repeats(&registry),
+            refusals: of_refusals(&registry),
             limit_rows: registry.gauge(
                 "forebay_limit_rows",
                 "Subjects with limits that have a place in the limit table.",
@@ -290,6 +304,11 @@ impl Counters {
             (true, None) => "cut",
         };
         self.hang_ups.get_or_create(&[upstream, then]).inc();
+    }
+
+    /// A request with an idempotency key was decided.
+    pub fn repeated(&self, outcome: &str) {
+        self.repeats.get_or_create(&[outcome]).inc();
     }
 
     /// A copy of a request has ended.

@@ -27,8 +27,12 @@ pub enum Kind {
     NotFound,
     /// The path exists; the method does not.
     MethodNotAllowed,
+    /// What the request needs is taken, for now or for good: another one with its idempotency key.
+    Conflict,
     /// The body is over the limit.
     PayloadTooLarge,
+    /// Its idempotency key belongs to another request.
+    KeyReused,
     /// Money or quota is used up; waiting does not help.
     BudgetExhausted,
     /// Over a rate limit; waiting helps unless the request alone is over the burst.
@@ -65,7 +69,9 @@ impl Kind {
             Self::Forbidden => 403,
             Self::ModelNotFound | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::Conflict => 409,
             Self::PayloadTooLarge => 413,
+            Self::KeyReused => 422,
             Self::BudgetExhausted | Self::RateLimited => 429,
             Self::ClientClosed => 499,
             Self::Internal => 500,
@@ -83,7 +89,9 @@ impl Kind {
             | Self::ModelNotFound
             | Self::NotFound
             | Self::MethodNotAllowed
-            | Self::PayloadTooLarge => "invalid_request_error",
+            | Self::Conflict
+            | Self::PayloadTooLarge
+            | Self::KeyReused => "invalid_request_error",
             Self::Forbidden => "permission_error",
             Self::BudgetExhausted => "insufficient_quota",
             Self::RateLimited => "rate_limit_error",
@@ -103,7 +111,9 @@ impl Kind {
             Self::ModelNotFound => Some("model_not_found"),
             Self::NotFound => Some("unknown_url"),
             Self::MethodNotAllowed => Some("method_not_supported"),
+            Self::Conflict => Some("conflict"),
             Self::PayloadTooLarge => Some("request_too_large"),
+            Self::KeyReused => Some("idempotency_key_reused"),
             Self::BudgetExhausted => Some("insufficient_quota"),
             Self::RateLimited => Some("rate_limit_exceeded"),
             Self::ClientClosed => Some("client_closed_request"),
@@ -118,7 +128,9 @@ impl Kind {
     /// tells with 402 and 529 is told by the type: money that is used up, and too much to do.
     pub const fn anthropic_type(self) -> &'static str {
         match self {
-            Self::InvalidRequest | Self::MethodNotAllowed => "invalid_request_error",
+            Self::InvalidRequest | Self::MethodNotAllowed | Self::KeyReused => {
+                "invalid_request_error"
+            }
             Self::Unauthenticated => "authentication_error",
             Self::Forbidden => "permission_error",
             Self::ModelNotFound | Self::NotFound => "not_found_error",
@@ -127,6 +139,7 @@ impl Kind {
             Self::RateLimited => "rate_limit_error",
             Self::ClientClosed | Self::Internal | Self::UpstreamError => "api_error",
             Self::Unavailable => "overloaded_error",
+            Self::Conflict => "conflict_error",
             Self::UpstreamTimeout => "timeout_error",
         }
     }
@@ -139,6 +152,8 @@ impl Kind {
             Self::Forbidden => 7,
             Self::ModelNotFound | Self::NotFound => 5,
             Self::MethodNotAllowed => 12,
+            Self::Conflict => 10,
+            Self::KeyReused => 9,
             Self::PayloadTooLarge | Self::BudgetExhausted | Self::RateLimited => 8,
             Self::ClientClosed => 1,
             Self::Internal => 13,
@@ -150,7 +165,7 @@ impl Kind {
     /// Who may retry.
     pub const fn retry(self) -> Retry {
         match self {
-            Self::RateLimited | Self::Unavailable => Retry::After,
+            Self::Conflict | Self::RateLimited | Self::Unavailable => Retry::After,
             Self::UpstreamError | Self::UpstreamTimeout => Retry::Sibling,
             Self::InvalidRequest
             | Self::Unauthenticated
@@ -159,6 +174,7 @@ impl Kind {
             | Self::NotFound
             | Self::MethodNotAllowed
             | Self::PayloadTooLarge
+            | Self::KeyReused
             | Self::BudgetExhausted
             | Self::ClientClosed
             | Self::Internal => Retry::Never,
@@ -174,7 +190,9 @@ impl Kind {
             Self::ModelNotFound => "model_not_found",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::Conflict => "conflict",
             Self::PayloadTooLarge => "payload_too_large",
+            Self::KeyReused => "idempotency_key_reused",
             Self::BudgetExhausted => "budget_exhausted",
             Self::RateLimited => "rate_limited",
             Self::ClientClosed => "client_closed",
@@ -187,14 +205,16 @@ impl Kind {
 
     /// The kind of that name: the inverse of [`Kind::name`].
     pub fn from_name(name: &str) -> Option<Self> {
-        const ALL: [Kind; 14] = [
+        const ALL: [Kind; 16] = [
             Kind::InvalidRequest,
             Kind::Unauthenticated,
             Kind::Forbidden,
             Kind::ModelNotFound,
             Kind::NotFound,
             Kind::MethodNotAllowed,
+            Kind::Conflict,
             Kind::PayloadTooLarge,
+            Kind::KeyReused,
             Kind::BudgetExhausted,
             Kind::RateLimited,
             Kind::ClientClosed,
@@ -373,6 +393,8 @@ mod tests {
             "rate_limited",
             "upstream_timeout",
             "not_found",
+            "conflict",
+            "idempotency_key_reused",
         ] {
             assert_eq!(Kind::from_name(name).map(Kind::name), Some(name));
         }

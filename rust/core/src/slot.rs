@@ -75,6 +75,9 @@ struct State {
     /// Whole answers are remembered.
     remembers: bool,
     remembered: Option<Bytes>,
+    /// The answer is no stream of events: one that breaks off is not ended.
+    raw: bool,
+    broken: bool,
 }
 
 /// How an answer is told in the reader's words.
@@ -126,6 +129,8 @@ impl State {
     /// Ends with `error` as the last event.
     fn cut(&mut self, error: &Error) {
         match &mut self.telling {
+            // Nothing that could be added would be told from the answer.
+            _ if self.raw => self.broken = true,
             Some(telling) => telling.voice.cut(error, &mut self.out),
             None => relay::error_event(error, &mut self.out),
         }
@@ -199,6 +204,16 @@ impl Slot {
         if let Some(telling) = &mut self.state.lock().telling {
             telling.native = true;
         }
+    }
+
+    /// The answer is no stream of events: an error cannot be told in it.
+    pub fn speak_raw(&self) {
+        self.state.lock().raw = true;
+    }
+
+    /// The answer broke off, and its reader must not take what it has for the whole.
+    pub fn is_broken(&self) -> bool {
+        self.state.lock().broken
     }
 
     /// A whole answer of OpenAI's in the reader's words. Errors: it cannot be told.
@@ -337,7 +352,7 @@ impl Slot {
     /// Whether the answer's body is complete and taken.
     pub fn is_drained(&self) -> bool {
         let state = self.state.lock();
-        state.ended && state.out.is_empty()
+        state.ended && state.out.is_empty() && !state.broken
     }
 
     /// The reader has gone: the driver is dropped at its next step, and with it the connection; or it
@@ -350,9 +365,14 @@ impl Slot {
             }
             state.cancelled = true;
             let Some(linger) = &state.linger else {
+                let wakers = [state.writer.take(), state.watcher.take()];
                 drop(state);
                 if let Some(driver) = self.driver.get() {
                     driver.abort();
+                }
+                // Who fills a slot without being its driver goes on.
+                for waker in wakers.into_iter().flatten() {
+                    waker.wake();
                 }
                 return;
             };
@@ -392,6 +412,21 @@ impl Slot {
         }
         register(&mut state.watcher, cx);
         Poll::Pending
+    }
+
+    /// Ready once the reader has gone before the end.
+    pub fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.cancelled {
+            return Poll::Ready(());
+        }
+        register(&mut state.watcher, cx);
+        Poll::Pending
+    }
+
+    /// The answer, or what is left of it, is an error that is told in its bytes.
+    pub fn failed(&self, error: Error) {
+        self.state.lock().failure = Some(error);
     }
 
     /// Names the task that `cancel` stops.

@@ -1,4 +1,6 @@
 //! Between Python objects and the core's borrowed views.
+use forebay_core::door::grpc::status_details;
+use forebay_core::error::Error;
 use forebay_core::gateway::Request;
 use forebay_core::record::UsageEvent;
 use forebay_core::slot::Head;
@@ -75,6 +77,16 @@ pub(crate) fn head<'py>(py: Python<'py>, head: &Head) -> PyResult<Bound<'py, PyA
     Ok((head.status, headers, body, head.more)
         .into_pyobject(py)?
         .into_any())
+}
+
+/// An error as gRPC has it: the code, the message, and a `google.rpc.Status` in its wire form.
+pub(crate) fn grpc_status<'py>(
+    py: Python<'py>,
+    error: &Error,
+    request_id: &str,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let (code, message, details) = status_details(error, request_id);
+    (code, message, PyBytes::new(py, &details)).into_pyobject(py)
 }
 
 fn header_list<'py>(

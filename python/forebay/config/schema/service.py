@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from forebay.config.schema.base import MIB, Name, Section
+from forebay.config.schema.model import Timeouts
 
 Server = Literal["core", "granian"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -22,10 +23,22 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class GrpcTls(Section, frozen=True, kw_only=True):
+    """TLS of the gRPC listener: paths of files in PEM, read again when one of them changes.
+
+    cert: the chain, the server's own certificate first. key: its private key. client_ca: who signs
+    the certificates that clients must then have (mTLS); None asks clients for none.
+    """
+
+    cert: Annotated[str, Meta(min_length=1)]
+    key: Annotated[str, Meta(min_length=1)]
+    client_ca: Annotated[str, Meta(min_length=1)] | None = None
+
+
 class Listen(Section, frozen=True, kw_only=True):
     """Where the gateway listens, as HOST:PORT (an IPv6 host in brackets).
 
-    grpc: None serves no gRPC.
+    grpc: None serves no gRPC. grpc_tls: None serves it in the clear.
     server: who accepts HTTP connections. ``core``: the Rust listener, which answers inference
         itself and passes all else to the application. ``granian``: Granian, with everything in
         the application.
@@ -34,22 +47,35 @@ class Listen(Section, frozen=True, kw_only=True):
     http: str = "0.0.0.0:8080"
     server: Server = "core"
     grpc: str | None = None
+    grpc_tls: GrpcTls | None = None
 
 
 class Limits(Section, frozen=True, kw_only=True):
     """Bounds on what a client or an upstream may send, in bytes, and on WebSockets.
 
-    body_bytes: a request's body, or a WebSocket's message. event_bytes: one server-sent event of
-        an answer. header_bytes: a request's header block.
+    body_bytes: a request's body, or a WebSocket's message. upload_bytes: one that is a form with files
+        in it, of which no more than `body_bytes` are held. event_bytes: one server-sent event of an
+        answer. header_bytes: a request's header block.
     websockets: how many one process has open. websocket_idle_s: how long one may have no request,
         seconds.
     """
 
     body_bytes: Annotated[int, Meta(ge=1024, le=1024 * MIB)] = 10 * MIB
+    upload_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024 * MIB)] = 100 * MIB
     event_bytes: Annotated[int, Meta(ge=1024, le=64 * MIB)] = MIB
     header_bytes: Annotated[int, Meta(ge=4096, le=MIB)] = 64 * 1024
     websockets: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000
     websocket_idle_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+
+
+class Files(Section, frozen=True, kw_only=True):
+    """Where clients' files and batches are kept: at one upstream, each its account's.
+
+    timeouts: of a request; `total` bounds how long a file may take to be sent.
+    """
+
+    upstream: Name
+    timeouts: Timeouts = Timeouts(total=3600.0)
 
 
 class PromptLogs(Section, frozen=True, kw_only=True):
@@ -70,6 +96,28 @@ class PromptLogs(Section, frozen=True, kw_only=True):
         tuple[Annotated[str, Meta(min_length=1, max_length=1000)], ...], Meta(max_length=100)
     ] = ()
     retention_days: Annotated[int, Meta(ge=1, le=36_500)] = 30
+
+
+class Idempotency(Section, frozen=True, kw_only=True):
+    """How answers of requests with an ``Idempotency-Key`` are kept.
+
+    ttl_s: seconds from its end that an answer is given again. max_answer_bytes: of one answer; a
+    longer one is given once. lease_s: seconds after which what a process that died was working on
+    is worked on by another.
+    """
+
+    ttl_s: Annotated[float, Meta(ge=1, le=30 * 86_400)] = 86_400.0
+    max_answer_bytes: Annotated[int, Meta(ge=1024, le=64 * MIB)] = 4 * MIB
+    lease_s: Annotated[float, Meta(ge=1, le=600)] = 10.0
+
+
+class Responses(Section, frozen=True, kw_only=True):
+    """How long responses (``/v1/responses``) are kept from when they were made.
+
+    ttl_s: seconds.
+    """
+
+    ttl_s: Annotated[float, Meta(ge=1, le=36_500 * 86_400)] = 30 * 86_400.0
 
 
 class Log(Section, frozen=True, kw_only=True):

@@ -77,6 +77,8 @@ impl Gateway {
                     endpoint: way.endpoint,
                     body: entered.body,
                     native: entered.native,
+                    upload: None,
+                    object: None,
                 };
                 self.start(way.door, request, asked, entered.voice, arrival)
             }
@@ -130,6 +132,8 @@ impl Gateway {
             endpoint: way.endpoint,
             body: entered.body,
             native: entered.native,
+            upload: None,
+            object: None,
         };
         match self.decide(&asked, request, &arrival, &mut headers, &slot) {
             Ok((job, record)) => drive(job, record).await,

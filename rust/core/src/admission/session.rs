@@ -197,11 +197,11 @@ impl Session {
 impl Gateway {
     /// The key of a client that may ask for anything at all, now.
     fn may_ask(&self, client: &Caller) -> Result<Arc<Key>, Error> {
-        let given = Some(&*client.authorization).filter(|text| !text.is_empty());
-        let key = self.authenticate(&Request {
-            authorization: given,
+        let given = Request {
+            authorization: Some(&*client.authorization).filter(|text| !text.is_empty()),
             ..Request::default()
-        })?;
+        };
+        let key = self.authenticate(&given)?;
         if key.admin {
             let text = "An admin key does not open the inference API.";
             return Err(Error::new(Kind::Forbidden, text));

@@ -3,6 +3,7 @@
 //! An exchange speaks OpenAI inside. A door reads a client's request into an OpenAI-shaped one before
 //! it is admitted, and tells the exchange's answer in its own words as that is written. So every door
 //! has the same admission, limits, routing, fallback, metering and errors. Pure: bytes in, bytes out.
+pub mod grpc;
 mod messages;
 pub(crate) mod responses;
 mod way;
@@ -25,6 +26,8 @@ pub enum Door {
     /// OpenAI's chat, completions and embeddings.
     #[default]
     OpenAi,
+    /// Messages of `forebay.v1`.
+    Grpc(grpc::Method),
     /// Anthropic's Messages.
     Messages,
     /// How many tokens a request of Messages would have.
@@ -180,10 +183,9 @@ impl Door {
     /// The media type of an answer.
     pub const fn media(self, stream: bool) -> &'static str {
         match self {
-            Self::OpenAi | Self::Messages | Self::Count | Self::Responses if stream => {
-                "text/event-stream"
-            }
-            Self::OpenAi | Self::Messages | Self::Count | Self::Responses => "application/json",
+            Self::Grpc(_) => "application/grpc+proto",
+            _ if stream => "text/event-stream",
+            _ => "application/json",
         }
     }
 
@@ -192,7 +194,7 @@ impl Door {
     pub fn greeting(self, request_id: (HeaderName, HeaderValue)) -> Headers {
         let mut headers = Vec::with_capacity(8);
         match self {
-            Self::OpenAi | Self::Responses => headers.push(request_id),
+            Self::OpenAi | Self::Responses | Self::Grpc(_) => headers.push(request_id),
             Self::Messages | Self::Count => {
                 let again = messages::request_id(request_id.1.clone());
                 headers.push(request_id);
@@ -202,10 +204,19 @@ impl Door {
         headers
     }
 
+    /// Whether an answer of this door begins with what its input has cost: its voice is told of usage as
+    /// soon as there is any.
+    pub const fn counts_early(self) -> bool {
+        match self {
+            Self::OpenAi | Self::Count | Self::Responses | Self::Grpc(_) => false,
+            Self::Messages => true,
+        }
+    }
+
     /// Adds how this door's clients are told of limits to what `headers` say of them. unix_s: now.
     pub fn limits(self, headers: &mut Headers, unix_s: i64) {
         match self {
-            Self::OpenAi | Self::Responses => {}
+            Self::OpenAi | Self::Responses | Self::Grpc(_) => {}
             Self::Messages | Self::Count => messages::rates(headers, unix_s),
         }
     }
@@ -217,6 +228,10 @@ impl Door {
             Self::OpenAi | Self::Responses => {
                 headers.extend(error_headers(error));
                 error.openai_body()
+            }
+            Self::Grpc(_) => {
+                headers.extend(grpc::error_metadata(error));
+                Bytes::new()
             }
             Self::Messages | Self::Count => {
                 let id = headers.first().and_then(|(_, id)| id.to_str().ok());
@@ -239,6 +254,11 @@ pub fn enter(way: &Way, body: Bytes, request_id: &str) -> Result<Entered, Error>
             body,
             native: None,
             voice: None,
+        }),
+        Door::Grpc(method) => Ok(Entered {
+            body: grpc::request(method, &body)?,
+            native: None,
+            voice: Some(Box::new(grpc::Voice::new(method))),
         }),
         Door::Messages => messages::enter(body, request_id),
         Door::Count => messages::count(body),

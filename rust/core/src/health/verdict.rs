@@ -82,6 +82,8 @@ impl Verdict {
             | Kind::MethodNotAllowed
             | Kind::PayloadTooLarge
             | Kind::ClientClosed
+            | Kind::Conflict
+            | Kind::KeyReused
             | Kind::Internal => Self::Neutral,
         }
     }

@@ -154,13 +154,14 @@ impl State {
         if !std::mem::replace(&mut self.started, true) {
             sink.event(Event::Start)?;
         }
+        // Before what it counts: the input's is known with the first token.
+        if let Some(usage) = chunk.usage.and_then(|raw| Usage::parse(raw.get())) {
+            sink.event(Event::Usage(usage))?;
+        }
         for choice in chunk.choices.into_iter().flatten() {
             if choice.index.unwrap_or(0) == 0 {
                 self.choice(choice, sink)?;
             }
-        }
-        if let Some(usage) = chunk.usage.and_then(|raw| Usage::parse(raw.get())) {
-            sink.event(Event::Usage(usage))?;
         }
         Ok(())
     }
