@@ -65,6 +65,7 @@ __all__ = [
     "Cold",
     "Config",
     "Credentials",
+    "Files",
     "Hedge",
     "Idempotency",
     "Limits",

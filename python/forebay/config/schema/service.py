@@ -40,8 +40,8 @@ class Listen(Section, frozen=True, kw_only=True):
 class Limits(Section, frozen=True, kw_only=True):
     """Bounds on what a client or an upstream may send, in bytes.
 
-    body_bytes: a request's body. upload_bytes: one that is a form with files in it, of which no more
-    than `body_bytes` are held. event_bytes: one server-sent event of an answer.
+    body_bytes: a request's body. upload_bytes: one that is a form with files in it, of which no
+    more than `body_bytes` are held. event_bytes: one server-sent event of an answer.
     header_bytes: a request's header block.
     """
 

@@ -144,14 +144,8 @@ async fn try_open(
         Some((body, edits)) => (body, edits),
         None => (&job.body, &job.edits),
     };
-    let body = match &job.upload {
-        None => body_for(job, given, &target, rid.as_deref()).map(Outgoing::from),
-        Some(upload) => upload
-            .body(&target.model)
-            .map(Outgoing::from)
-            .ok_or_else(gone),
-    };
-    let body = body.map_err(|error| Failed { error, sent: false })?;
+    let body = outgoing(job, given, &target, rid.as_deref())
+        .map_err(|error| Failed { error, sent: false })?;
     let first_byte = (Instant::now() + timeouts.first_byte).min(total);
     let mut stopper = Stopper {
         upstream: Arc::clone(&upstream),
@@ -230,6 +224,22 @@ async fn try_open(
                 record.progress = made;
             }
             Err(error.into())
+        }
+    }
+}
+
+/// What this target is sent.
+fn outgoing(
+    job: &Job,
+    given: (&Bytes, &Edits),
+    target: &Target,
+    rid: Option<&str>,
+) -> Result<Outgoing, Error> {
+    match &job.upload {
+        None => body_for(job, given, target, rid).map(Outgoing::from),
+        Some(upload) => {
+            let body = upload.body(&target.model).map(Outgoing::from);
+            body.ok_or_else(gone)
         }
     }
 }

@@ -50,6 +50,8 @@ CHAT_FIELDS = frozenset(
     ]
 )
 """Fields of a chat request, as openai-python's `CompletionCreateParams` has them."""
+PICTURES = ("images", "image_edits", "image_variations")
+SOUNDS = ("speech", "transcriptions", "translations")
 _TYPES = {
     401: "invalid_request_error",
     403: "invalid_request_error",
@@ -90,6 +92,9 @@ class OpenAI(OpenAIApp):
     cancels: ClassVar[Cancels] = "streams"
     chat_form: ClassVar[type[OpenAIForm]] = ManagedForm
     known_fields: ClassVar[frozenset[str] | None] = CHAT_FIELDS
+    beside_apis: ClassVar[frozenset[str]] = frozenset(
+        {"moderations", *PICTURES, *SOUNDS, "files", "batches"}
+    )
 
     def headers(self, record: Record) -> bytes:
         return (
@@ -163,6 +168,7 @@ class OpenAICompatible(OpenAI):
     cancels = "always"
     chat_form = PlainForm
     known_fields = None
+    beside_apis = OpenAI.beside_apis | {"rerank", "score"}
 
     def headers(self, record: Record) -> bytes:
         return b""
