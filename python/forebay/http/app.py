@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from forebay._core import WAYS
 from forebay.gateway.answer import Answer
 from forebay.http.admin import DatabaseSource, admin_routes
+from forebay.http.core_only import CORE_ONLY, CoreOnly
 from forebay.http.disconnect import DisconnectWatch
 from forebay.http.inference import Inference
 from forebay.http.models import get_model, list_models
@@ -62,8 +63,11 @@ def create_app(
     """
     watch = DisconnectWatch()
     hot: dict[str, ASGIApp] = {
-        path: Inference(gateway, index, watch) for index, path in enumerate(WAYS)
+        path: Inference(gateway, index, watch)
+        for index, path in enumerate(WAYS)
+        if path not in CORE_ONLY
     }
+    refused = CoreOnly(gateway)
 
     async def not_found(request: Request, error: Exception) -> Response:
         return render(
@@ -98,6 +102,7 @@ def create_app(
             Route("/v1/models", list_models, methods=["GET"]),
             Route("/v1/models/{model:path}", get_model, methods=["GET"]),
             *RESPONSES,
+            *(Route(path, refused) for path in CORE_ONLY),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
