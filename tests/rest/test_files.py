@@ -44,7 +44,7 @@ def send(client: OpenAI, content: bytes = LINES) -> Any:
     return client.files.create(file=("in.jsonl", content), purpose="batch")
 
 
-def test_the_life_of_a_file(mine: OpenAI, rest: Gateway) -> None:
+def test_the_life_of_a_file(mine: OpenAI, rest: Gateway, rest_key: Key) -> None:
     made = send(mine)
     assert (made.bytes, made.filename, made.purpose) == (len(LINES), "in.jsonl", "batch")
     assert mine.files.retrieve(made.id) == made
@@ -54,9 +54,9 @@ def test_the_life_of_a_file(mine: OpenAI, rest: Gateway) -> None:
     assert list(mine.files.list()) == []
     with pytest.raises(openai.NotFoundError):
         mine.files.retrieve(made.id)
-    rows = rest.usage(1, endpoint="files")
-    assert {row["model_asked"] for row in rows} == {"files"}
-    assert all(row["prompt_tokens"] == 0 for row in rows)
+    row = rest.usage_of(rest.call("/v1/files", key=rest_key.secret))
+    assert (row["endpoint"], row["model_asked"], row["upstream"]) == ("files", "files", "openai")
+    assert (row["prompt_tokens"], row["completion_tokens"], row["outcome"]) == (0, 0, "ok")
 
 
 def test_pages_have_what_is_ones_own(mine: OpenAI, client: OpenAI) -> None:
@@ -171,6 +171,6 @@ def test_requests_are_limited(rest: Gateway) -> None:
 
 
 def test_a_budget_needs_a_price(rest: Gateway) -> None:
-    key = rest.key(account="files-money", budget=25, budget_period="month")
+    key = rest.key(account="files-money", budget="25.00", budget_period="month")
     got = rest.call("/v1/files", key=key.secret)
     assert (got.status, got.error()["code"]) == (403, "model_has_no_price")
