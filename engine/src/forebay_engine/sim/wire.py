@@ -163,6 +163,12 @@ class Exchange:
         if not (self.ended or self.disconnected):
             self._connection.write(data)
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that were written and not yet sent."""
+        line = self._connection
+        return line.waiting if isinstance(line, Connection) else 0
+
     def end(self) -> None:
         """The answer is complete; the connection goes on or closes as the request asked."""
         if not (self.ended or self.disconnected):
@@ -217,6 +223,11 @@ class Connection(asyncio.Protocol):
     def busy(self) -> bool:
         """Whether an answer is outstanding."""
         return self._exchange is not None
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that were written and not yet sent."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

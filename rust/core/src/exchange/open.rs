@@ -147,14 +147,8 @@ async fn try_open(
         None => (&job.body, &job.edits),
     };
     let whole = body.is_none() && matches!(path, Path::Fresh(_));
-    let body = match &job.upload {
-        None => body_for(job, given, &target, rid.as_deref(), whole).map(Outgoing::from),
-        Some(upload) => upload
-            .body(&target.model)
-            .map(Outgoing::from)
-            .ok_or_else(gone),
-    };
-    let body = body.map_err(|error| Failed { error, sent: false })?;
+    let body = outgoing(job, given, &target, rid.as_deref(), whole)
+        .map_err(|error| Failed { error, sent: false })?;
     let first_byte = (Instant::now() + timeouts.first_byte).min(total);
     let mut stopper = Stopper {
         upstream: Arc::clone(&upstream),
@@ -252,6 +246,23 @@ fn beside(own: Option<&Native>, target: &Target) -> bool {
     let upstream = &target.upstream;
     own.is_some_and(|own| own.dialect == Dialect::Responses)
         && upstream.dialect != Dialect::Responses
+}
+
+/// What this target is sent.
+fn outgoing(
+    job: &Job,
+    given: (&Bytes, &Edits),
+    target: &Target,
+    rid: Option<&str>,
+    whole: bool,
+) -> Result<Outgoing, Error> {
+    match &job.upload {
+        None => body_for(job, given, target, rid, whole).map(Outgoing::from),
+        Some(upload) => {
+            let body = upload.body(&target.model).map(Outgoing::from);
+            body.ok_or_else(gone)
+        }
+    }
 }
 
 /// A body that came by cannot be sent once more.

@@ -113,7 +113,7 @@ pub(super) fn inspect(
         job.endpoint,
         Endpoint::Rerank | Endpoint::Score | Endpoint::Moderations
     ) {
-        return ranked::inspect(job, body);
+        return ranked::inspect(job, &body);
     }
     if job.object.is_some() {
         return objects::inspect(job, body);

@@ -56,6 +56,8 @@ CHAT_FIELDS = frozenset(
     ]
 )
 """Fields of a chat request, as openai-python's `CompletionCreateParams` has them."""
+PICTURES = ("images", "image_edits", "image_variations")
+SOUNDS = ("speech", "transcriptions", "translations")
 _TYPES = {
     401: "invalid_request_error",
     403: "invalid_request_error",
@@ -97,6 +99,9 @@ class OpenAI(OpenAIApp):
     has_realtime: ClassVar[bool] = True
     chat_form: ClassVar[type[OpenAIForm]] = ManagedForm
     known_fields: ClassVar[frozenset[str] | None] = CHAT_FIELDS
+    beside_apis: ClassVar[frozenset[str]] = frozenset(
+        {"moderations", *PICTURES, *SOUNDS, "files", "batches"}
+    )
 
     def call(self, exchange: Exchange) -> Call | None:
         if self.below(exchange.path) == "/responses":
@@ -204,6 +209,7 @@ class OpenAICompatible(OpenAI):
     has_realtime = False
     chat_form = PlainForm
     known_fields = None
+    beside_apis = OpenAI.beside_apis | {"rerank", "score"}
 
     def headers(self, record: Record) -> bytes:
         return b""
