@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -11,6 +11,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from forebay._core import Core
 from forebay.gateway.request_id import Headers, own_request_id, request_id
+from forebay.grpc.accept import Pairs, Whole
 
 log = structlog.get_logger("forebay.grpc")
 
@@ -20,10 +21,10 @@ PUSHBACK_MS = 30_000
 """Milliseconds; clients that retry by themselves are not told to wait for longer than that."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Metadata = tuple[tuple[str, str], ...]
+Metadata = Pairs
 Status = tuple[int, str, bytes]
 """A failure: gRPC's code, the message, and a `google.rpc.Status` in its wire form."""
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Handler: TypeAlias = "Whole | grpc.RpcMethodHandler[Any, Any]"
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 DETAILS = "grpc-status-details-bin"
@@ -118,7 +119,12 @@ async def refuse(
     """
     headers = own_request_id(read_headers(context)) if headers is None else headers
     status = core.grpc_error(kind, message, headers=headers, param=param, code=code, cause=cause)
-    await fail(context, status, (("x-request-id", request_id(headers)),))
+    await fail(context, status, named(headers))
+
+
+def named(headers: Headers) -> Metadata:
+    """The metadata that names a request. headers: those of `own_request_id`."""
+    return (("x-request-id", request_id(headers)),)
 
 
 async def read_message(context: Context, core: Core, headers: Headers | None = None) -> bytes:
@@ -140,15 +146,19 @@ async def read_message(context: Context, core: Core, headers: Headers | None = N
     return message
 
 
-Serve = Callable[[Any, Context], Awaitable[Any]]
+Reply = tuple[Metadata, bytes, Metadata]
+"""Initial metadata, the message, trailing metadata."""
+T = TypeVar("T")
 
 
-def guarded(core: Core, serve: Serve) -> Serve:
+def guarded(
+    core: Core, serve: Callable[[Context], Awaitable[T]]
+) -> Callable[[Context], Awaitable[T]]:
     """`serve`, with faults of ours answered as such instead of with their text."""
 
-    async def call(requests: Any, context: Context) -> Any:
+    async def call(context: Context) -> T:
         try:
-            return await serve(requests, context)
+            return await serve(context)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
         except cygrpc.ExecuteBatchError:
@@ -161,11 +171,24 @@ def guarded(core: Core, serve: Serve) -> Serve:
     return call
 
 
-def unary(core: Core, serve: Serve) -> Handler:
+def unary(core: Core, serve: Callable[[Context], Awaitable[Reply]]) -> Whole:
     """A method with one answer, whose `serve` reads its message itself."""
-    return grpc.stream_unary_rpc_method_handler(guarded(core, serve))
+    return Whole(guarded(core, serve))
 
 
-def streaming(core: Core, serve: Serve) -> Handler:
-    """A method with many answers, whose `serve` reads its message and writes them itself."""
-    return grpc.stream_stream_rpc_method_handler(guarded(core, serve))
+def streaming(
+    core: Core,
+    serve: Callable[[Context], Awaitable[None]],
+    serializer: Callable[[Any], bytes] | None = None,
+) -> Handler:
+    """A method with many answers, whose `serve` reads its message and writes them itself.
+
+    serializer: makes bytes of what it writes; None: it writes bytes.
+    """
+    watched = guarded(core, serve)
+
+    async def call(_: object, context: Context) -> None:
+        await watched(context)
+
+    handler: Handler = grpc.stream_stream_rpc_method_handler(call, None, serializer)
+    return handler

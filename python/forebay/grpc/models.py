@@ -6,12 +6,13 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from forebay._core import Core
-from forebay.gateway.request_id import Headers, own_request_id, request_id
+from forebay.gateway.request_id import Headers, own_request_id
+from forebay.grpc.accept import Whole
 from forebay.grpc.call import (
     Context,
-    Handler,
-    Metadata,
+    Reply,
     fail,
+    named,
     read_headers,
     read_message,
     refuse,
@@ -50,7 +51,7 @@ class Models:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    def handlers(self) -> dict[str, Handler]:
+    def handlers(self) -> dict[str, Whole]:
         """Each method's handler by its full name."""
         service = "/forebay.v1.InferenceService"
         return {
@@ -61,16 +62,14 @@ class Models:
     async def _names(self, context: Context) -> tuple[list[str], Headers]:
         """The models that the caller may use, and its headers with the request's id."""
         headers = own_request_id(read_headers(context))
-        told: Metadata = (("x-request-id", request_id(headers)),)
         refusal = self._core.grpc_refusal(headers)
         if refusal is not None:
-            await fail(context, refusal, told)
+            await fail(context, refusal, named(headers))
         names = self._core.models(headers)
         assert isinstance(names, list)
-        context.set_trailing_metadata(told)
         return sorted(names), headers
 
-    async def _list(self, _: object, context: Context) -> bytes:
+    async def _list(self, context: Context) -> Reply:
         names, headers = await self._names(context)
         request = await read_as(pb.ListModelsRequest, context, self._core, headers)
         size = min(request.page_size if request.HasField("page_size") else MOST, MOST)
@@ -89,9 +88,9 @@ class Models:
         answer = pb.ListModelsResponse(data=[_model(name) for name in left[:size]])
         if len(left) > size:
             answer.next_page_token = left[size - 1]
-        return answer.SerializeToString()
+        return named(headers), answer.SerializeToString(), ()
 
-    async def _get(self, _: object, context: Context) -> bytes:
+    async def _get(self, context: Context) -> Reply:
         names, headers = await self._names(context)
         request = await read_as(pb.GetModelRequest, context, self._core, headers)
         if request.id not in names:
@@ -103,7 +102,7 @@ class Models:
                 headers=headers,
                 param="id",
             )
-        return _model(request.id).SerializeToString()
+        return named(headers), _model(request.id).SerializeToString(), ()
 
 
 def _model(name: str) -> pb.Model:
