@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -10,7 +10,7 @@ import structlog
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from forebay._core import Core
-from forebay.gateway.request_id import Headers
+from forebay.gateway.request_id import Headers, own_request_id, request_id
 
 log = structlog.get_logger("forebay.grpc")
 
@@ -71,15 +71,17 @@ def to_metadata(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, Metad
     return tuple(first), tuple(last)
 
 
-async def fail(context: Context, status: Status, metadata: Metadata = ()) -> None:
+async def fail(context: Context, status: Status, metadata: Metadata = ()) -> NoReturn:
     """End the call with a failure; the error's headers and details are trailing metadata.
 
     Raises: grpc.aio.AbortError, always.
     """
     number, message, details = status
     code = CODES[number]
-    trailing = (*metadata, *_pushback(code, metadata), (DETAILS, details))
-    await context.abort(code, message, trailing)
+    trailing: list[tuple[str, str | bytes]] = [*metadata, *_pushback(code, metadata)]
+    trailing.append((DETAILS, details))
+    await context.abort(code, message, tuple(trailing))
+    raise AssertionError("abort returns never")
 
 
 def _pushback(code: grpc.StatusCode, metadata: Metadata) -> Metadata:
@@ -99,25 +101,41 @@ def _pushback(code: grpc.StatusCode, metadata: Metadata) -> Metadata:
     return ((_PUSHBACK, wait if int(wait) <= PUSHBACK_MS else "-1"),)
 
 
-async def read_message(context: Context, core: Core) -> bytes:
-    """The call's one message. Raises: grpc.aio.AbortError where there is none in time."""
+async def refuse(
+    context: Context,
+    core: Core,
+    kind: str,
+    message: str,
+    *,
+    headers: Headers | None = None,
+    param: str | None = None,
+    code: str | None = None,
+    cause: str | None = None,
+) -> NoReturn:
+    """End the call with an error of ours. headers: those of `own_request_id`; None: the call's.
+
+    Raises: grpc.aio.AbortError, always.
+    """
+    headers = own_request_id(read_headers(context)) if headers is None else headers
+    status = core.grpc_error(kind, message, headers=headers, param=param, code=code, cause=cause)
+    await fail(context, status, (("x-request-id", request_id(headers)),))
+
+
+async def read_message(context: Context, core: Core, headers: Headers | None = None) -> bytes:
+    """The call's one message. headers: as of `refuse`.
+
+    Raises: grpc.aio.AbortError where there is none in time.
+    """
     try:
         async with asyncio.timeout(READ_S):
             message = await context.read()
     except TimeoutError:
-        await fail(
-            context,
-            core.grpc_error(
-                "invalid_request", "The request did not arrive in time.", code="slow_body"
-            ),
-        )
-        raise  # fail does not return
+        late = "The request did not arrive in time."
+        await refuse(context, core, "invalid_request", late, headers=headers, code="slow_body")
     if message is grpc.aio.EOF:
         # It ended without one, or with a part of one. gRPC's own handlers would never answer.
-        await fail(
-            context,
-            core.grpc_error("invalid_request", "The request has no message.", code="bad_body"),
-        )
+        none = "The request has no message."
+        await refuse(context, core, "invalid_request", none, headers=headers, code="bad_body")
     assert isinstance(message, bytes)
     return message
 
@@ -138,9 +156,7 @@ def guarded(core: Core, serve: Serve) -> Serve:
             raise asyncio.CancelledError from None
         except Exception:
             log.exception("request failed")
-            await fail(
-                context, core.grpc_error("internal", "The gateway failed. Please try again.")
-            )
+            await refuse(context, core, "internal", "The gateway failed. Please try again.")
 
     return call
 

@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2 as pb
 
 from forebay._core import Core
-from forebay.grpc.call import Context, Handler, fail, guarded, unary
+from forebay.grpc.call import Context, Handler, guarded, refuse, unary
 from forebay.grpc.models import read_as
 
 SERVICE = "grpc.health.v1.Health"
@@ -57,10 +57,13 @@ class Health:
 
     async def _follow(self) -> None:
         while True:
+            self._refresh()
             await asyncio.sleep(POLL_S)
-            states = self._look()
-            if states != self._states:
-                self._set(states)
+
+    def _refresh(self) -> None:
+        states = self._states if self._ended else self._look()
+        if states != self._states:
+            self._set(states)
 
     def _set(self, states: _States) -> None:
         self._states = states
@@ -76,14 +79,14 @@ class Health:
 
     async def _check(self, _: object, context: Context) -> bytes:
         request = await read_as(pb.HealthCheckRequest, context, self._core)
+        self._refresh()
         if request.service not in self._states:
-            await fail(
-                context, self._core.grpc_error("not_found", "There is no service of that name.")
-            )
+            await refuse(context, self._core, "not_found", "There is no service of that name.")
         return pb.HealthCheckResponse(status=self._state(request.service)).SerializeToString()
 
     async def _watch(self, _: object, context: Context) -> None:
         request = await read_as(pb.HealthCheckRequest, context, self._core)
+        self._refresh()
         told = None
         while True:
             changed, ended, state = self._changed, self._ended, self._state(request.service)
