@@ -21,6 +21,7 @@ pub(super) use answer::{parse_answer, render_answer};
 pub(crate) use asked::Asked;
 pub(crate) use bridge::{Bridged, Places, bridge};
 pub(crate) use native::{Kept, Native, id_of};
+pub(crate) use output::Failed;
 pub(super) use parse::parse_request;
 pub(super) use read::Reader;
 pub(crate) use recall::{Loaded, Needs, expand, input_of, native_body, needs};

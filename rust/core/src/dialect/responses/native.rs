@@ -7,6 +7,7 @@ use crate::error::{Error, Kind};
 use crate::sse::{Decoder, Frame};
 
 use super::super::json::{self, Object, Path, Text, pairs};
+use super::output::Failed;
 
 /// A response's own id.
 pub(crate) fn id_of(response: &str) -> Option<String> {
@@ -136,20 +137,14 @@ impl Native {
         self.event(data, out)
     }
 
-    /// Appends that it failed: `(code, message, param)`.
-    pub(crate) fn fail(
-        &mut self,
-        (code, message, param): (&str, &str, Option<&str>),
-        out: &mut BytesMut,
-    ) {
+    /// Appends that it failed.
+    pub(crate) fn fail(&mut self, failed: &Failed<'_>, out: &mut BytesMut) {
         let sequence = self.sequence;
         out.extend_from_slice(b"event: error\ndata: ");
         Object::write(out, |event| {
             event.put("type", "error");
             event.put("sequence_number", sequence);
-            event.put("code", code);
-            event.put("message", message);
-            event.put("param", param);
+            failed.event(event);
         });
         out.extend_from_slice(b"\n\n");
         let begun = self.begun.take().unwrap_or_default();
@@ -166,8 +161,8 @@ impl Native {
                     match &*name {
                         "status" => response.put("status", "failed"),
                         "error" => response.object("error", |error| {
-                            error.put("code", code);
-                            error.put("message", message);
+                            error.put("code", failed.kind);
+                            error.put("message", failed.message);
                         }),
                         _ => response.put_named(&name, raw),
                     }

@@ -14,7 +14,7 @@ use super::super::chat::{Event, Stop, Usage};
 use super::super::json::Object;
 use super::asked::Asked;
 use super::output::{
-    Ids, Item, Response, Said, Status, inner, item, last_status, owned, raw_list, sealed,
+    Failed, Ids, Item, Response, Said, Status, inner, item, last_status, owned, raw_list, sealed,
     write_said,
 };
 use done::Thought;
@@ -195,28 +195,16 @@ impl Writer {
         self.life(name, status, None, out);
     }
 
-    /// Writes that it failed: `(code, message, param)`.
-    pub(crate) fn fail(
-        &mut self,
-        (code, message, param): (&str, &str, Option<&str>),
-        out: &mut BytesMut,
-    ) {
+    /// Writes that it failed.
+    pub(crate) fn fail(&mut self, failed: &Failed<'_>, out: &mut BytesMut) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
         self.start(out);
         self.stored = false;
-        self.tell("error", out, |event| {
-            event.put("code", code);
-            event.put("message", message);
-            event.put("param", param);
-        });
-        self.life(
-            "response.failed",
-            Status::Failed,
-            Some((code, message)),
-            out,
-        );
+        self.tell("error", out, |event| failed.event(event));
+        let error = Some((failed.kind, failed.message));
+        self.life("response.failed", Status::Failed, error, out);
     }
 
     fn status(&self) -> Status {
