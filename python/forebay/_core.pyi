@@ -19,6 +19,9 @@ __all__ = [
     "SseDecoder",
     "__version__",
     "bad_pattern",
+    "grpc_table",
+    "grpc_to_json",
+    "json_to_grpc",
     "peek",
     "sign_v4",
     "translate_answer",
@@ -62,6 +65,7 @@ class Core:
         *,
         app: str | PathLike[str],
         body_bytes: int,
+        upload_bytes: int,
         header_bytes: int,
         header_read_s: float,
         body_read_s: float,
@@ -525,6 +529,26 @@ def translate_request(
     model: its name at the upstream. max_output_tokens: asked for where `target` wants a bound and
     the request has none.
     Raises: ValueError(message, kind, field at fault or None).
+    """
+
+def grpc_to_json(method: str, message: bytes, *, answer: bool = False) -> bytes:
+    """A message of a method of `forebay.v1` as JSON: a request's as engines get it, or an answer's.
+
+    method: its path, `/forebay.v1.InferenceService/ChatCompletion`.
+    Raises: ValueError(message, kind, field at fault or None).
+    """
+
+def json_to_grpc(method: str, json: bytes, *, answer: bool = False) -> bytes:
+    """JSON as a message of a method of `forebay.v1`: an answer's as clients get it, or a request's.
+
+    Raises: ValueError(message, kind, None).
+    """
+
+def grpc_table() -> bytes:
+    """Which field of `forebay.v1` is which member of OpenAI's JSON, as JSON.
+
+    `methods` by path: `request`, `answer`. `messages` by name: `form`, `extra`, `fixed`,
+    `fields` with `name`, `number`, `json`, `alias`, `kind`, `of`, `shape`. `enums` by name: the names from 1 on.
     """
 
 def translate_answer(

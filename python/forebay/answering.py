@@ -1,12 +1,15 @@
-"""What the core asks of the database, in one process: repeated requests, stored responses."""
+"""What the core asks of the database, in one process: repeated requests, stored responses,
+whose files and batches are."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from forebay.gateway.idempotency import Repeats
+from forebay.gateway.objects import Objects
 from forebay.gateway.port import Port
 from forebay.gateway.stored_responses import StoredResponses
 from forebay.store.idempotency import IdempotencyStore
+from forebay.store.objects import ObjectStore
 from forebay.store.prompt_cipher import PromptCipher
 from forebay.store.responses import ResponseStore
 
@@ -31,7 +34,12 @@ class Answering:
         self._sealed_by = gateway.config.prompt_logs
         self._repeats = Repeats(self._idempotency, lambda: gateway.config.idempotency)
         self._responses = StoredResponses(self._shelf, lambda: gateway.config.responses)
-        handlers = {**self._repeats.handlers, **self._responses.handlers}
+        objects = Objects(self._objects)
+        handlers = {
+            **self._repeats.handlers,
+            **self._responses.handlers,
+            **objects.handlers,
+        }
         self._port = Port(gateway.core, handlers)
         gateway.responses = self._responses
         gateway.unfinished = lambda: self._repeats.running
@@ -53,6 +61,10 @@ class Answering:
     def _shelf(self) -> ResponseStore | None:
         database = self._database()
         return None if database is None else ResponseStore(database, self._current_cipher())
+
+    def _objects(self) -> ObjectStore | None:
+        database = self._database()
+        return None if database is None else ObjectStore(database)
 
     def _current_cipher(self) -> PromptCipher:
         settings = self._gateway.config.prompt_logs

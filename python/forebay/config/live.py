@@ -16,6 +16,7 @@ FIXED = (
     "telemetry",
     "workers",
     "limits.body_bytes",
+    "limits.upload_bytes",
     "limits.header_bytes",
     "limits.websockets",
     "limits.websocket_idle_s",

@@ -40,6 +40,7 @@ def build(config: Config, discovered: Mapping[str, Sequence[str]]) -> bytes:
         {
             "upstreams": [_upstream(config, name, models) for name in config.upstreams],
             "models": [_model(name, model, taken, owners) for name, model in models.items()],
+            "files": _files(config),
             "max_event_bytes": config.limits.event_bytes,
             "max_answer_bytes": MAX_ANSWER_BYTES,
             "prompt_logs": _prompt_logs(config),
@@ -50,6 +51,14 @@ def build(config: Config, discovered: Mapping[str, Sequence[str]]) -> bytes:
             ),
         }
     )
+
+
+def _files(config: Config) -> dict[str, Any] | None:
+    """Where files and batches are kept, as a model of one target; None: nowhere."""
+    if config.files is None:
+        return None
+    kept = Model(targets=(Target(upstream=config.files.upstream),), timeouts=config.files.timeouts)
+    return _model("files", kept, set(), {})
 
 
 def _prompt_logs(config: Config) -> dict[str, Any] | None:

@@ -86,6 +86,7 @@ class CoreServer:
                 self._wanted.port,
                 app=self._socket,
                 body_bytes=limits.body_bytes,
+                upload_bytes=limits.upload_bytes,
                 header_bytes=limits.header_bytes,
                 header_read_s=HEADER_READ_S,
                 body_read_s=READ_S,

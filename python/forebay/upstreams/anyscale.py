@@ -10,9 +10,10 @@ list of the old service.
 Sources: docs.anyscale.com services; docs.ray.io "Serving LLMs"; openrouter.ai/docs.
 """
 
-from forebay.upstreams.kind import Kind, Probe
+from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="anyscale",
+    default_paths=Paths().having("rerank", "score", "transcriptions", "translations"),
     probe=Probe(ready="/v1/models", models="/v1/models", interval_s=10.0, timeout_s=5.0),
 )

@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from forebay.upstreams.credentials.azure import AzureSource
-from forebay.upstreams.kind import Kind, Paths, Probe
+from forebay.upstreams.kind import Endpoint, Kind, Paths, Probe
 
 if TYPE_CHECKING:
     from forebay.config.schema import Upstream
@@ -32,6 +32,15 @@ if TYPE_CHECKING:
 
 V1_SCOPE = "https://ai.azure.com/.default"
 CLASSIC_SCOPE = "https://cognitiveservices.azure.com/.default"
+
+
+_OF_MODEL: tuple[Endpoint, ...] = (
+    "images",
+    "image_edits",
+    "speech",
+    "transcriptions",
+    "translations",
+)
 
 
 class Azure(Kind):
@@ -47,12 +56,13 @@ class Azure(Kind):
         """With the deployment in the path, or not."""
         below = "/openai/deployments/{model}" if upstream.deployments else "/openai/v1"
         version = self._version(upstream)
-        return Paths(
+        paths = Paths(
             chat=f"{below}/chat/completions{version}",
             completions=f"{below}/completions{version}",
             embeddings=f"{below}/embeddings{version}",
             responses=None if upstream.deployments else f"{below}/responses{version}",
-        )
+        ).having(*_OF_MODEL, below=below, query=version)
+        return paths.having("files", "batches", below="/openai/v1", query=version)
 
     def headers(self, upstream: Upstream) -> list[tuple[str, str]]:
         """The key, if there is one."""

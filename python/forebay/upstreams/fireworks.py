@@ -16,7 +16,7 @@ from forebay.upstreams.kind import ErrorRule, Kind, Paths, Probe
 KIND = Kind(
     name="fireworks",
     default_url="https://api.fireworks.ai/inference",
-    default_paths=Paths(responses="/v1/responses"),
+    default_paths=Paths(responses="/v1/responses").having("rerank"),
     errors=(
         ErrorRule(405, "upstream_error", retry=True),
         ErrorRule(412, "upstream_error", contains="suspended", retry=True, reason="quota"),

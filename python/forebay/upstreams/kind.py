@@ -51,6 +51,36 @@ class ErrorRule:
     reason: Reason | None = None
 
 
+Endpoint = Literal[
+    "rerank",
+    "score",
+    "moderations",
+    "images",
+    "image_edits",
+    "image_variations",
+    "speech",
+    "transcriptions",
+    "translations",
+    "files",
+    "batches",
+]
+"""An API that not every engine has, as the core names it."""
+OWN: dict[Endpoint, str] = {
+    "rerank": "/rerank",
+    "score": "/score",
+    "moderations": "/moderations",
+    "images": "/images/generations",
+    "image_edits": "/images/edits",
+    "image_variations": "/images/variations",
+    "speech": "/audio/speech",
+    "transcriptions": "/audio/transcriptions",
+    "translations": "/audio/translations",
+    "files": "/files",
+    "batches": "/batches",
+}
+"""Where each is below ``/v1``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Paths:
     """Paths below the address; ``{model}`` is the model's name there. None: not there.
@@ -64,6 +94,21 @@ class Paths:
     embeddings: str | None = "/v1/embeddings"
     count_tokens: str | None = None
     responses: str | None = None
+    rerank: str | None = None
+    score: str | None = None
+    moderations: str | None = None
+    images: str | None = None
+    image_edits: str | None = None
+    image_variations: str | None = None
+    speech: str | None = None
+    transcriptions: str | None = None
+    translations: str | None = None
+    files: str | None = None
+    batches: str | None = None
+
+    def having(self, *names: Endpoint, below: str = "/v1", query: str = "") -> Paths:
+        """These with further APIs, each where OpenAI (or Jina, or vLLM) has it `below` a path."""
+        return replace(self, **{name: f"{below}{OWN[name]}{query}" for name in names})
 
 
 @dataclass(frozen=True, slots=True)

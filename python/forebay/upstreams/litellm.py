@@ -16,6 +16,16 @@ from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="litellm",
-    default_paths=Paths(responses="/v1/responses"),
+    default_paths=Paths(responses="/v1/responses").having(
+        "rerank",
+        "moderations",
+        "images",
+        "image_edits",
+        "speech",
+        "transcriptions",
+        "translations",
+        "files",
+        "batches",
+    ),
     probe=Probe(ready="/health/readiness", models="/v1/models", interval_s=5.0, timeout_s=5.0),
 )

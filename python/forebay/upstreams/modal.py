@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from forebay.upstreams.kind import Kind, Probe, Wake
+from forebay.upstreams.kind import Kind, Paths, Probe, Wake
 
 if TYPE_CHECKING:
     from forebay.config.schema import Upstream
@@ -47,6 +47,7 @@ KIND = Modal(
     drains=True,
     cold=True,
     idle_s=300.0,
+    default_paths=Paths().having("rerank", "score", "transcriptions", "translations"),
     probe=Probe(ready="/v1/models", models="/v1/models", wakes=True, timeout_s=150.0),
     wake=Wake("GET", "/v1/models"),
 )

@@ -20,7 +20,17 @@ from forebay.upstreams.kind import Kind, Paths, Probe
 KIND = Kind(
     name="openai",
     default_url="https://api.openai.com",
-    default_paths=Paths(responses="/v1/responses"),
+    default_paths=Paths(responses="/v1/responses").having(
+        "moderations",
+        "images",
+        "image_edits",
+        "image_variations",
+        "speech",
+        "transcriptions",
+        "translations",
+        "files",
+        "batches",
+    ),
     responses=True,
     probe=Probe(ready="/v1/models", models="/v1/models", interval_s=30.0, timeout_s=10.0),
 )

@@ -12,6 +12,18 @@ from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="openai_compatible",
-    default_paths=Paths(responses="/v1/responses"),
+    default_paths=Paths(responses="/v1/responses").having(
+        "rerank",
+        "score",
+        "moderations",
+        "images",
+        "image_edits",
+        "image_variations",
+        "speech",
+        "transcriptions",
+        "translations",
+        "files",
+        "batches",
+    ),
     probe=Probe(ready="/v1/models", models="/v1/models"),
 )

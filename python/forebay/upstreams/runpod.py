@@ -100,6 +100,7 @@ class RunPod(Kind):
 
 KIND = RunPod(
     name="runpod",
+    default_paths=Paths().having("rerank", "score", "transcriptions", "translations"),
     cold=True,
     idle_s=300.0,
     errors=(

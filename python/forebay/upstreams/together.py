@@ -12,7 +12,7 @@ Sources: docs.together.ai: OpenAI compatibility, rate limits, error codes; openr
 "Stream cancellation".
 """
 
-from forebay.upstreams.kind import ErrorRule, Kind, Probe
+from forebay.upstreams.kind import ErrorRule, Kind, Paths, Probe
 
 KIND = Kind(
     name="together",
@@ -21,5 +21,6 @@ KIND = Kind(
         ErrorRule(403, "invalid_request", contains=text, retry=False, reason="context_overflow")
         for text in ("context length", "too long", "maximum context")
     ),
+    default_paths=Paths().having("rerank", "images", "speech", "transcriptions", "translations"),
     probe=Probe(ready="/v1/models", models="/v1/models", interval_s=30.0, timeout_s=10.0),
 )

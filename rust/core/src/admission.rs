@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 
 use crate::arrival::Arrival;
 use crate::door::{self, Door, Front, Native, Voice, Way};
@@ -14,6 +15,8 @@ use crate::guard;
 use crate::headers::{rate_headers, request_id_header, upstream_headers};
 use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
+use crate::pass::object::{Act, Object};
+use crate::pass::upload::Upload;
 use crate::peek::{Peek, peek};
 use crate::record::{Opening, Record};
 use crate::refusals::{
@@ -48,6 +51,60 @@ impl Gateway {
             endpoint,
             body,
             native: None,
+            upload: None,
+            object: None,
+        };
+        self.start(Door::OpenAi, request, asked, None, Arrival::now())
+    }
+
+    /// Decides a request that sends a file, and starts it.
+    pub fn admit_file(
+        self: &Arc<Self>,
+        object: Object,
+        request: Request<'_>,
+        upload: Arc<Upload>,
+    ) -> Arc<Slot> {
+        let asked = Asked {
+            endpoint: object.endpoint,
+            body: Bytes::new(),
+            native: None,
+            upload: Some(upload),
+            object: Some(object),
+        };
+        self.start(Door::OpenAi, request, asked, None, Arrival::now())
+    }
+
+    /// Decides any other request about files and batches, and starts it.
+    pub fn admit_object(
+        self: &Arc<Self>,
+        object: Object,
+        request: Request<'_>,
+        body: Bytes,
+    ) -> Arc<Slot> {
+        let asked = Asked {
+            endpoint: object.endpoint,
+            body,
+            native: None,
+            upload: None,
+            object: Some(object),
+        };
+        self.start(Door::OpenAi, request, asked, None, Arrival::now())
+    }
+
+    /// Decides a request whose body still comes, and starts it. A refusal is an exchange too, answered
+    /// already.
+    pub fn admit_upload(
+        self: &Arc<Self>,
+        endpoint: Endpoint,
+        request: Request<'_>,
+        upload: Arc<Upload>,
+    ) -> Arc<Slot> {
+        let asked = Asked {
+            endpoint,
+            body: Bytes::new(),
+            native: None,
+            upload: Some(upload),
+            object: None,
         };
         self.start(Door::OpenAi, request, asked, None, Arrival::now())
     }
@@ -93,6 +150,8 @@ impl Gateway {
                     endpoint: way.endpoint,
                     body: entered.body,
                     native: entered.native.map(|native| native.asking(request.beta)),
+                    upload: None,
+                    object: None,
                 };
                 self.start(way.door, request, asked, entered.voice, arrival)
             }
@@ -212,15 +271,28 @@ impl Gateway {
     ) -> Result<(Box<Job>, Record), No> {
         let (endpoint, bytes) = (entered.endpoint, &entered.body);
         let key = self.whose(&request)?;
-        json_content(request.content_type)?;
         let tags = match request.tags {
             Some(header) => tags::parse(header)?,
             None => None,
         };
-        let body = peek(bytes).map_err(|error| unreadable(&error))?;
-        complete(endpoint, &body)?;
+        let body = if let Some(object) = &entered.object {
+            may_touch(&key, object, request.content_type)?;
+            Peek::default()
+        } else if let Some(upload) = &entered.upload {
+            uploaded(endpoint, upload)
+        } else {
+            json_content(request.content_type)?;
+            let body = peek(bytes).map_err(|error| unreadable(&error))?;
+            complete(endpoint, &body)?;
+            body
+        };
         let snapshot = self.snapshot.load();
-        let (asked, model) = permitted_model(&snapshot, &key, &body)?;
+        let (asked, model) = if entered.object.is_some() {
+            let files = snapshot.files.as_ref().ok_or_else(no_files)?;
+            (files.name.to_string(), files)
+        } else {
+            permitted_model(&snapshot, &key, &body)?
+        };
         guard::check(endpoint, &body, &model.known)?;
         let whose = (&*key, &**model, arrival.unix_us);
         let reserved = self.reserve(whose, endpoint, &body, answer_headers);
@@ -243,10 +315,10 @@ impl Gateway {
             front: request.front,
             stream: body.stream,
             prompt_estimate: cost.prompt,
-            prompt_bytes: if body.prompt_token_ids > 0 {
-                0
-            } else {
-                body.prompt_bytes
+            prompt_bytes: match text_of(endpoint, &body) {
+                (bytes, 0) => bytes,
+                // Token ids teach nothing of text.
+                _ => 0,
             },
         };
         let mut record = Record::open(self, slot, model, reservation, opening)?;
@@ -264,16 +336,26 @@ impl Gateway {
         }
         let prompts = match endpoint {
             Endpoint::Completions => body.prompt_items.max(1),
-            Endpoint::Chat | Endpoint::Embeddings | Endpoint::Realtime => 1,
+            _ => 1,
         };
         let choices = body.n.unwrap_or(1).saturating_mul(prompts);
+        let mut headers = upstream_headers(&request, answer_headers);
+        if let Some(upload) = &entered.upload {
+            headers.insert(CONTENT_TYPE, upload.content_type().clone());
+        }
         let job = Job {
             gateway: Arc::clone(self),
             slot: Arc::clone(slot),
             model: Arc::clone(model),
             model_asked: asked,
             endpoint,
-            stream: body.stream && endpoint != Endpoint::Embeddings,
+            stream: body.stream && endpoint.is_text(),
+            passes: match &entered.object {
+                None => endpoint.passes(body.stream),
+                Some(object) => object.act == Act::Content,
+            },
+            object: entered.object.clone(),
+            upload: entered.upload.clone(),
             shape: Shape {
                 include_usage: body.include_usage,
                 continuous_usage: body.continuous_usage_stats || slot.door().counts_early(),
@@ -284,10 +366,10 @@ impl Gateway {
             },
             edits: Edits::of(&body),
             body: bytes.clone(),
-            headers: upstream_headers(&request, answer_headers),
+            headers,
             trace,
             answer_headers: std::mem::take(answer_headers),
-            single: choices == 1 && endpoint != Endpoint::Embeddings,
+            single: choices == 1 && endpoint.is_text(),
             rid: arrival.id.simple().to_string(),
             max_answer_bytes: snapshot.max_answer_bytes,
             ask,
@@ -410,6 +492,58 @@ pub(crate) fn permitted_model<'s>(
     Ok((asked, model))
 }
 
+/// Refuses what a key may not do with files and batches.
+///
+/// A batch asks for models that only its file names, so a key that may not use all of them may make
+/// none.
+fn may_touch(key: &Key, object: &Object, content_type: Option<&[u8]>) -> Result<(), Error> {
+    if object.endpoint != Endpoint::Batches || object.act != Act::Create {
+        return Ok(());
+    }
+    if key.is_restricted() {
+        return Err(Error::new(
+            Kind::Forbidden,
+            "This API key may use some models only, so it may not make batches.",
+        )
+        .code("batches_not_allowed"));
+    }
+    json_content(content_type)
+}
+
+fn no_files() -> Error {
+    Error::new(
+        Kind::NotFound,
+        "Files and batches are not kept here: no upstream is configured for them.",
+    )
+    .code("files_not_configured")
+}
+
+/// Bytes of sound that are taken for an input token: of an MP3 of 128 kbit/s, a tenth of a second.
+const SOUND_A_TOKEN: u64 = 1600;
+
+/// What is known of a request whose body still comes.
+fn uploaded(endpoint: Endpoint, upload: &Upload) -> Peek<'_> {
+    let is_sound = matches!(endpoint, Endpoint::Transcriptions | Endpoint::Translations);
+    Peek {
+        model: Some(upload.model().into()),
+        prompt_token_ids: if is_sound {
+            upload.size() / SOUND_A_TOKEN
+        } else {
+            0
+        },
+        prompt_items: 1,
+        ..Peek::default()
+    }
+}
+
+/// Bytes of the text that a request is about, and what of it is given as token ids.
+fn text_of(endpoint: Endpoint, body: &Peek<'_>) -> (usize, u64) {
+    match endpoint {
+        Endpoint::Rerank | Endpoint::Score => (body.rank_bytes, body.rank_token_ids),
+        _ => (body.prompt_bytes, body.prompt_token_ids),
+    }
+}
+
 /// Why a request does not start at once.
 enum No {
     /// It never will.
@@ -431,6 +565,10 @@ struct Asked {
     body: Bytes,
     /// The client's own request.
     native: Option<Native>,
+    /// In place of a body that is there, one that still comes.
+    upload: Option<Arc<Upload>>,
+    /// The file or batch that it is about.
+    object: Option<Object>,
 }
 
 /// A request that outlives its front end's call.
@@ -504,11 +642,12 @@ impl Cost {
     /// Input by the model's learned bytes per token, output by the request's cap, or by what the
     /// model's answers usually are and then at most half the burst.
     fn of(body: &Peek<'_>, endpoint: Endpoint, model: &Model, burst: Option<u64>) -> Self {
-        let prompt = body.prompt_token_ids + model.estimator.prompt_tokens(body.prompt_bytes);
+        let (bytes, ids) = text_of(endpoint, body);
+        let prompt = ids + model.estimator.prompt_tokens(bytes);
         let answers = u64::from(body.n.unwrap_or(1)) * u64::from(body.prompt_items.max(1));
         let usual = || model.estimator.output_tokens().saturating_mul(answers);
         let output = match (endpoint, body.output_cap()) {
-            (Endpoint::Embeddings, _) => 0,
+            (endpoint, _) if !endpoint.has_output() => 0,
             (_, Some(cap)) => cap.saturating_mul(answers),
             (_, None) => usual(),
         };

@@ -102,6 +102,22 @@ pub struct Counters {
     health: health::HealthFamilies,
 }
 
+fn of_repeats(registry: &Registry) -> Arc<Family<Counter, 1>> {
+    registry.counters(
+        "forebay_idempotent_requests_total",
+        "Requests with an Idempotency-Key, by what became of them.",
+        ["outcome"],
+    )
+}
+
+fn of_refusals(registry: &Registry) -> Arc<Family<Counter, 2>> {
+    registry.counters(
+        "forebay_limit_refusals_total",
+        "Requests refused by a limit, by whose it is and what it counts.",
+        ["scope", "dimension"],
+    )
+}
+
 fn of_endpoints(registry: &Registry) -> Vec<OfEndpoint> {
     let requests = registry.counters(
         "forebay_requests_total",
@@ -231,16 +247,8 @@ impl Counters {
                 "Errors, by kind; refusals included.",
                 ["kind"],
             ),
-            repeats: registry.counters(
-                "forebay_idempotent_requests_total",
-                "Requests with an Idempotency-Key, by what became of them.",
-                ["outcome"],
-            ),
-            refusals: registry.counters(
-                "forebay_limit_refusals_total",
-                "Requests refused by a limit, by whose it is and what it counts.",
-                ["scope", "dimension"],
-            ),
+            repeats: of_repeats(&registry),
+            refusals: of_refusals(&registry),
             limit_rows: registry.gauge(
                 "forebay_limit_rows",
                 "Subjects with limits that have a place in the limit table.",

@@ -128,7 +128,9 @@ impl Kind {
     /// tells with 402 and 529 is told by the type: money that is used up, and too much to do.
     pub const fn anthropic_type(self) -> &'static str {
         match self {
-            Self::InvalidRequest | Self::MethodNotAllowed => "invalid_request_error",
+            Self::InvalidRequest | Self::MethodNotAllowed | Self::KeyReused => {
+                "invalid_request_error"
+            }
             Self::Unauthenticated => "authentication_error",
             Self::Forbidden => "permission_error",
             Self::ModelNotFound | Self::NotFound => "not_found_error",
@@ -138,7 +140,6 @@ impl Kind {
             Self::ClientClosed | Self::Internal | Self::UpstreamError => "api_error",
             Self::Unavailable => "overloaded_error",
             Self::Conflict => "conflict_error",
-            Self::KeyReused => "invalid_request_error",
             Self::UpstreamTimeout => "timeout_error",
         }
     }

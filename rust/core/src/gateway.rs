@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::attempts::Attempt;
 use crate::counters::Counters;
 use crate::door::{Door, Front};
+pub use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind};
 use crate::events::Events;
 use crate::exchange;
@@ -32,59 +33,6 @@ use crate::spool::{Spool, SpoolCounters};
 use crate::subjects::{Ground, SubjectSpec, Subjects};
 use crate::trace::Traces;
 use crate::upstream::{Rope, Upstream};
-
-/// Which inference API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `/v1/chat/completions`
-    Chat,
-    /// `/v1/completions`
-    Completions,
-    /// `/v1/embeddings`
-    Embeddings,
-    /// `/v1/realtime`: sessions.
-    Realtime,
-}
-
-impl Endpoint {
-    /// All, in the order of their index.
-    pub const ALL: [Self; 4] = [
-        Self::Chat,
-        Self::Completions,
-        Self::Embeddings,
-        Self::Realtime,
-    ];
-
-    /// Those that most engines have: whether one has any other is asked of each request.
-    pub const COMMON: [Self; 3] = [Self::Chat, Self::Completions, Self::Embeddings];
-
-    /// The path, ours and the engine's.
-    pub const fn path(self) -> &'static str {
-        match self {
-            Self::Chat => "/v1/chat/completions",
-            Self::Completions => "/v1/completions",
-            Self::Embeddings => "/v1/embeddings",
-            Self::Realtime => "/v1/realtime",
-        }
-    }
-
-    /// The API of a path.
-    pub fn of_path(path: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|endpoint| endpoint.path() == path)
-    }
-
-    /// The name in metrics and usage.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Chat => "chat",
-            Self::Completions => "completions",
-            Self::Embeddings => "embeddings",
-            Self::Realtime => "realtime",
-        }
-    }
-}
 
 /// A request as a front end hands it over. Everything is borrowed.
 #[derive(Clone, Copy, Debug, Default)]

@@ -120,6 +120,10 @@ pub fn check(endpoint: Endpoint, body: &Peek<'_>, known: &Known) -> Result<(), E
     }
     let facts = known.facts();
     for (ids, field) in body.token_ids.iter().zip(TOKEN_FIELDS) {
+        if matches!(field, "query" | "items") && endpoint != Endpoint::Score {
+            // Elsewhere they hold no token ids.
+            continue;
+        }
         if ids.is_wrong {
             let text = format!(
                 "'{field}' holds something beside token ids, which are integers from 0 up."
@@ -138,7 +142,7 @@ pub fn check(endpoint: Endpoint, body: &Peek<'_>, known: &Known) -> Result<(), E
         }
     }
     let wrong = match (facts.embedding, endpoint) {
-        (Some(true), Endpoint::Chat | Endpoint::Completions) => "This model makes embeddings only.",
+        (Some(true), endpoint) if endpoint.is_text() => "This model makes embeddings only.",
         (Some(false), Endpoint::Embeddings) => "This model makes no embeddings.",
         _ => return Ok(()),
     };

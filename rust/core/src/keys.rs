@@ -261,6 +261,11 @@ impl Key {
         &self.metered.meter
     }
 
+    /// Whether there are models that it may not use.
+    pub fn is_restricted(&self) -> bool {
+        self.models.is_some()
+    }
+
     /// Whether the key may use the model, under the name asked or the model's own.
     pub fn may_use(&self, asked: &str, name: &str) -> bool {
         self.models

@@ -2,7 +2,8 @@
 //!
 //! Pure (no sockets, files or clock): [`sse`], [`limit`], [`peek`], [`relay`], [`usage`],
 //! [`scrub`], [`estimate`], [`edits`], [`headers`], [`error`], [`mod@copy`], [`tags`], [`price`],
-//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`door`], [`guard`], [`idempotency`] but for its `once`.
+//! [`queue`], [`adaptive`], [`health`], [`route`], [`resume`], [`dialect`], [`door`], [`guard`], `endpoint`,
+//! [`idempotency`] but for its `once`.
 //! Effects: [`upstream`] alone opens sockets, [`spool`] alone writes
 //! files, [`gate`] lets requests in to it;
 //! [`exchange`] alone composes; [`listener`] takes HTTP requests in. [`gateway`] is where a front end
@@ -19,6 +20,7 @@ pub mod dialect;
 pub mod dispatch;
 pub mod door;
 pub mod edits;
+mod endpoint;
 pub mod error;
 pub mod estimate;
 pub mod events;
@@ -37,6 +39,7 @@ pub mod listener;
 pub mod live;
 pub mod metrics;
 mod note;
+pub mod pass;
 pub mod peek;
 pub mod port;
 pub mod price;

@@ -6,7 +6,9 @@
 mod app;
 mod body;
 mod inference;
+mod object;
 mod socket;
+mod upload;
 mod ws;
 
 use std::io;
@@ -26,6 +28,7 @@ use tokio::sync::watch;
 
 use crate::door::Way;
 use crate::gateway::Gateway;
+use crate::pass::object::Object;
 
 use app::App;
 use body::Answer;
@@ -46,6 +49,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 pub struct Bounds {
     /// Largest request body, bytes.
     pub body_bytes: usize,
+    /// Largest form with files in it, bytes.
+    pub upload_bytes: u64,
     /// Largest request head, bytes.
     pub header_bytes: usize,
     /// Until a request's head is there.
@@ -206,6 +211,17 @@ async fn handle(
     }
     let answer = match Way::of_http(request.uri().path()) {
         Some(way) => inference::answer(&shared, way, request).await,
+        None if let Some(endpoint) = upload::of_path(request.uri().path()) => {
+            upload::answer(&shared, endpoint, request).await
+        }
+        None if let Some(found) = Object::of(
+            request.method(),
+            request.uri().path(),
+            request.uri().query().unwrap_or_default(),
+        ) =>
+        {
+            object::answer(&shared, found, request).await
+        }
         None => shared.app.answer(&shared, peer, request).await,
     };
     Ok(answer)

@@ -21,7 +21,7 @@ pub const MAX_N: u32 = 128;
 pub const MAX_TOKEN_CAP: u64 = (1 << 31) - 1;
 
 /// Fields that hold token ids: arrays of them, or arrays of such arrays; `logit_bias` has them as keys.
-pub const TOKEN_FIELDS: [&str; 7] = [
+pub const TOKEN_FIELDS: [&str; 10] = [
     "prompt",
     "input",
     "logit_bias",
@@ -29,6 +29,22 @@ pub const TOKEN_FIELDS: [&str; 7] = [
     "allowed_token_ids",
     "input_ids",
     "token_ids_logprob",
+    "label_token_ids",
+    "query",
+    "items",
+];
+
+/// Fields that hold what is ranked or scored, by vLLM's names and SGLang's: the first four what the
+/// others are compared with.
+pub const RANK_FIELDS: [&str; 8] = [
+    "query",
+    "queries",
+    "text_1",
+    "data_1",
+    "documents",
+    "items",
+    "text_2",
+    "data_2",
 ];
 
 /// Fields by which whoever runs an engine controls it, and a client must not: which weights, worker,
@@ -191,6 +207,12 @@ pub struct Peek<'a> {
     pub has_prompt: bool,
     /// `input` is there, a string or an array.
     pub has_input: bool,
+    /// Which of [`RANK_FIELDS`] are there and not null.
+    pub ranked: [bool; RANK_FIELDS.len()],
+    /// Bytes of all string values within them.
+    pub rank_bytes: usize,
+    /// Integers within them: texts given as token ids.
+    pub rank_token_ids: u64,
     /// Just after the body's `{`: where members can be inserted. A later member of the same key
     /// overrides one inserted here, so replace at its span instead where there is one.
     pub body_start: usize,
@@ -199,6 +221,12 @@ pub struct Peek<'a> {
 }
 
 impl Peek<'_> {
+    /// Whether one of [`RANK_FIELDS`] is there.
+    pub fn has(&self, field: &str) -> bool {
+        let at = RANK_FIELDS.iter().position(|known| *known == field);
+        at.and_then(|at| self.ranked.get(at)).is_some_and(|is| *is)
+    }
+
     /// The most tokens one answer may have, as far as the request caps it. Where both caps are
     /// given this is the larger: engines differ in which one they follow.
     pub fn output_cap(&self) -> Option<u64> {

@@ -400,6 +400,11 @@ impl Record {
         }
     }
 
+    /// The input is estimated anew, by what is known now, tokens.
+    pub(crate) fn estimate_input(&mut self, tokens: u64) {
+        self.prompt_estimate = tokens;
+    }
+
     /// The stream has delivered more.
     pub fn advance(&mut self, progress: Progress) {
         self.progress = progress;

@@ -7,7 +7,7 @@ use crate::gateway::Endpoint;
 use crate::headers::duration;
 use crate::keys::Key;
 use crate::limit::{Dimension, Period, Refusal, Scope};
-use crate::peek::{Peek, PeekError, PeekErrorKind};
+use crate::peek::{Peek, PeekError, PeekErrorKind, RANK_FIELDS};
 use crate::snapshot::{Model, Snapshot};
 
 /// A body that is not JSON by its own account.
@@ -63,10 +63,30 @@ pub(crate) fn complete(endpoint: Endpoint, body: &Peek<'_>) -> Result<(), Error>
         .param("messages")
         .code("empty_array")),
         Endpoint::Completions if !body.has_prompt => Err(missing("prompt")),
-        Endpoint::Embeddings if !body.has_input => Err(missing("input")),
-        Endpoint::Chat | Endpoint::Completions | Endpoint::Embeddings | Endpoint::Realtime => {
-            Ok(())
+        Endpoint::Embeddings | Endpoint::Moderations | Endpoint::Speech if !body.has_input => {
+            Err(missing("input"))
         }
+        Endpoint::Images if !body.has_prompt => Err(missing("prompt")),
+        Endpoint::Rerank if !body.has("query") => Err(missing("query")),
+        Endpoint::Rerank if !body.has("documents") => Err(missing("documents")),
+        Endpoint::Score => scored(body).map_or(Ok(()), |field| Err(missing(field))),
+        _ => Ok(()),
+    }
+}
+
+/// What is missing of the two sides that are scored against each other: vLLM has several names for
+/// them, SGLang one.
+fn scored(body: &Peek<'_>) -> Option<&'static str> {
+    let (left, right) = RANK_FIELDS.split_at(RANK_FIELDS.len() / 2);
+    let has = |side: &[&str]| side.iter().any(|field| body.has(field));
+    // As it is named depends on the side that is there.
+    let sglang = body.has("query") || body.has("items");
+    match (has(left), has(right)) {
+        (true, true) => None,
+        (false, _) if sglang => Some("query"),
+        (false, _) => Some("text_1"),
+        (true, false) if sglang => Some("items"),
+        (true, false) => Some("text_2"),
     }
 }
 

@@ -77,6 +77,7 @@ pub(crate) async fn send(gateway: Arc<Gateway>, shadow: Copied, copy: Copy) {
         stream: copy.stream,
         model: &shadow.model,
         responses: false,
+        object: None,
     };
     let exchange = async {
         let body = copy.body(&shadow).ok()?;

@@ -72,6 +72,9 @@ struct State {
     telling: Option<Telling>,
     /// Why the answer, or what is left of it, is an error.
     failure: Option<Error>,
+    /// The answer is no stream of events: one that breaks off is not ended.
+    raw: bool,
+    broken: bool,
 }
 
 /// How an answer is told in the reader's words.
@@ -123,6 +126,8 @@ impl State {
     /// Ends with `error` as the last event.
     fn cut(&mut self, error: &Error) {
         match &mut self.telling {
+            // Nothing that could be added would be told from the answer.
+            _ if self.raw => self.broken = true,
             Some(telling) => telling.voice.cut(error, &mut self.out),
             None => relay::error_event(error, &mut self.out),
         }
@@ -196,6 +201,16 @@ impl Slot {
         if let Some(telling) = &mut self.state.lock().telling {
             telling.native = true;
         }
+    }
+
+    /// The answer is no stream of events: an error cannot be told in it.
+    pub fn speak_raw(&self) {
+        self.state.lock().raw = true;
+    }
+
+    /// The answer broke off, and its reader must not take what it has for the whole.
+    pub fn is_broken(&self) -> bool {
+        self.state.lock().broken
     }
 
     /// A whole answer of OpenAI's in the reader's words. Errors: it cannot be told.
@@ -314,7 +329,7 @@ impl Slot {
     /// Whether the answer's body is complete and taken.
     pub fn is_drained(&self) -> bool {
         let state = self.state.lock();
-        state.ended && state.out.is_empty()
+        state.ended && state.out.is_empty() && !state.broken
     }
 
     /// The reader has gone: the driver is dropped at its next step, and with it the connection; or it

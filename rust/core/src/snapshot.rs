@@ -32,6 +32,8 @@ pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
 pub struct Snapshot {
     /// By name and by alias.
     pub models: FxHashMap<Box<str>, Arc<Model>>,
+    /// See [`SnapshotSpec::files`].
+    pub files: Option<Arc<Model>>,
     /// See [`SnapshotSpec::max_event_bytes`].
     pub max_event_bytes: usize,
     /// See [`SnapshotSpec::max_answer_bytes`].
@@ -106,6 +108,16 @@ impl Snapshot {
             }
             models.insert(spec.name.into_boxed_str(), model);
         }
+        let files = spec.files.map(|mut spec| {
+            let ground = Ground {
+                upstreams: &upstreams,
+                cold: &cold,
+                known: previous.files.as_ref(),
+                counters,
+            };
+            Model::new(&mut spec, &ground).map(Arc::new)
+        });
+        let files = files.transpose()?;
         // Only now, when nothing can fail any more: health is shared with the previous snapshot.
         for (name, (spec, upstream)) in &upstreams {
             upstream.health.configure(HealthSettings::from(spec));
@@ -113,6 +125,7 @@ impl Snapshot {
         }
         Ok(Self {
             models,
+            files,
             max_event_bytes: spec.max_event_bytes,
             max_answer_bytes: spec.max_answer_bytes,
             complete: spec.complete,

@@ -18,6 +18,7 @@ use crate::health::Health;
 use crate::limit::{Permits, Region};
 use crate::linger::OnDisconnect;
 use crate::metrics::Counter;
+use crate::pass::object::Object;
 use crate::scrub::ErrorRules;
 use crate::snapshot::{MAX_TIMEOUT, SignSpec, UpstreamSpec};
 
@@ -25,6 +26,7 @@ mod address;
 mod client;
 mod credentials;
 mod forward;
+mod outgoing;
 mod redirect;
 mod rope;
 pub mod sigv4;
@@ -33,6 +35,7 @@ mod socket;
 pub use client::chain;
 pub use credentials::AwsCredentials;
 pub use forward::{is_hop_by_hop, passes};
+pub use outgoing::Outgoing;
 pub use rope::Rope;
 
 use address::{Address, Places};
@@ -111,6 +114,8 @@ pub struct Call<'a> {
     pub model: &'a str,
     /// It is told as Responses, where these are offered beside chat.
     pub responses: bool,
+    /// The file or batch that it is about, in place of a model.
+    pub object: Option<&'a Object>,
 }
 
 impl Upstream {
@@ -202,13 +207,22 @@ impl Upstream {
         &self,
         call: &Call<'_>,
         headers: &HeaderMap,
-        body: Rope,
+        body: impl Into<Outgoing>,
     ) -> Result<Response<Incoming>, Error> {
-        let uri = if call.responses {
-            self.places.responses(&self.address, call.model)
-        } else {
-            self.places
-                .uri(&self.address, call.endpoint, call.stream, call.model)
+        let (method, uri) = match call.object {
+            None if call.responses => {
+                let uri = self.places.responses(&self.address, call.model);
+                (Method::POST, uri)
+            }
+            None => {
+                let places = &self.places;
+                let uri = places.uri(&self.address, call.endpoint, call.stream, call.model);
+                (Method::POST, uri)
+            }
+            Some(object) => (
+                object.method(),
+                self.places.below(call.endpoint, &object.below()),
+            ),
         };
         let uri = uri
             .ok_or_else(|| {
@@ -216,7 +230,7 @@ impl Upstream {
                 Error::new(Kind::InvalidRequest, text).sibling(true)
             })?
             .map_err(|e| not_forwarded(&e))?;
-        let request = self.request(Method::POST, uri.clone(), headers, body)?;
+        let request = self.request(method, uri.clone(), headers, body)?;
         self.attempts.inc();
         let response = self.pool.send(request).await?;
         if self.redirects && response.status() == StatusCode::SEE_OTHER {
@@ -253,6 +267,12 @@ impl Upstream {
         Err(lost("a redirect without an end"))
     }
 
+    /// Where something below a collection is, for [`Upstream::ask`]'s address: its whole path.
+    pub fn path_below(&self, endpoint: Endpoint, below: &str) -> Option<String> {
+        let uri = self.places.below(endpoint, below)?.ok()?;
+        Some(self.address.own(&uri))
+    }
+
     /// Asks for `path` below the address; errors as [`Upstream::post`], and redirects are answers.
     pub async fn ask(
         &self,
@@ -281,8 +301,8 @@ impl Upstream {
         method: Method,
         uri: Uri,
         headers: &HeaderMap,
-        body: Rope,
-    ) -> Result<Request<Rope>, Error> {
+        body: impl Into<Outgoing>,
+    ) -> Result<Request<Outgoing>, Error> {
         let credentials = self.wallet.get();
         if self.waits && credentials.is_none() {
             return Err(Error::new(
@@ -291,7 +311,7 @@ impl Upstream {
             )
             .cause("no credentials have come"));
         }
-        let mut request = Request::new(body);
+        let mut request = Request::new(body.into());
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         let out = request.headers_mut();
@@ -299,7 +319,8 @@ impl Upstream {
         for (name, value) in headers {
             out.insert(name.clone(), value.clone());
         }
-        out.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        out.entry(CONTENT_TYPE)
+            .or_insert(HeaderValue::from_static("application/json"));
         out.insert(ACCEPT, HeaderValue::from_static("*/*"));
         for (name, value) in &self.headers {
             let value = match out.get(name).filter(|_| name == BETA) {
@@ -373,10 +394,10 @@ fn fixed_headers(spec: &UpstreamSpec) -> Result<HeaderList, String> {
 
 /// Signs a request that is complete otherwise.
 fn sign(
-    request: &mut Request<Rope>,
+    request: &mut Request<Outgoing>,
     keys: &AwsCredentials,
     scope: &SignSpec,
-) -> Result<(), http::header::InvalidHeaderValue> {
+) -> Result<(), String> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
@@ -389,7 +410,9 @@ fn sign(
     };
     let content_type = request.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
-    let body = sigv4::hash(request.body().parts().iter().map(Bytes::as_ref));
+    let parts = request.body().parts();
+    let parts = parts.ok_or("a body that still comes cannot be signed")?;
+    let body = sigv4::hash(parts.iter().map(Bytes::as_ref));
     let signable = sigv4::Signable {
         method: request.method().as_str(),
         host: &host,
@@ -404,13 +427,14 @@ fn sign(
     };
     let signature = sigv4::sign(&signable, keys, place, now);
     let out = request.headers_mut();
-    let mut secret = HeaderValue::try_from(signature.authorization)?;
+    let value = |text: String| HeaderValue::try_from(text).map_err(|e| e.to_string());
+    let mut secret = value(signature.authorization)?;
     secret.set_sensitive(true);
     out.insert(AUTHORIZATION, secret);
-    let date = HeaderValue::try_from(signature.date)?;
+    let date = value(signature.date)?;
     out.insert(HeaderName::from_static("x-amz-date"), date);
     if let Some(token) = &keys.session_token {
-        let mut token = HeaderValue::try_from(token.as_str())?;
+        let mut token = value(token.clone())?;
         token.set_sensitive(true);
         out.insert(HeaderName::from_static("x-amz-security-token"), token);
     }

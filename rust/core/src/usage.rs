@@ -50,6 +50,13 @@ struct WireUsage {
     prompt_tokens: Option<u64>,
     #[serde(default)]
     completion_tokens: Option<u64>,
+    /// The name in Responses, images and audio, as the two that follow.
+    #[serde(default)]
+    input_tokens: Option<u64>,
+    #[serde(default)]
+    output_tokens: Option<u64>,
+    #[serde(default)]
+    input_tokens_details: Option<PromptDetails>,
     #[serde(default)]
     total_tokens: Option<u64>,
     #[serde(default)]
@@ -58,6 +65,27 @@ struct WireUsage {
     prompt_tokens_details: Option<PromptDetails>,
     #[serde(default)]
     completion_tokens_details: Option<CompletionDetails>,
+}
+
+/// Of what has no output.
+#[derive(Deserialize, Default)]
+struct WireInput {
+    #[serde(default)]
+    prompt_tokens: Option<u64>,
+    #[serde(default)]
+    input_tokens: Option<u64>,
+    #[serde(default)]
+    total_tokens: Option<u64>,
+    #[serde(default)]
+    tokens: Option<Billed>,
+    #[serde(default)]
+    billed_units: Option<Billed>,
+}
+
+#[derive(Deserialize, Default)]
+struct Billed {
+    #[serde(default)]
+    input_tokens: Option<u64>,
 }
 
 #[derive(Deserialize, Default)]
@@ -93,13 +121,14 @@ impl Usage {
         let wire = serde_json::from_str::<Option<WireUsage>>(json).ok()??;
         // Embeddings have a total and no output.
         let rest = |part: Option<u64>| Some(wire.total_tokens?.saturating_sub(part?));
-        let prompt = wire
-            .prompt_tokens
-            .or_else(|| rest(wire.completion_tokens))?;
-        let completion = wire
-            .completion_tokens
-            .or_else(|| rest(wire.prompt_tokens))?;
-        let details = wire.prompt_tokens_details.unwrap_or_default();
+        let input = wire.prompt_tokens.or(wire.input_tokens);
+        let output = wire.completion_tokens.or(wire.output_tokens);
+        let prompt = input.or_else(|| rest(output))?;
+        let completion = output.or_else(|| rest(input))?;
+        let details = wire
+            .prompt_tokens_details
+            .or(wire.input_tokens_details)
+            .unwrap_or_default();
         let cached = details.cached_tokens.unwrap_or(0);
         let cache_write = details
             .cache_write_tokens
@@ -123,6 +152,23 @@ impl Usage {
             cached,
             cache_write: cache_write.min(prompt - cached),
             reasoning: reasoning.min(completion),
+        })
+    }
+
+    /// Reads what is said of input alone: rankings, scores, moderations.
+    ///
+    /// A total is the input there. Cohere's `meta` may have it, as tokens or as billed units.
+    pub fn parse_input(json: &str) -> Option<Self> {
+        let wire = serde_json::from_str::<Option<WireInput>>(json).ok()??;
+        let billed = wire.tokens.or(wire.billed_units).unwrap_or_default();
+        let prompt = wire
+            .prompt_tokens
+            .or(wire.input_tokens)
+            .or(wire.total_tokens)
+            .or(billed.input_tokens)?;
+        (prompt < MAX_TOKENS).then_some(Self {
+            prompt,
+            ..Self::default()
         })
     }
 

@@ -131,6 +131,7 @@ async fn bodies_that_are_too_large_get_an_answer_that_can_be_read() {
     let rig = Rig::new(
         Setup {
             body_bytes: 100_000,
+            upload_bytes: 1 << 20,
             ..Setup::default()
         },
         &[&engine],
@@ -174,6 +175,7 @@ async fn a_refused_client_that_asks_first_sends_nothing() {
     let rig = Rig::new(
         Setup {
             body_bytes: 100_000,
+            upload_bytes: 1 << 20,
             ..Setup::default()
         },
         &[&engine],

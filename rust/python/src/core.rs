@@ -247,13 +247,14 @@ impl Core {
     /// application's Unix socket. Returns the address with the port that the system chose. With
     /// `reuse_port` other processes may listen there too.
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
-    #[pyo3(signature = (host, port, *, app, body_bytes, header_bytes, header_read_s, body_read_s, websockets, websocket_idle_s, reuse_port=false))]
+    #[pyo3(signature = (host, port, *, app, body_bytes, upload_bytes, header_bytes, header_read_s, body_read_s, websockets, websocket_idle_s, reuse_port=false))]
     fn listen(
         &self,
         host: &str,
         port: u16,
         app: PathBuf,
         body_bytes: usize,
+        upload_bytes: u64,
         header_bytes: usize,
         header_read_s: f64,
         body_read_s: f64,
@@ -268,6 +269,7 @@ impl Core {
             |s| Duration::try_from_secs_f64(s).map_err(|e| PyValueError::new_err(e.to_string()));
         let bounds = Bounds {
             body_bytes,
+            upload_bytes,
             header_bytes,
             header_read: seconds(header_read_s)?,
             body_read: seconds(body_read_s)?,

@@ -32,6 +32,7 @@ from forebay.config.schema.model import (
 from forebay.config.schema.root import Config, json_schema, to_public
 from forebay.config.schema.service import (
     Address,
+    Files,
     GrpcTls,
     Idempotency,
     Limits,

@@ -9,6 +9,7 @@ from forebay.config.schema.base import MASK, Name, Section
 from forebay.config.schema.checks import mask_url
 from forebay.config.schema.model import Model
 from forebay.config.schema.service import (
+    Files,
     Idempotency,
     Limits,
     Listen,
@@ -30,6 +31,7 @@ class Config(Section, frozen=True, kw_only=True):
     expected_nodes: machines that share limits, until the store of `redis_url` tells.
     node: this machine's name in usage records; None takes the host's.
     drain_s: seconds that running requests get to finish after SIGTERM.
+    files: where files and batches are kept; None: nowhere.
     workers: processes that serve, on one address and with one table of limits.
     """
 
@@ -48,6 +50,7 @@ class Config(Section, frozen=True, kw_only=True):
     log: Log = Log()
     telemetry: Telemetry = Telemetry()
     prompt_logs: PromptLogs = PromptLogs()
+    files: Files | None = None
     idempotency: Idempotency = Idempotency()
     responses: Responses = Responses()
 

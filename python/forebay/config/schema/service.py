@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from forebay.config.schema.base import MIB, Name, Section
+from forebay.config.schema.model import Timeouts
 
 Server = Literal["core", "granian"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -52,17 +53,29 @@ class Listen(Section, frozen=True, kw_only=True):
 class Limits(Section, frozen=True, kw_only=True):
     """Bounds on what a client or an upstream may send, in bytes, and on WebSockets.
 
-    body_bytes: a request's body, or a WebSocket's message. event_bytes: one server-sent event of
-        an answer. header_bytes: a request's header block.
+    body_bytes: a request's body, or a WebSocket's message. upload_bytes: one that is a form with files
+        in it, of which no more than `body_bytes` are held. event_bytes: one server-sent event of an
+        answer. header_bytes: a request's header block.
     websockets: how many one process has open. websocket_idle_s: how long one may have no request,
         seconds.
     """
 
     body_bytes: Annotated[int, Meta(ge=1024, le=1024 * MIB)] = 10 * MIB
+    upload_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024 * MIB)] = 100 * MIB
     event_bytes: Annotated[int, Meta(ge=1024, le=64 * MIB)] = MIB
     header_bytes: Annotated[int, Meta(ge=4096, le=MIB)] = 64 * 1024
     websockets: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000
     websocket_idle_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+
+
+class Files(Section, frozen=True, kw_only=True):
+    """Where clients' files and batches are kept: at one upstream, each its account's.
+
+    timeouts: of a request; `total` bounds how long a file may take to be sent.
+    """
+
+    upstream: Name
+    timeouts: Timeouts = Timeouts(total=3600.0)
 
 
 class PromptLogs(Section, frozen=True, kw_only=True):

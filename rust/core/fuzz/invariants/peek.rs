@@ -245,7 +245,7 @@ fn token_ids(field: &str, value: Option<&Value>) -> TokenIds {
         }
     }
     ids.is_wrong |= ids.largest.is_some() && (texts || others);
-    ids.is_wrong |= texts && !["prompt", "input"].contains(&field);
+    ids.is_wrong |= texts && !["prompt", "input", "query", "items"].contains(&field);
     ids
 }
 

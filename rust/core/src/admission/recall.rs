@@ -75,6 +75,8 @@ impl Gateway {
                     endpoint: way.endpoint,
                     body: entered.body,
                     native: entered.native,
+                    upload: None,
+                    object: None,
                 };
                 self.start(way.door, request, asked, entered.voice, arrival)
             }
@@ -119,6 +121,8 @@ impl Gateway {
             endpoint: way.endpoint,
             body: entered.body,
             native: entered.native,
+            upload: None,
+            object: None,
         };
         match self.decide(&asked, request, &arrival, &mut headers, &slot) {
             Ok((job, record)) => drive(job, record).await,

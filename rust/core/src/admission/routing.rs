@@ -119,7 +119,13 @@ impl Gateway {
 
     /// Sends a copy of a request to its model's shadow, if it is to be.
     pub(super) fn copy_to_shadow(self: &Arc<Self>, job: &Job) {
-        if let Some(copied) = job.model.shadow() {
+        if job.upload.is_some() {
+            // It comes only once.
+            return;
+        }
+        // Of what OpenAI's dialect cannot say the copy would be of something else.
+        let said = job.native.as_ref().is_none_or(|own| own.unsaid.is_none());
+        if let Some(copied) = job.model.shadow().filter(|_| said) {
             let copy = shadow::Copy::of(job);
             self.runtime
                 .spawn(shadow::send(Arc::clone(self), copied, copy));

@@ -2,7 +2,7 @@
 use tokio::time::Instant;
 
 use super::hold::Hold;
-use crate::gateway::Endpoint;
+use crate::endpoint::Endpoint;
 use crate::route::cold::Held;
 use crate::route::{Ask, Draws, Set, Tier};
 use crate::snapshot::{Model, Target};

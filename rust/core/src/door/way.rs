@@ -23,6 +23,7 @@ static ALL: &[Way] = &[
     grpc(Method::Completion, Endpoint::Completions),
     grpc(Method::StreamCompletion, Endpoint::Completions),
     grpc(Method::Embed, Endpoint::Embeddings),
+    grpc(Method::Rerank, Endpoint::Rerank),
     Way {
         path: "/v1/messages",
         door: Door::Messages,
@@ -38,7 +39,25 @@ static ALL: &[Way] = &[
         door: Door::Responses,
         endpoint: Endpoint::Chat,
     },
+    own(Endpoint::Rerank),
+    own(Endpoint::Score),
+    own(Endpoint::Moderations),
+    own(Endpoint::Images),
+    own(Endpoint::Speech),
+    // As Cohere's clients and vLLM have it.
+    at("/v2/rerank", Endpoint::Rerank),
+    at("/rerank", Endpoint::Rerank),
+    at("/score", Endpoint::Score),
 ];
+
+/// Another path to an endpoint, where the same is spoken.
+const fn at(path: &'static str, endpoint: Endpoint) -> Way {
+    Way {
+        path,
+        door: Door::OpenAi,
+        endpoint,
+    }
+}
 
 /// OpenAI's own way to an endpoint.
 const fn own(endpoint: Endpoint) -> Way {

@@ -25,7 +25,17 @@ pub(super) fn body_for(
     if let Some(native) = native(job, target).filter(|_| whole) {
         return Ok(native.for_model(&target.model));
     }
-    if speaks(job, target) != Dialect::OpenAi {
+    if job.object.is_some() {
+        return Ok(Rope::new(vec![body.clone()]));
+    }
+    let plain = speaks(job, target) == Dialect::OpenAi;
+    if let Some(unsaid) = job.native.as_ref().and_then(|own| own.unsaid.as_ref())
+        && (plain || !whole)
+        && !(unsaid.droppable && upstream.drop_params)
+    {
+        return Err(unsaid.error.clone());
+    }
+    if !plain {
         let options = Options {
             model: &target.model,
             stream: job.stream,
@@ -41,11 +51,6 @@ pub(super) fn body_for(
             None => dialect::request(Dialect::OpenAi, upstream.dialect, body, &options)?,
         };
         return Ok(Rope::new(vec![Bytes::from(translated.body)]));
-    }
-    if let Some(unsaid) = job.native.as_ref().and_then(|own| own.unsaid.as_ref())
-        && !(unsaid.droppable && upstream.drop_params)
-    {
-        return Err(unsaid.error.clone());
     }
     let traits = &upstream.traits;
     let usage = [
@@ -66,9 +71,10 @@ pub(super) fn body_for(
 
 /// What is spoken with a target about this request: other dialects are of chat alone.
 pub(super) fn speaks(job: &Job, target: &Target) -> Dialect {
-    match job.endpoint {
-        Endpoint::Chat => target.upstream.dialect,
-        Endpoint::Completions | Endpoint::Embeddings | Endpoint::Realtime => Dialect::OpenAi,
+    if job.endpoint == Endpoint::Chat {
+        target.upstream.dialect
+    } else {
+        Dialect::OpenAi
     }
 }
 

@@ -9,8 +9,10 @@ use tokio::time::Instant;
 use super::Job;
 use super::hedge::open_hedged;
 use super::keep::keep;
+use super::objects;
 use super::open::{Open, Opened, Try};
 use super::out::{Out, head, is_plain};
+use super::passing;
 use super::refuse::{Last, cut};
 use super::resume::{Resumed, resume};
 use super::stream;
@@ -20,6 +22,7 @@ use crate::dispatch::{self, Trail};
 use crate::error::{Error, Kind};
 use crate::gateway::monotonic;
 use crate::guard;
+use crate::pass::object::Act;
 use crate::peek::peek;
 use crate::record::{Outcome, Record};
 use crate::retry::{Tries, backoff};
@@ -89,6 +92,16 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
         said: None,
     };
     let mut out = Out::new(job);
+    if let Some(object) = &job.object {
+        if object.act == Act::List {
+            objects::list(job, object, record).await;
+            return;
+        }
+        if let Err(error) = objects::check(job, object).await {
+            out.fail(&error, record).await;
+            return;
+        }
+    }
     job.model.retries.earn();
     loop {
         let placed = dispatch::next(
@@ -140,9 +153,18 @@ impl Course {
         let opened = open_hedged(self, job, attempt, record).await?;
         match opened {
             Opened::Whole(target, headers, whole) => {
+                if let Some(object) = &job.object
+                    && let Err(error) = objects::settle(job, object, &target, &whole.body).await
+                {
+                    out.fail(&error, record).await;
+                    return Ok(());
+                }
                 answer(job, &target, &headers, whole, record).await;
             }
             Opened::Stream(open) => self.stream(job, open, out, record).await,
+            Opened::Passing(answer) => {
+                passing::relay(job, answer, self.total, &mut self.alarm, out, record).await;
+            }
         }
         Ok(())
     }
@@ -281,6 +303,10 @@ impl Course {
         if now >= self.total {
             return None;
         }
+        if job.upload.as_ref().is_some_and(|upload| !upload.is_kept()) {
+            // What went by cannot be sent once more.
+            return None;
+        }
         if let Some(model) = self.fitting(job, error, record) {
             return Some(Step::Model(model));
         }
@@ -339,7 +365,9 @@ impl Course {
 /// Whether a request that was admitted for another model may be sent to an engine of this one.
 fn may_have(model: &Model, job: &Job, record: &Record) -> bool {
     let fits = || {
-        peek(&job.body).is_ok_and(|body| guard::check(job.endpoint, &body, &model.known).is_ok())
+        job.upload.is_some()
+            || peek(&job.body)
+                .is_ok_and(|body| guard::check(job.endpoint, &body, &model.known).is_ok())
     };
     record.may_serve(model) && fits()
 }

@@ -20,6 +20,8 @@ use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
 use crate::keys::KeyId;
 use crate::linger::{OnDisconnect, outstayed};
+use crate::pass::object::Object;
+use crate::pass::upload::Upload;
 use crate::record::Record;
 use crate::relay::Shape;
 use crate::route::Ask;
@@ -35,8 +37,11 @@ mod feed;
 mod hedge;
 mod keep;
 mod native;
+mod objects;
 mod open;
 mod out;
+mod passing;
+mod ranked;
 mod read;
 mod refuse;
 mod resume;
@@ -58,8 +63,14 @@ pub struct Job {
     pub model_asked: String,
     /// Which API.
     pub endpoint: Endpoint,
-    /// Streamed.
+    /// Streamed, in OpenAI's chunks.
     pub stream: bool,
+    /// Its answer goes by, and is not read whole.
+    pub passes: bool,
+    /// In place of a body that is there, one that still comes.
+    pub upload: Option<Arc<Upload>>,
+    /// The file or batch that it is about.
+    pub object: Option<Object>,
     /// What the relay has to know.
     pub shape: Shape,
     /// The client's body.

@@ -3,6 +3,7 @@
 //! Until then nothing of it has reached the client, so that a failure is the attempt's alone.
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -14,6 +15,7 @@ use super::body::{attempt_rid, body_for, speaks};
 use super::course::Failed;
 use super::feed::{Feed, Path};
 use super::native::native;
+use super::passing::Passing;
 use super::read::{joined_frame, read_error};
 use super::refuse::{Last, logged};
 use super::resume::End;
@@ -31,7 +33,7 @@ use crate::linger::Unread;
 use crate::record::{Progress, Record};
 use crate::scrub;
 use crate::snapshot::{Model, Target, Timeouts};
-use crate::upstream::{Call, Rope, Upstream};
+use crate::upstream::{Call, Outgoing, Upstream};
 
 /// An attempt that is to be made.
 pub(super) struct Try {
@@ -80,6 +82,8 @@ pub(super) enum Opened {
     Whole(Target, HeaderMap, Whole),
     /// A stream whose first token is there.
     Stream(Box<Open>),
+    /// An answer that goes by, whose first piece is there.
+    Passing(Box<Passing>),
 }
 
 /// Stops the engine's work on a request that is dropped before its answer was whole.
@@ -113,7 +117,7 @@ pub(super) async fn open(
     match &opened {
         // How it ends is told then.
         Ok(Opened::Stream(_)) => health.first_token(began.elapsed(), monotonic()),
-        Ok(Opened::Whole(..)) => health.succeeded(None, monotonic()),
+        Ok(Opened::Whole(..) | Opened::Passing(_)) => health.succeeded(None, monotonic()),
         Err(failed) => health.failed(&failed.error, monotonic()),
     }
     drop(trial);
@@ -143,8 +147,14 @@ async fn try_open(
         None => (&job.body, &job.edits),
     };
     let whole = body.is_none() && matches!(path, Path::Fresh(_));
-    let body = body_for(job, given, &target, rid.as_deref(), whole)
-        .map_err(|error| Failed { error, sent: false })?;
+    let body = match &job.upload {
+        None => body_for(job, given, &target, rid.as_deref(), whole).map(Outgoing::from),
+        Some(upload) => upload
+            .body(&target.model)
+            .map(Outgoing::from)
+            .ok_or_else(gone),
+    };
+    let body = body.map_err(|error| Failed { error, sent: false })?;
     let first_byte = (Instant::now() + timeouts.first_byte).min(total);
     let mut stopper = Stopper {
         upstream: Arc::clone(&upstream),
@@ -152,7 +162,8 @@ async fn try_open(
     };
     let own = native(job, &target).filter(|_| whole);
     let to = (&target, &*job.headers_of(number, own), beside(own, &target));
-    let sent = send(job, to, body, first_byte, alarm, record.as_deref_mut()).await;
+    let times = (timeouts.first_byte, total);
+    let sent = send(job, to, body, times, alarm, record.as_deref_mut()).await;
     let (headers, mut incoming) = match sent {
         Ok(answer) => answer,
         Err(unsent) => {
@@ -170,6 +181,13 @@ async fn try_open(
         }
     };
     let mut unread = Unread::new(upstream.on_disconnect);
+    if job.passes {
+        let mut passing = Passing::new(target, timeouts, (headers, incoming), unread, permit);
+        // It has begun: what follows is bounded as the rest of it is.
+        let until = (Instant::now() + timeouts.first_byte).min(total);
+        passing.begin(until, alarm).await?;
+        return Ok(Opened::Passing(Box::new(passing)));
+    }
     if job.stream {
         let relay = Feed::new(job, &target, path);
         let mut open = Open {
@@ -228,6 +246,14 @@ fn beside(own: Option<&Native>, target: &Target) -> bool {
         && upstream.dialect != Dialect::Responses
 }
 
+/// A body that came by cannot be sent once more.
+fn gone() -> Error {
+    Error::new(
+        Kind::UpstreamError,
+        "The engine failed, and the request was too large to be sent to another one.",
+    )
+}
+
 /// Why there is no answer to read.
 struct Unanswered {
     failed: Failed,
@@ -241,8 +267,8 @@ struct Unanswered {
 async fn send(
     job: &Job,
     (target, headers, responses): (&Target, &HeaderMap, bool),
-    body: Rope,
-    first_byte: Instant,
+    body: Outgoing,
+    (first_byte, total): (Duration, Instant),
     alarm: &mut Alarm,
     mut record: Option<&mut Record>,
 ) -> Result<(HeaderMap, Incoming), Unanswered> {
@@ -252,6 +278,7 @@ async fn send(
         stream: job.stream,
         model: &target.model,
         responses,
+        object: job.object.as_ref(),
     };
     let unanswered = |failed: Failed| Unanswered {
         failed,
@@ -260,8 +287,20 @@ async fn send(
     };
     // From its first byte on the request counts: an engine may compute what nobody waits for.
     let first_contact = record.as_mut().is_some_and(|record| record.contacted());
-    let post = pin!(upstream.post(&call, headers, body));
-    let sent = alarm.within(first_byte, post).await;
+    let mut post = pin!(upstream.post(&call, headers, body));
+    let mut until = (Instant::now() + first_byte).min(total);
+    let sent = loop {
+        let sent = alarm.within(until, post.as_mut()).await;
+        // An engine answers a body that still comes once it has come.
+        let later = job
+            .upload
+            .as_ref()
+            .map(|upload| upload.moved() + first_byte);
+        match later.map(|later| later.min(total)) {
+            Some(later) if sent.is_err() && later > until => until = later,
+            _ => break sent,
+        }
+    };
     let response = match sent {
         Err(Elapsed) => {
             let error = "The engine did not answer in time.";
@@ -272,6 +311,8 @@ async fn send(
             });
         }
         Ok(Err(error)) => {
+            let fault = job.upload.as_ref().and_then(|upload| upload.fault());
+            let error = fault.unwrap_or(error);
             let sent = error.kind != Kind::Unavailable;
             if let Some(record) = record
                 && first_contact
@@ -288,7 +329,7 @@ async fn send(
     if status == 200 {
         return Ok((parts.headers, incoming));
     }
-    let body = read_error(&mut incoming, first_byte, alarm).await;
+    let body = read_error(&mut incoming, until, alarm).await;
     let (headers, asked) = (&parts.headers, job.shape.asked);
     let error = scrub::upstream_error(status, headers, &body, &upstream.rules, asked);
     Err(Unanswered {

@@ -152,7 +152,7 @@ pub(super) async fn resume(
                 return Resumed::Open(open);
             }
             // A stream was asked for.
-            Ok(Opened::Whole(..)) => {}
+            Ok(Opened::Whole(..) | Opened::Passing(_)) => {}
             Err(failed) => {
                 record.lost(&failed.error);
                 record.advance(progress(&end.relay));

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::Job;
 use super::read::frame;
+use super::{objects, ranked};
 use crate::alarm::{Alarm, Elapsed};
 use crate::error::{Error, Kind};
 use crate::gateway::Endpoint;
@@ -96,20 +97,27 @@ fn estimated(endpoint: Endpoint, bytes: usize) -> Progress {
     let tokens = bytes as u64 / 16;
     Progress {
         reported: None,
-        content_events: match endpoint {
-            Endpoint::Embeddings | Endpoint::Realtime => 0,
-            Endpoint::Chat | Endpoint::Completions => tokens,
-        },
+        content_events: if endpoint.is_text() { tokens } else { 0 },
         answered: tokens > 0,
     }
 }
 
-/// Checks an answer and reads its usage. `own`: it in the client's own words, where it came in these. Of one that is none: why, and what it has cost all the same.
+/// Checks an answer and reads its usage. `own`: it in the client's own words, where it came in these.
+/// Of one that is none: why, and what it has cost all the same.
 pub(super) fn inspect(
     job: &Job,
     body: Bytes,
     own: Option<Bytes>,
 ) -> Result<Whole, Box<(Error, Progress)>> {
+    if matches!(
+        job.endpoint,
+        Endpoint::Rerank | Endpoint::Score | Endpoint::Moderations
+    ) {
+        return ranked::inspect(job, body);
+    }
+    if job.object.is_some() {
+        return objects::inspect(job, body);
+    }
     let estimate = estimated(job.endpoint, body.len());
     let seen = Inspected::parse(&body).map_err(|cause| {
         // Some page or other: no engine made it.

@@ -121,6 +121,11 @@ impl Drop for Guard {
     }
 }
 
+/// An answer broke off: the connection is, too, so that nobody takes what came for the whole.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer broke off")]
+pub(super) struct Broken;
+
 /// The body of an answer.
 pub(super) enum Answer {
     /// All of it.
@@ -133,19 +138,22 @@ pub(super) enum Answer {
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut *self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(guard) => guard
-                .0
-                .poll_bytes(cx)
-                .map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
-            Self::App(body) => Pin::new(body).poll_frame(cx),
+            Self::Stream(guard) => guard.0.poll_bytes(cx).map(|bytes| match bytes {
+                Some(bytes) => Some(Ok(Frame::data(bytes))),
+                None if guard.0.is_broken() => Some(Err(Broken)),
+                None => None,
+            }),
+            Self::App(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(|_| Broken))),
         }
     }
 

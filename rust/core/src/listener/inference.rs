@@ -1,4 +1,6 @@
 //! One inference request: read, admitted, relayed.
+use std::sync::Arc;
+
 use http::header::{
     ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING,
 };
@@ -10,7 +12,7 @@ use super::body::{self, Answer, Guard, Unread};
 use crate::door::{Door, Front, Way};
 use crate::error::{Error, Kind};
 use crate::gateway;
-use crate::slot::Head;
+use crate::slot::{Head, Slot};
 use crate::tags;
 use crate::upstream::BETA;
 
@@ -56,6 +58,16 @@ pub(super) async fn answer(
         Err(unread) => return closing(refuse(&unread_error(unread, bounds.body_bytes))),
     };
     let slot = shared.gateway.enter(way, asked, bytes);
+    deliver(shared, slot, modern, &refuse).await
+}
+
+/// The answer of an exchange.
+pub(super) async fn deliver(
+    shared: &Shared,
+    slot: Arc<Slot>,
+    modern: bool,
+    refuse: &(dyn Fn(&Error) -> Response<Answer> + Sync),
+) -> Response<Answer> {
     let guard = Guard(slot);
     let head = std::future::poll_fn(|cx| guard.0.poll_head(cx)).await;
     let Some(head) = head else {
@@ -105,7 +117,7 @@ pub(super) fn unreadable(shared: &Shared, headers: &HeaderMap, error: &Error) ->
 
 /// Whether the client sends its body only once it is told to (RFC 9110 §10.1.1): one that is refused
 /// instead has nothing to drain.
-fn waits(headers: &HeaderMap) -> bool {
+pub(super) fn waits(headers: &HeaderMap) -> bool {
     headers
         .get(EXPECT)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
@@ -130,7 +142,7 @@ pub(super) fn view(headers: &HeaderMap) -> gateway::Request<'_> {
     }
 }
 
-fn unread_error(unread: Unread, limit: usize) -> Error {
+pub(super) fn unread_error(unread: Unread, limit: usize) -> Error {
     match unread {
         Unread::TooLarge => Error::new(
             Kind::PayloadTooLarge,
@@ -169,7 +181,7 @@ pub(super) fn refused(
 }
 
 /// What follows on this connection cannot be trusted, or would not be read.
-fn closing(mut response: Response<Answer>) -> Response<Answer> {
+pub(super) fn closing(mut response: Response<Answer>) -> Response<Answer> {
     response
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("close"));

@@ -4,12 +4,17 @@ use std::ops::Range;
 
 use super::reader::{Ids, Kind, Reader, Syntax, Tally, Text, number};
 use super::{
-    CONTROL_FIELDS, MAX_N, MAX_TOKEN_CAP, Peek, PeekError, PeekErrorKind, StreamOptions,
-    TOKEN_FIELDS, TokenIds, text,
+    CONTROL_FIELDS, MAX_N, MAX_TOKEN_CAP, Peek, PeekError, PeekErrorKind, RANK_FIELDS,
+    StreamOptions, TOKEN_FIELDS, TokenIds, text,
 };
 
 /// Where `logit_bias` stands in [`Found::token_ids`].
 const LOGIT_BIAS: usize = 0;
+/// How many of [`TOKEN_FIELDS`] may hold texts: the first two, and the last two.
+const TEXT_FIELDS: usize = 2;
+/// Where `query` and `items` stand in [`RANK_FIELDS`].
+const QUERY: usize = 0;
+const ITEMS: usize = 5;
 
 /// A field's value so far. Wrong values wait, as a later duplicate may mend them, and as a body
 /// that is no JSON must be called that first.
@@ -107,8 +112,10 @@ pub(super) struct Found {
     messages: Slot<Content>,
     prompt: Slot<Content>,
     input: Slot<Content>,
-    /// By their number in [`TOKEN_FIELDS`], without prompt and input.
-    token_ids: [Ids; TOKEN_FIELDS.len() - 2],
+    /// By their number in [`TOKEN_FIELDS`], without those that may hold texts.
+    token_ids: [Ids; TOKEN_FIELDS.len() - 2 * TEXT_FIELDS],
+    /// By their number in [`RANK_FIELDS`]; none where it is absent or null.
+    ranked: [Option<Tally>; RANK_FIELDS.len()],
     priority: Option<Span>,
     /// Whether each of [`CONTROL_FIELDS`] says anything.
     control: [bool; CONTROL_FIELDS.len()],
@@ -160,10 +167,12 @@ impl Found {
         let kind = reader.value(1, &mut tally)?;
         let named = |fields: &[&str]| fields.iter().position(|field| field.as_bytes() == key);
         if let Some(ids) = named(&TOKEN_FIELDS)
-            .and_then(|at| at.checked_sub(2))
+            .and_then(|at| at.checked_sub(TEXT_FIELDS))
             .and_then(|at| self.token_ids.get_mut(at))
         {
             *ids = tally.ids.without_texts();
+        } else if let Some(ranked) = named(&RANK_FIELDS).and_then(|at| self.ranked.get_mut(at)) {
+            *ranked = (!matches!(kind, Kind::Null)).then_some(tally);
         } else if let Some(said) = named(&CONTROL_FIELDS).and_then(|at| self.control.get_mut(at)) {
             *said = !matches!(kind, Kind::Null);
         }
@@ -247,6 +256,9 @@ impl Found {
             }),
             include_usage: is_set(include),
             continuous_usage_stats: is_set(continuous),
+            ranked: self.ranked.map(|tally| tally.is_some()),
+            rank_bytes: self.ranked.iter().flatten().map(|t| t.string_bytes).sum(),
+            rank_token_ids: self.ranked.iter().flatten().map(|t| t.integers).sum(),
             body_start,
             empty_object,
         })
@@ -261,8 +273,24 @@ impl Found {
         input: Option<&Content>,
     ) -> [TokenIds; TOKEN_FIELDS.len()] {
         let of = |content: Option<&Content>| content.map(|content| content.tally.ids);
-        let [bias, stop, allowed, given, scored] = self.token_ids.map(Some);
-        [of(prompt), of(input), bias, stop, allowed, given, scored].map(|ids| {
+        let [bias, stop, allowed, given, scored, labels] = self.token_ids.map(Some);
+        let [query, items] = [QUERY, ITEMS].map(|at| {
+            let tally = self.ranked.get(at).copied().flatten();
+            tally.map(|tally| tally.ids)
+        });
+        [
+            of(prompt),
+            of(input),
+            bias,
+            stop,
+            allowed,
+            given,
+            scored,
+            labels,
+            query,
+            items,
+        ]
+        .map(|ids| {
             let ids = ids.unwrap_or_default();
             TokenIds {
                 largest: ids.largest,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::dialect::Dialect;
+use crate::endpoint::Endpoint;
 use crate::linger::{Cap, OnDisconnect};
 use crate::prompt_log::SettingsSpec;
 use crate::upstream::Traits;
@@ -26,6 +27,9 @@ pub struct SnapshotSpec {
     /// False while an upstream that is asked for its models has never answered: an unknown model
     /// may then exist all the same.
     pub complete: bool,
+    /// Where files and batches are kept, as a model of one target; without it, nowhere.
+    #[serde(default)]
+    pub files: Option<ModelSpec>,
     /// How prompts are logged; without it, only metadata are.
     #[serde(default)]
     pub prompt_logs: Option<SettingsSpec>,
@@ -157,6 +161,62 @@ pub struct PathsSpec {
     /// OpenAI's Responses, where they are offered beside chat.
     #[serde(default)]
     pub responses: Option<String>,
+    /// Ranking of documents.
+    #[serde(default)]
+    pub rerank: Option<String>,
+    /// Scores of pairs.
+    #[serde(default)]
+    pub score: Option<String>,
+    /// Moderations.
+    #[serde(default)]
+    pub moderations: Option<String>,
+    /// Images made from text.
+    #[serde(default)]
+    pub images: Option<String>,
+    /// Images made from images.
+    #[serde(default)]
+    pub image_edits: Option<String>,
+    /// Variations of an image.
+    #[serde(default)]
+    pub image_variations: Option<String>,
+    /// Speech made from text.
+    #[serde(default)]
+    pub speech: Option<String>,
+    /// Text of speech.
+    #[serde(default)]
+    pub transcriptions: Option<String>,
+    /// English text of speech.
+    #[serde(default)]
+    pub translations: Option<String>,
+    /// Files; single ones lie below.
+    #[serde(default)]
+    pub files: Option<String>,
+    /// Batches; single ones lie below.
+    #[serde(default)]
+    pub batches: Option<String>,
+}
+
+impl PathsSpec {
+    /// The path of an API.
+    pub fn of(&self, endpoint: Endpoint) -> &Option<String> {
+        match endpoint {
+            Endpoint::Chat => &self.chat,
+            Endpoint::Completions => &self.completions,
+            Endpoint::Embeddings => &self.embeddings,
+            Endpoint::Realtime => &self.realtime,
+            Endpoint::Rerank => &self.rerank,
+            Endpoint::Score => &self.score,
+            Endpoint::Moderations => &self.moderations,
+            Endpoint::Images => &self.images,
+            Endpoint::ImageEdits => &self.image_edits,
+            Endpoint::ImageVariations => &self.image_variations,
+            Endpoint::Speech => &self.speech,
+            Endpoint::Transcriptions => &self.transcriptions,
+            Endpoint::Translations => &self.translations,
+            Endpoint::Files => &self.files,
+            Endpoint::Batches => &self.batches,
+        }
+    }
 }
 
 impl Default for PathsSpec {
@@ -170,6 +230,17 @@ impl Default for PathsSpec {
             realtime: None,
             count_tokens: None,
             responses: None,
+            rerank: None,
+            score: None,
+            moderations: None,
+            images: None,
+            image_edits: None,
+            image_variations: None,
+            speech: None,
+            transcriptions: None,
+            translations: None,
+            files: None,
+            batches: None,
         }
     }
 }

@@ -82,6 +82,27 @@ impl Address {
     }
 }
 
+impl Address {
+    /// The path and query of a place here, without what all of them begin with.
+    pub(super) fn own(&self, uri: &Uri) -> String {
+        let path = uri.path();
+        let path = path.strip_prefix(&self.prefix).unwrap_or(path);
+        let query = uri.query().unwrap_or_default();
+        let rest = match &self.query {
+            None => query,
+            Some(all) => {
+                let rest = query.strip_prefix(all.as_str()).unwrap_or(query);
+                rest.trim_start_matches('&')
+            }
+        };
+        if rest.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{path}?{rest}")
+        }
+    }
+}
+
 /// Where one API is.
 #[derive(Clone, Debug)]
 enum Place {
@@ -109,11 +130,9 @@ impl Place {
 /// Where each API of an upstream is.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
-    chat: Option<Place>,
+    /// By the index of their API.
+    places: [Option<Place>; Endpoint::ALL.len()],
     chat_stream: Option<Place>,
-    completions: Option<Place>,
-    embeddings: Option<Place>,
-    realtime: Option<Place>,
     responses: Option<Place>,
 }
 
@@ -125,24 +144,22 @@ impl Places {
                 .map(|path| Place::new(address, path))
                 .transpose()
         };
+        let mut places = [const { None }; Endpoint::ALL.len()];
+        for (slot, endpoint) in places.iter_mut().zip(Endpoint::ALL) {
+            *slot = place(paths.of(endpoint))?;
+        }
         Ok(Self {
-            chat: place(&paths.chat)?,
+            places,
             chat_stream: place(&paths.chat_stream)?,
-            completions: place(&paths.completions)?,
-            embeddings: place(&paths.embeddings)?,
-            realtime: place(&paths.realtime)?,
             responses: place(&paths.responses)?,
         })
     }
 
     fn place(&self, endpoint: Endpoint, stream: bool) -> Option<&Place> {
-        match endpoint {
-            Endpoint::Chat if stream => self.chat_stream.as_ref().or(self.chat.as_ref()),
-            Endpoint::Chat => self.chat.as_ref(),
-            Endpoint::Completions => self.completions.as_ref(),
-            Endpoint::Embeddings => self.embeddings.as_ref(),
-            Endpoint::Realtime => self.realtime.as_ref(),
-        }
+        let streamed = self.chat_stream.as_ref();
+        streamed
+            .filter(|_| stream && endpoint == Endpoint::Chat)
+            .or_else(|| self.places.get(endpoint as usize)?.as_ref())
     }
 
     /// Whether there is such an API.
@@ -164,6 +181,29 @@ impl Places {
         self.responses
             .as_ref()
             .map(|place| place.of(address, model))
+    }
+
+    /// Where something below a collection is; `None` where there is no such API.
+    pub(super) fn below(
+        &self,
+        endpoint: Endpoint,
+        below: &str,
+    ) -> Option<Result<Uri, http::Error>> {
+        let Place::Fixed(uri) = self.place(endpoint, false)? else {
+            return None;
+        };
+        let query = uri
+            .query()
+            .map_or_else(String::new, |query| format!("?{query}"));
+        let mut parts = uri.clone().into_parts();
+        let path = format!("{}{below}{query}", uri.path());
+        Some(match PathAndQuery::try_from(path) {
+            Ok(path) => {
+                parts.path_and_query = Some(path);
+                Uri::from_parts(parts).map_err(Into::into)
+            }
+            Err(error) => Err(error.into()),
+        })
     }
 
     /// Where a call goes; `None` where there is no such API.
@@ -267,8 +307,8 @@ mod tests {
             completions: None,
             embeddings: None,
             realtime: Some("/r?model={model}".to_owned()),
-            responses: None,
-            count_tokens: None,
+            rerank: Some("/rank".to_owned()),
+            ..PathsSpec::default()
         };
         let at = |endpoint, stream| uri("http://h", &paths, (endpoint, stream), "m");
         assert_eq!(at(Endpoint::Chat, false).as_deref(), Some("http://h/c"));
@@ -277,6 +317,9 @@ mod tests {
         assert_eq!(at(Endpoint::Embeddings, false), None);
         let session = at(Endpoint::Realtime, false);
         assert_eq!(session.as_deref(), Some("http://h/r?model=m"));
+        let ranked = at(Endpoint::Rerank, false);
+        assert_eq!(ranked.as_deref(), Some("http://h/rank"));
+        assert_eq!(at(Endpoint::Files, false), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use super::rope::Rope;
+use super::outgoing::Outgoing;
 use crate::error::{Error, Kind};
 
 /// An idle connection is dropped before SGLang's uvicorn closes it, at 5.0 s.
@@ -18,7 +18,7 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 
 /// Connections to one upstream, kept and made as needed.
 pub(super) struct Pool {
-    client: Client<HttpsConnector<HttpConnector>, Rope>,
+    client: Client<HttpsConnector<HttpConnector>, Outgoing>,
     version: Version,
 }
 
@@ -64,7 +64,7 @@ impl Pool {
     /// broke.
     pub(super) async fn send(
         &self,
-        mut request: Request<Rope>,
+        mut request: Request<Outgoing>,
     ) -> Result<Response<Incoming>, Error> {
         *request.version_mut() = self.version;
         self.client.request(request).await.map_err(|cause| {

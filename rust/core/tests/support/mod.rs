@@ -97,6 +97,8 @@ pub struct Setup {
     pub queue_timeout: f64,
     pub http2: bool,
     pub body_bytes: usize,
+    /// Largest form with files in it, bytes.
+    pub upload_bytes: u64,
     pub header_read: Duration,
     pub body_read: Duration,
     pub write_stall: Duration,
@@ -123,6 +125,7 @@ impl Default for Setup {
             queue_timeout: 5.0,
             http2: false,
             body_bytes: 1 << 20,
+            upload_bytes: 100 << 20,
             header_read: Duration::from_secs(5),
             body_read: Duration::from_secs(5),
             write_stall: Duration::from_secs(5),
@@ -211,6 +214,7 @@ impl Rig {
             gateway,
             bounds: Bounds {
                 body_bytes: setup.body_bytes,
+                upload_bytes: setup.upload_bytes,
                 header_bytes: 16 * 1024,
                 header_read: setup.header_read,
                 body_read: setup.body_read,

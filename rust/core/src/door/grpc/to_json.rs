@@ -80,6 +80,10 @@ impl Writer {
                 Form::TaggedOrFirst => place.count > 0,
                 _ => false,
             };
+            if alone && extras.count > 0 {
+                let what = format!("cannot be given together with `{}`", first.name);
+                return Err(invalid(&path.key("extra"), what));
+            }
             if alone {
                 return self.first(first, place, bytes, path);
             }
@@ -371,7 +375,7 @@ impl Writer {
                 Ok(())
             }
             (Kind::Int64, Value::Varint(int)) => {
-                put_integer(int as i64, &mut self.out);
+                put_integer(int.cast_signed(), &mut self.out);
                 Ok(())
             }
             (Kind::Double, Value::Fixed64(eight)) => {

@@ -80,13 +80,20 @@ impl Encoder {
                     None => Err(Stop::Mismatch),
                 }
             }
-            (_, b'{', _) => self.object(message, cursor, out),
+            (_, b'{', _) => self.object(message, cursor, out, true),
             _ => Err(Stop::Mismatch),
         }
     }
 
-    fn object(&self, message: &Message, cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Done {
-        let begin = *cursor;
+    /// An object. `may_choose`: of the members that exclude each other one may be set.
+    fn object(
+        &self,
+        message: &Message,
+        cursor: &mut Cursor<'_>,
+        out: &mut Vec<u8>,
+        may_choose: bool,
+    ) -> Done {
+        let (begin, before) = (*cursor, out.len());
         let mut seen = 0_u64;
         let mut chosen: Option<&Field> = None;
         let mut tag = None;
@@ -119,7 +126,7 @@ impl Encoder {
                 message.fields.get(*index).is_some_and(|field| {
                     is_named(field)
                         && seen >> index & 1 == 0
-                        && !(chosen.is_some() && matches!(field.shape, Shape::OneOf))
+                        && (may_choose && chosen.is_none() || !matches!(field.shape, Shape::OneOf))
                         && accepts(field, cursor)
                 })
             };
@@ -148,13 +155,18 @@ impl Encoder {
             rest.push(start);
             cursor.skip().map_err(Stop::Fault)
         })?;
-        // A type that the member that is set does not tell.
         if let Some(start) = tag {
             let mut at = begin.moved(start);
-            let is_told = read_member(&mut at)
-                .is_some_and(|kind| chosen.is_some_and(|field| kind.is(field.json)));
-            if !is_told {
-                rest.push(start);
+            let kind = read_member(&mut at);
+            match chosen {
+                Some(field) if kind.is_some_and(|kind| kind.is(field.json)) => {}
+                // A kind that the field does not tell: all of it is in `extra`.
+                Some(_) => {
+                    *cursor = begin;
+                    out.truncate(before);
+                    return self.object(message, cursor, out, false);
+                }
+                None => rest.push(start),
             }
         }
         if rest.is_empty() {
@@ -309,12 +321,13 @@ fn takes(kind: Kind, cursor: &Cursor<'_>) -> bool {
         Kind::Int32 | Kind::Int64 | Kind::Double => matches!(byte, b'-' | b'0'..=b'9'),
         Kind::Struct => byte == b'{',
         Kind::Message(message) => match (message.form, byte) {
-            (Form::First, b'n') => true,
-            (Form::First, _) => message
+            (Form::First, _) if byte != b'n' => message
                 .fields
                 .first()
                 .is_some_and(|field| accepts(field, &cursor)),
-            (Form::TaggedOrFirst | Form::ObjectOrText, b'"') | (Form::ObjectOrArray, b'[') => true,
+            (Form::First, _)
+            | (Form::TaggedOrFirst | Form::ObjectOrText, b'"')
+            | (Form::ObjectOrArray, b'[') => true,
             _ => byte == b'{',
         },
     }
@@ -359,7 +372,7 @@ fn integer(cursor: &mut Cursor<'_>) -> Result<i64, Stop> {
     }
     // `1.0` and `1e3` are integers too; above 2^53 a float does not tell which one.
     let value: f64 = digits.parse().map_err(|_| Stop::Mismatch)?;
-    if value.trunc() == value && value.abs() <= 9_007_199_254_740_992.0 {
+    if value.fract() == 0.0 && value.abs() <= 9_007_199_254_740_992.0 {
         Ok(value as i64)
     } else {
         Err(Stop::Mismatch)

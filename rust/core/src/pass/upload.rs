@@ -1,0 +1,533 @@
+//! A form that is sent on while it comes: read once, with back-pressure, and sent anew to another
+//! target as long as all of it that was read is still there.
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep};
+
+use super::multipart::{self, Fault, Rule, Scanner};
+use crate::error::{Error, Kind};
+
+/// How much of a body is kept so that it can be sent once more, bytes.
+pub const REPLAY_BYTES: usize = 1 << 20;
+/// How much of a refused body is read, and for how long, so that its sender gets to read why.
+const DRAIN_BYTES: u64 = 64 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// A client's body. Its error says nothing that is to be told.
+pub type Source = UnsyncBoxBody<Bytes, ()>;
+
+/// The bounds of a body.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most bytes of it.
+    pub bytes: u64,
+    /// Most of them that are held until the model is known.
+    pub head_bytes: usize,
+    /// Longest pause of its sender.
+    pub idle: Duration,
+}
+
+/// Who names the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Named {
+    /// A field of the form, of so many bytes.
+    Inside(usize),
+    /// A header or the query.
+    Outside,
+    /// There is none.
+    Nobody,
+}
+
+/// A body that is being read.
+pub struct Upload {
+    boundary: String,
+    content_type: HeaderValue,
+    /// Bytes of the whole body, where its sender told.
+    length: Option<u64>,
+    model: String,
+    named: Named,
+    limits: Limits,
+    /// The sender waits to be asked for the body.
+    waits: bool,
+    state: Mutex<State>,
+}
+
+struct State {
+    source: Option<Source>,
+    /// Its end has been read.
+    ended: bool,
+    /// What was read, as long as it is kept.
+    kept: Option<Vec<Bytes>>,
+    kept_bytes: usize,
+    read: u64,
+    /// Which body of those that were made is the one that reads.
+    reader: u64,
+    fault: Option<Error>,
+    moved: Instant,
+}
+
+/// A body that is refused.
+pub struct Refused {
+    /// Why.
+    pub error: Error,
+    /// What is left of it.
+    pub rest: Option<Source>,
+}
+
+impl Upload {
+    /// A form whose model is `named` elsewhere, or is found in it: then it is read up to there.
+    ///
+    /// `content_type` is the client's. Errors name what is wrong with the form.
+    pub async fn open(
+        mut source: Source,
+        content_type: Option<&[u8]>,
+        named: Option<String>,
+        limits: Limits,
+        waits: bool,
+    ) -> Result<Arc<Self>, Refused> {
+        let refused = |error: Error, source: Source| Refused {
+            error,
+            rest: Some(source),
+        };
+        let boundary = match multipart::boundary(content_type.unwrap_or_default()) {
+            Ok(boundary) => boundary,
+            Err(fault) => return Err(refused(unsupported(fault), source)),
+        };
+        let length = source.size_hint().exact();
+        if length.is_some_and(|length| length > limits.bytes) {
+            return Err(refused(too_large(limits.bytes), source));
+        }
+        let mut state = State::new();
+        let (model, named) = if let Some(model) = named {
+            (model, Named::Outside)
+        } else {
+            match find(&mut source, &boundary, limits, &mut state).await {
+                Ok(model) => {
+                    let inside = Named::Inside(model.len());
+                    (model, inside)
+                }
+                Err(error) => return Err(refused(error, source)),
+            }
+        };
+        state.source = Some(source);
+        Self::of(state, boundary, length, (model, named), limits, waits)
+    }
+
+    /// A form that is sent on as it is.
+    pub fn raw(
+        source: Source,
+        content_type: Option<&[u8]>,
+        limits: Limits,
+        waits: bool,
+    ) -> Result<Arc<Self>, Refused> {
+        let length = source.size_hint().exact();
+        let error = match multipart::boundary(content_type.unwrap_or_default()) {
+            Ok(_) if length.is_some_and(|length| length > limits.bytes) => too_large(limits.bytes),
+            Ok(boundary) => {
+                let mut state = State::new();
+                state.source = Some(source);
+                let named = (String::new(), Named::Nobody);
+                return Self::of(state, boundary, length, named, limits, waits);
+            }
+            Err(fault) => unsupported(fault),
+        };
+        Err(Refused {
+            error,
+            rest: Some(source),
+        })
+    }
+
+    fn of(
+        state: State,
+        boundary: String,
+        length: Option<u64>,
+        (model, named): (String, Named),
+        limits: Limits,
+        waits: bool,
+    ) -> Result<Arc<Self>, Refused> {
+        let quoted = boundary
+            .bytes()
+            .any(|byte| b"()<>@,;:\\\"/[]?=".contains(&byte));
+        let mark = if quoted { "\"" } else { "" };
+        let text = format!("multipart/form-data; boundary={mark}{boundary}{mark}");
+        let content_type = HeaderValue::try_from(text).map_err(|cause| Refused {
+            error: Error::new(Kind::Internal, "The request could not be read.").cause(cause),
+            rest: None,
+        })?;
+        Ok(Arc::new(Self {
+            boundary,
+            content_type,
+            length,
+            model,
+            named,
+            limits,
+            waits,
+            state: Mutex::new(state),
+        }))
+    }
+
+    /// The model's name as the client wrote it.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// What the form is sent as.
+    pub fn content_type(&self) -> &HeaderValue {
+        &self.content_type
+    }
+
+    /// Bytes of the whole body, or of what has come of it.
+    pub fn size(&self) -> u64 {
+        self.length.unwrap_or_else(|| self.state.lock().read)
+    }
+
+    /// Why it could not be read to its end.
+    pub fn fault(&self) -> Option<Error> {
+        self.state.lock().fault.clone()
+    }
+
+    /// When something of it came last.
+    pub fn moved(&self) -> Instant {
+        self.state.lock().moved
+    }
+
+    /// Whether its end has been read.
+    pub fn is_read(&self) -> bool {
+        self.state.lock().ended
+    }
+
+    /// Whether it can be sent once more.
+    pub fn is_kept(&self) -> bool {
+        let state = self.state.lock();
+        state.kept.is_some() && state.fault.is_none()
+    }
+
+    /// The body for a target that knows the model by this name; what was made before sends nothing
+    /// more. None where something of it is gone.
+    pub fn body(self: &Arc<Self>, model: &str) -> Option<UploadBody> {
+        let mut state = self.state.lock();
+        if state.kept.is_none() || state.fault.is_some() {
+            return None;
+        }
+        state.reader += 1;
+        let rule = match &self.named {
+            Named::Nobody => None,
+            Named::Inside(_) => Some(Rule::Replace(model.to_owned())),
+            Named::Outside => Some(Rule::Put {
+                named: self.model.clone(),
+                model: model.to_owned(),
+            }),
+        };
+        let remaining = match &self.named {
+            Named::Nobody => self.length,
+            Named::Inside(old) => self
+                .length
+                .and_then(|length| (length + model.len() as u64).checked_sub(*old as u64)),
+            // What of it will be left out is not known.
+            Named::Outside => None,
+        };
+        Some(UploadBody {
+            reader: state.reader,
+            upload: Arc::clone(self),
+            scanner: rule.map(|rule| Scanner::new(&self.boundary, rule)),
+            at: 0,
+            ready: VecDeque::new(),
+            remaining,
+            is_over: false,
+            pause: None,
+        })
+    }
+}
+
+impl Drop for Upload {
+    /// What its sender still sends is read, so that it gets to read the answer.
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        if state.ended || state.fault.is_some() || (self.waits && state.read == 0) {
+            return;
+        }
+        if let Some(source) = state.source.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(drain(source));
+        }
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            source: None,
+            ended: false,
+            kept: Some(Vec::new()),
+            kept_bytes: 0,
+            read: 0,
+            reader: 0,
+            fault: None,
+            moved: Instant::now(),
+        }
+    }
+
+    /// Something has come. It is kept while that is little.
+    fn came(&mut self, chunk: &Bytes, most: usize) {
+        self.read += chunk.len() as u64;
+        self.moved = Instant::now();
+        self.kept_bytes += chunk.len();
+        if self.kept_bytes > most {
+            self.kept = None;
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.push(chunk.clone());
+        }
+    }
+}
+
+/// Reads a form until its model is known.
+async fn find(
+    source: &mut Source,
+    boundary: &str,
+    limits: Limits,
+    state: &mut State,
+) -> Result<String, Error> {
+    let mut scanner = Scanner::new(boundary, Rule::Find);
+    let mut passed = BytesMut::new();
+    loop {
+        let next = tokio::time::timeout(limits.idle, next(source));
+        let Some(chunk) = next.await.map_err(|_| too_slow())?? else {
+            scanner.end().map_err(malformed)?;
+            return Err(missing());
+        };
+        state.came(&chunk, usize::MAX);
+        if state.read > limits.bytes {
+            return Err(too_large(limits.bytes));
+        }
+        scanner.feed(&chunk, &mut passed).map_err(malformed)?;
+        passed.clear();
+        if let Some(model) = scanner.model() {
+            return Ok(model.to_owned());
+        }
+        if scanner.is_over() {
+            return Err(missing());
+        }
+        if state.kept_bytes > limits.head_bytes {
+            return Err(late(limits.head_bytes));
+        }
+    }
+}
+
+async fn next(source: &mut Source) -> Result<Option<Bytes>, Error> {
+    std::future::poll_fn(|cx| poll_next(source, cx)).await
+}
+
+/// The next data of a body.
+fn poll_next(source: &mut Source, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
+    loop {
+        match Pin::new(&mut *source).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    return Poll::Ready(Ok(Some(data)));
+                }
+            }
+            Poll::Ready(Some(Err(()))) => return Poll::Ready(Err(broken())),
+            Poll::Ready(None) => return Poll::Ready(Ok(None)),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+}
+
+/// Reads and drops what a body still has.
+pub async fn drain(mut source: Source) {
+    let reading = async {
+        let mut left = DRAIN_BYTES;
+        while let Ok(Some(chunk)) = next(&mut source).await {
+            left = left.saturating_sub(chunk.len() as u64);
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // A sender that takes longer sees its connection closed instead.
+    let _ = tokio::time::timeout(DRAIN_TIME, reading).await;
+}
+
+/// The body of one attempt.
+pub struct UploadBody {
+    upload: Arc<Upload>,
+    reader: u64,
+    scanner: Option<Scanner>,
+    /// How much of what is kept has been sent.
+    at: usize,
+    ready: VecDeque<Bytes>,
+    remaining: Option<u64>,
+    is_over: bool,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+/// The body came to no good end; [`Upload::fault`] says why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body could not be read to its end")]
+pub struct Unread;
+
+impl UploadBody {
+    fn take(&mut self, chunk: &Bytes) -> Result<(), Error> {
+        let Some(scanner) = &mut self.scanner else {
+            self.ready.push_back(chunk.clone());
+            return Ok(());
+        };
+        let mut out = BytesMut::with_capacity(chunk.len() + 64);
+        scanner.feed(chunk, &mut out).map_err(malformed)?;
+        if !out.is_empty() {
+            self.ready.push_back(out.freeze());
+        }
+        Ok(())
+    }
+
+    /// More of the client's body; false at its end.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+        let upload = Arc::clone(&self.upload);
+        let mut state = upload.state.lock();
+        if state.reader != self.reader {
+            return Poll::Ready(Err(broken()));
+        }
+        let kept = state.kept.as_ref().and_then(|kept| kept.get(self.at));
+        if let Some(chunk) = kept.cloned() {
+            self.at += 1;
+            return Poll::Ready(self.take(&chunk).map(|()| true));
+        }
+        if state.ended {
+            let end = self.scanner.as_ref().map_or(Ok(()), Scanner::end);
+            return Poll::Ready(end.map(|()| false).map_err(malformed));
+        }
+        let Some(source) = &mut state.source else {
+            return Poll::Ready(Err(broken()));
+        };
+        match poll_next(source, cx) {
+            Poll::Ready(Ok(Some(chunk))) => {
+                self.pause = None;
+                // What was read to find the model may be more.
+                let most = REPLAY_BYTES.max(self.upload.limits.head_bytes);
+                state.came(&chunk, most);
+                if state.read > self.upload.limits.bytes {
+                    return Poll::Ready(Err(too_large(self.upload.limits.bytes)));
+                }
+                self.at += 1;
+                Poll::Ready(self.take(&chunk).map(|()| true))
+            }
+            Poll::Ready(Ok(None)) => {
+                state.ended = true;
+                state.moved = Instant::now();
+                state.source = None;
+                Poll::Ready(Ok(true))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                let idle = self.upload.limits.idle;
+                let pause = self
+                    .pause
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+                pause.as_mut().poll(cx).map(|()| Err(too_slow()))
+            }
+        }
+    }
+}
+
+impl Body for UploadBody {
+    type Data = Bytes;
+    type Error = Unread;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Unread>>> {
+        loop {
+            if let Some(chunk) = self.ready.pop_front() {
+                if let Some(remaining) = &mut self.remaining {
+                    *remaining = remaining.saturating_sub(chunk.len() as u64);
+                }
+                return Poll::Ready(Some(Ok(Frame::data(chunk))));
+            }
+            if self.is_over {
+                return Poll::Ready(None);
+            }
+            match self.poll_more(cx) {
+                Poll::Ready(Ok(more)) => self.is_over = !more,
+                Poll::Ready(Err(error)) => {
+                    let mut state = self.upload.state.lock();
+                    if state.reader == self.reader {
+                        state.fault.get_or_insert(error);
+                    }
+                    drop(state);
+                    self.is_over = true;
+                    return Poll::Ready(Some(Err(Unread)));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over && self.ready.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.remaining
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+fn refused(message: String) -> Error {
+    Error::new(Kind::InvalidRequest, message)
+}
+
+fn unsupported(fault: Fault) -> Error {
+    refused(format!("We could not read the request: {fault}."))
+        .param("content-type")
+        .code("unsupported_content_type")
+}
+
+fn malformed(fault: Fault) -> Error {
+    let error = refused(format!("We could not read the form: {fault}."));
+    match fault {
+        Fault::Model | Fault::Models => error.param("model").code("invalid_value"),
+        Fault::Control => error.code("unsupported_parameter"),
+        _ => error.code("invalid_form"),
+    }
+}
+
+fn missing() -> Error {
+    refused("You must provide a model parameter.".to_owned())
+        .param("model")
+        .code("missing_required_parameter")
+}
+
+fn late(bytes: usize) -> Error {
+    refused(format!(
+        "The field 'model' did not come within the first {bytes} bytes of the form. Put it before the file, or name the model in the header x-forebay-model."
+    ))
+    .param("model")
+    .code("missing_required_parameter")
+}
+
+fn too_large(limit: u64) -> Error {
+    Error::new(
+        Kind::PayloadTooLarge,
+        format!("The request body is over the limit of {limit} bytes."),
+    )
+}
+
+fn too_slow() -> Error {
+    refused("The request body did not arrive in time.".to_owned()).code("slow_body")
+}
+
+fn broken() -> Error {
+    refused("The request body is incomplete or malformed.".to_owned()).code("bad_body")
+}
