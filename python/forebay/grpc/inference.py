@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from forebay.gateway import Gateway
 
 DEADLINE_S = 0.25
-"""Seconds before a call's deadline in which a cancellation is taken for it: the client's clock began
-earlier. And seconds after it in which the core ends the request by itself.
+"""Seconds before a call's deadline in which a cancellation is taken for it, as the client's clock
+began earlier; and seconds after it in which the core ends the request by itself.
 """
 
 _SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"]
