@@ -23,6 +23,7 @@ static ALL: &[Way] = &[
     grpc(Method::Completion, Endpoint::Completions),
     grpc(Method::StreamCompletion, Endpoint::Completions),
     grpc(Method::Embed, Endpoint::Embeddings),
+    grpc(Method::Rerank, Endpoint::Rerank),
     Way {
         path: "/v1/messages",
         door: Door::Messages,

@@ -363,7 +363,7 @@ pub(super) fn put_number(value: f64, out: &mut Vec<u8>) -> bool {
         return false;
     }
     let is_negative_zero = value == 0.0 && value.is_sign_negative();
-    if value.abs() <= EXACT && value.trunc() == value && !is_negative_zero {
+    if value.abs() <= EXACT && value.fract() == 0.0 && !is_negative_zero {
         put(&(value as i64), out);
     } else {
         put(&value, out);

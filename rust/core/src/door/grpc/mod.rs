@@ -1,7 +1,7 @@
 //! The gRPC door: messages of `forebay.v1` for OpenAI's JSON, both ways, without a tree between them.
 //!
 //! Pure. `table` says which field is which member; `to_json` turns requests in, `to_proto` answers out.
-//! The contract is in `protos/forebay/v1`, the mapping explained in `docs/grpc.md`.
+//! The contract is in `protos/forebay/v1`, the mapping explained in `docs/grpc-messages.md`.
 mod base64;
 mod describe;
 mod extra;

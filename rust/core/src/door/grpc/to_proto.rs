@@ -321,12 +321,13 @@ fn takes(kind: Kind, cursor: &Cursor<'_>) -> bool {
         Kind::Int32 | Kind::Int64 | Kind::Double => matches!(byte, b'-' | b'0'..=b'9'),
         Kind::Struct => byte == b'{',
         Kind::Message(message) => match (message.form, byte) {
-            (Form::First, b'n') => true,
-            (Form::First, _) => message
+            (Form::First, _) if byte != b'n' => message
                 .fields
                 .first()
                 .is_some_and(|field| accepts(field, &cursor)),
-            (Form::TaggedOrFirst | Form::ObjectOrText, b'"') | (Form::ObjectOrArray, b'[') => true,
+            (Form::First, _)
+            | (Form::TaggedOrFirst | Form::ObjectOrText, b'"')
+            | (Form::ObjectOrArray, b'[') => true,
             _ => byte == b'{',
         },
     }
@@ -371,7 +372,7 @@ fn integer(cursor: &mut Cursor<'_>) -> Result<i64, Stop> {
     }
     // `1.0` and `1e3` are integers too; above 2^53 a float does not tell which one.
     let value: f64 = digits.parse().map_err(|_| Stop::Mismatch)?;
-    if value.trunc() == value && value.abs() <= 9_007_199_254_740_992.0 {
+    if value.fract() == 0.0 && value.abs() <= 9_007_199_254_740_992.0 {
         Ok(value as i64)
     } else {
         Err(Stop::Mismatch)
