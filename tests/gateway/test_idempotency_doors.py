@@ -159,3 +159,17 @@ def test_grpc(own: Gateway, owner: Key, upstream: ScriptedUpstream, name: str) -
     assert {**again.initial, **again.trailing}[REPLAY] == "true"
     assert reused.brief[:2] == ("FAILED_PRECONDITION", "IDEMPOTENCY_KEY_REUSED")
     upstream.only()
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/v1/files"])
+def test_forms_refuse_a_key(
+    own: Gateway, owner: Key, upstream: ScriptedUpstream, path: str
+) -> None:
+    part = b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\ntiny\r\n--x--\r\n'
+    form = "multipart/form-data; boundary=x"
+    named = (("idempotency-key", "k"),)
+    got = own.call(path, part, key=owner.secret, headers=named, content_type=form)
+    code = "idempotency_key_unsupported"
+    assert got.brief() == (400, "invalid_request_error", code, "Idempotency-Key")
+    assert own.call(path, part, headers=named, content_type=form).status == 401
+    assert upstream.requests == []
