@@ -12,7 +12,15 @@ from anthropic import Anthropic, AsyncAnthropic
 from anthropic.types import Message
 
 from tests.support.processes import Gateway, Key
-from tests.support.upstream import Connection, Received, ScriptedUpstream, delta, finish, plain, usage
+from tests.support.upstream import (
+    Connection,
+    Received,
+    ScriptedUpstream,
+    delta,
+    finish,
+    plain,
+    usage,
+)
 from tests.support.wire import Answer, chat
 
 MESSAGES = "/v1/messages"
@@ -37,9 +45,7 @@ def client(gateway: Gateway, key: Key) -> Iterator[Anthropic]:
 
 @pytest_asyncio.fixture
 async def aclient(gateway: Gateway, key: Key) -> AsyncIterator[AsyncAnthropic]:
-    async with AsyncAnthropic(
-        base_url=gateway.url, api_key=key.secret, max_retries=0
-    ) as opened:
+    async with AsyncAnthropic(base_url=gateway.url, api_key=key.secret, max_retries=0) as opened:
         yield opened
 
 
@@ -152,9 +158,7 @@ async def test_all_of_it_asynchronously(aclient: AsyncAnthropic) -> None:
     assert counted.input_tokens == whole.usage.input_tokens
 
 
-def test_events_in_their_order(
-    gateway: Gateway, key: Key, upstream: ScriptedUpstream
-) -> None:
+def test_events_in_their_order(gateway: Gateway, key: Key, upstream: ScriptedUpstream) -> None:
     call = {
         "index": 0,
         "id": "call_1",
@@ -211,10 +215,13 @@ def test_tools_there_and_back(client: Anthropic, upstream: ScriptedUpstream) -> 
     }
 
     def script(connection: Connection, received: Received) -> None:
-        said = {"role": "assistant", "content": "It rains."}
+        said: Any = {"role": "assistant", "content": "It rains."}
         reason = "stop"
         if received.json()["messages"][-1]["role"] == "user":
-            said, reason = {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
+            said, reason = (
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                "tool_calls",
+            )
         choice = {"index": 0, "message": said, "finish_reason": reason}
         answer = {**delta(""), "object": "chat.completion", "choices": [choice]}
         connection.json({**answer, "usage": usage(5, 5)})

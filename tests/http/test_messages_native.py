@@ -78,9 +78,7 @@ def door(
                     {"upstream": "claude", "model": "claude-sim", "tier": 1},
                 ]
             },
-            "open-first": {
-                "targets": [{"upstream": "open", "model": "tiny"}, {**raw, "tier": 1}]
-            },
+            "open-first": {"targets": [{"upstream": "open", "model": "tiny"}, {**raw, "tier": 1}]},
             "lax": {"targets": [{"upstream": "lax", "model": "tiny"}]},
             "sim": {"targets": [{"upstream": "sim"}]},
         },
@@ -225,9 +223,7 @@ def asked(**fields: Any) -> bytes:
     return json.dumps(body, indent=1).encode()
 
 
-def test_a_request_goes_as_it_came(
-    door: Gateway, own_key: Key, engine: ScriptedUpstream
-) -> None:
+def test_a_request_goes_as_it_came(door: Gateway, own_key: Key, engine: ScriptedUpstream) -> None:
     engine.script = lambda connection, _: connection.json(MESSAGE)
     body = asked()
     beta = ("anthropic-beta", "mcp-client-2025-04-04")
@@ -294,7 +290,7 @@ def test_a_stream_comes_as_it_was(
         (b"", "api_error"),
         (b"data: {", "api_error"),
         (b'event: x\ndata: {"no": 1}\n\n', "api_error"),
-        (b"event: message_stop\ndata: {\"type\": \"message_stop\"}\n\n", "api_error"),
+        (b'event: message_stop\ndata: {"type": "message_stop"}\n\n', "api_error"),
     ],
 )
 def test_a_stream_that_breaks_off_ends_with_an_error_of_ours(

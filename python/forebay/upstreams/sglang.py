@@ -21,13 +21,14 @@ from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="sglang",
-    default_paths=Paths(count_tokens="/v1/messages/count_tokens"),
     continuous_usage=True,
     rid=True,
     abort_path="/abort_request",
     continues=True,
     cold=True,
-    default_paths=Paths().having("rerank", "score", "transcriptions"),
+    default_paths=Paths(count_tokens="/v1/messages/count_tokens", responses="/v1/responses").having(
+        "rerank", "score", "transcriptions"
+    ),
     probe=Probe(
         ready="/ready",
         loading=frozenset({503}),

@@ -19,11 +19,12 @@ from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="vllm",
-    default_paths=Paths(count_tokens="/v1/messages/count_tokens"),
     continuous_usage=True,
     continues=True,
     cold=True,
-    default_paths=Paths().having("rerank", "score", "transcriptions", "translations"),
+    default_paths=Paths(count_tokens="/v1/messages/count_tokens", responses="/v1/responses").having(
+        "rerank", "score", "transcriptions", "translations"
+    ),
     probe=Probe(
         ready="/health",
         models="/v1/models",

@@ -156,10 +156,11 @@ impl Gateway {
                 Availability::Open { .. }
             )
         };
-        for target in counting.model.targets.iter().filter(open).take(MAX_ASKED) {
-            let Some(path) = &target.upstream.count_tokens else {
-                continue;
-            };
+        let targets = counting.model.targets.iter().filter(open);
+        let counters = targets
+            .filter_map(|target| Some((target, target.upstream.count_tokens.as_deref()?)))
+            .take(MAX_ASKED);
+        for (target, path) in counters {
             match self.count_at(counting, target, path).await {
                 Ok(tokens) => {
                     let name = HeaderName::from_static("x-forebay-upstream");
@@ -172,7 +173,8 @@ impl Gateway {
                 {
                     return Err(error);
                 }
-                Err(error) => self.note(&error, headers),
+                // Another engine may count, or none: what is said then is not of this one.
+                Err(_) => {}
             }
         }
         if let Some(unsaid) = &counting.native.unsaid {

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
-use crate::door::{Door, Keep, Voice};
+use crate::door::{Door, Voice};
 use crate::error::{Error, Kind};
 use crate::linger::Linger;
 use crate::relay;
@@ -72,12 +72,19 @@ struct State {
     telling: Option<Telling>,
     /// Why the answer, or what is left of it, is an error.
     failure: Option<Error>,
-    /// Whole answers are remembered.
-    remembers: bool,
-    remembered: Option<Bytes>,
-    /// The answer is no stream of events: one that breaks off is not ended.
-    raw: bool,
-    broken: bool,
+    form: Form,
+}
+
+/// What an answer that breaks off ends with.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Form {
+    /// An event that is an error.
+    #[default]
+    Events,
+    /// Nothing: it is no stream of events.
+    Raw,
+    /// It has broken off, and its reader must not take what it has for the whole.
+    Broken,
 }
 
 /// How an answer is told in the reader's words.
@@ -130,7 +137,7 @@ impl State {
     fn cut(&mut self, error: &Error) {
         match &mut self.telling {
             // Nothing that could be added would be told from the answer.
-            _ if self.raw => self.broken = true,
+            _ if self.form != Form::Events => self.form = Form::Broken,
             Some(telling) => telling.voice.cut(error, &mut self.out),
             None => relay::error_event(error, &mut self.out),
         }
@@ -208,12 +215,12 @@ impl Slot {
 
     /// The answer is no stream of events: an error cannot be told in it.
     pub fn speak_raw(&self) {
-        self.state.lock().raw = true;
+        self.state.lock().form = Form::Raw;
     }
 
     /// The answer broke off, and its reader must not take what it has for the whole.
     pub fn is_broken(&self) -> bool {
-        self.state.lock().broken
+        self.state.lock().form == Form::Broken
     }
 
     /// A whole answer of OpenAI's in the reader's words. Errors: it cannot be told.
@@ -242,24 +249,10 @@ impl Slot {
         });
     }
 
-    /// From now on the answer is remembered here once it is whole, as [`Slot::remembered`] gives it.
-    pub fn remember(&self) {
-        self.state.lock().remembers = true;
-    }
-
-    /// What is to be kept of an answer before its end is told. whole: the answer, where it is no
-    /// stream.
-    pub fn keeps(&self, whole: Option<&Bytes>) -> Option<Keep> {
-        if self.door != Door::Responses {
-            return None;
-        }
-        let mut state = self.state.lock();
-        let all = state.remembers;
-        let keep = state.telling.as_ref()?.voice.keeps(whole, all)?;
-        if all {
-            state.remembered = Some(keep.json.clone());
-        }
-        Some(keep).filter(|keep| keep.store)
+    /// What is to be kept of an answer before its end is told, a JSON object. whole: the answer, where it
+    /// is no stream.
+    pub fn keeps(&self, whole: Option<&Bytes>) -> Option<Bytes> {
+        self.state.lock().telling.as_ref()?.voice.keeps(whole)
     }
 
     /// Says whether the store has it; a whole answer tells that.
@@ -268,12 +261,6 @@ impl Slot {
             Some(telling) => telling.voice.kept(stored, whole),
             None => whole,
         }
-    }
-
-    /// What is remembered of an answer that was whole: what a next request may name as its previous
-    /// response, though the store does not have it.
-    pub fn remembered(&self) -> Option<Bytes> {
-        self.state.lock().remembered.clone()
     }
 
     /// An error as this reader names its fields.
@@ -352,7 +339,7 @@ impl Slot {
     /// Whether the answer's body is complete and taken.
     pub fn is_drained(&self) -> bool {
         let state = self.state.lock();
-        state.ended && state.out.is_empty() && !state.broken
+        state.ended && state.out.is_empty() && state.form != Form::Broken
     }
 
     /// The reader has gone: the driver is dropped at its next step, and with it the connection; or it

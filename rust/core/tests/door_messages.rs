@@ -182,14 +182,17 @@ fn what_changes_no_answer_is_left_out() {
     assert!(entered.native.as_ref().unwrap().unsaid.is_none());
     let got = openai(&entered);
     let names: Vec<_> = got.as_object().unwrap().keys().collect();
-    assert_eq!(names, ["model", "messages", "max_completion_tokens"]);
+    assert_eq!(names, ["max_completion_tokens", "messages", "model"]);
 }
 
 #[test]
 fn malformed_requests_name_the_field() {
     for (body, param) in [
         (json!({"max_tokens": 1, "messages": []}), Some("model")),
-        (json!({"model": "m", "messages": []}), Some("messages")),
+        (
+            json!({"model": "m", "max_tokens": 1, "messages": []}),
+            Some("messages"),
+        ),
         (
             json!({"model": "m", "messages": [{"role": "user", "content": "x"}]}),
             Some("max_tokens"),

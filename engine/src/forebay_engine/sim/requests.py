@@ -128,7 +128,7 @@ def count_messages(path: str, body: Body, options: SimOptions) -> int:
     if body.get("system"):
         messages.append({"role": "system", "content": body["system"]})
     for item in body.get("messages") or []:
-        blocks = item.get("content") if isinstance(item, dict) else None
+        blocks: Any = item.get("content") if isinstance(item, dict) else None
         listed = isinstance(blocks, list)
         results = [b for b in blocks if b.get("type") == "tool_result"] if listed else []
         messages += [{"role": "tool", "content": block.get("content")} for block in results]

@@ -123,7 +123,9 @@ impl Gateway {
             // It comes only once.
             return;
         }
-        if let Some(copied) = job.model.shadow() {
+        // Of what OpenAI's dialect cannot say the copy would be of something else.
+        let said = job.native.as_ref().is_none_or(|own| own.unsaid.is_none());
+        if let Some(copied) = job.model.shadow().filter(|_| said) {
             let copy = shadow::Copy::of(job);
             self.runtime
                 .spawn(shadow::send(Arc::clone(self), copied, copy));

@@ -28,7 +28,14 @@ pub(super) fn body_for(
     if job.object.is_some() {
         return Ok(Rope::new(vec![body.clone()]));
     }
-    if speaks(job, target) != Dialect::OpenAi {
+    let plain = speaks(job, target) == Dialect::OpenAi;
+    if let Some(unsaid) = job.native.as_ref().and_then(|own| own.unsaid.as_ref())
+        && (plain || !whole)
+        && !(unsaid.droppable && upstream.drop_params)
+    {
+        return Err(unsaid.error.clone());
+    }
+    if !plain {
         let options = Options {
             model: &target.model,
             stream: job.stream,
@@ -44,11 +51,6 @@ pub(super) fn body_for(
             None => dialect::request(Dialect::OpenAi, upstream.dialect, body, &options)?,
         };
         return Ok(Rope::new(vec![Bytes::from(translated.body)]));
-    }
-    if let Some(unsaid) = job.native.as_ref().and_then(|own| own.unsaid.as_ref())
-        && !(unsaid.droppable && upstream.drop_params)
-    {
-        return Err(unsaid.error.clone());
     }
     let traits = &upstream.traits;
     let usage = [

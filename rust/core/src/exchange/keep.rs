@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Job;
 use crate::door::Door;
@@ -18,21 +18,28 @@ struct Owner<'a> {
     key_id: &'a str,
 }
 
+/// What the store says.
+#[derive(Deserialize)]
+struct Answer {
+    saved: bool,
+}
+
 /// Keeps what the client may come back to, and has the answer say whether that came about. whole: the
 /// answer, where it is no stream. The answer is the client's either way.
 pub(super) async fn keep(job: &Job, whole: Option<Bytes>) -> Option<Bytes> {
     if job.slot.door() != Door::Responses {
         return whole;
     }
-    let Some(keep) = job.slot.keeps(whole.as_ref()) else {
-        // Too much to be kept, or not to be.
+    // Too much to be kept, or not to be; or nobody keeps anything here.
+    let keep = job.slot.keeps(whole.as_ref());
+    let Some(keep) = keep.filter(|_| job.gateway.port.is_served()) else {
         return job.slot.kept(false, whole);
     };
     let owner = Owner {
         account: &job.account,
         key_id: job.key_id.as_str(),
     };
-    let saved = save(job, &owner, &keep.json).await;
+    let saved = save(job, &owner, &keep).await;
     if let Err(error) = &saved {
         job.gateway.metrics.unsaved_responses.inc();
         job.gateway.log(error, &job.answer_headers);
@@ -52,10 +59,6 @@ async fn save(job: &Job, owner: &Owner<'_>, entry: &[u8]) -> Result<(), Error> {
     let json = Bytes::from(json);
     let asked = job.gateway.ask("response.save", json, SAVE_WAIT);
     let answer = asked.await.map_err(|error| not_saved(&error))?;
-    #[derive(serde::Deserialize)]
-    struct Answer {
-        saved: bool,
-    }
     match serde_json::from_slice::<Answer>(&answer) {
         Ok(Answer { saved: true }) => Ok(()),
         Ok(Answer { saved: false }) => Err(not_saved(&"the store did not take it")),
