@@ -176,9 +176,7 @@ def report(rounds: list[Round], before_mb: float, options: argparse.Namespace) -
     if options.json:
         print(json.dumps({"before_mb": before_mb, "rounds": [vars(r) for r in rounds]}, indent=2))
     else:
-        print(
-            f"{options.sockets} sockets, {options.seconds:g} s each; {before_mb:.1f} MB before"
-        )
+        print(f"{options.sockets} sockets, {options.seconds:g} s each; {before_mb:.1f} MB before")
         head = ("kind", "direct p50", "p99", "gateway p50", "p99", "added p99", "messages", "MB")
         print(" | ".join(head))
         for r in rounds:
