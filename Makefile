@@ -7,7 +7,7 @@ SOURCES := $(shell find rust benches/micro -name '*.rs' -o -name Cargo.toml) Car
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup run test test-rust test-python lint bench load sim soak clean help prerequisites
+.PHONY: setup run test test-rust test-python lint bench load sim soak protos clean help prerequisites
 .DELETE_ON_ERROR:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test   every test        make lint    every check"
 	@echo "make bench  micro-benchmarks  make load    whole-gateway benchmark"
 	@echo "make sim    limits of many nodes, simulated"
+	@echo "make protos Python's code from the gRPC protos"
 
 prerequisites:
 	@command -v $(PYTHON) >/dev/null || { echo "forebay: Python 3.11 or newer is needed ($(PYTHON) is not there)" >&2; exit 1; }
@@ -66,6 +67,9 @@ load: setup
 
 sim:
 	cargo run --quiet --release --package forebay-sim -- --docs docs $(ARGS)
+
+protos: setup
+	$(BIN)/python protos/generate.py $(ARGS)
 
 soak: setup
 	$(BIN)/python benches/load/soak.py $(ARGS)

@@ -19,6 +19,9 @@ __all__ = [
     "SseDecoder",
     "__version__",
     "bad_pattern",
+    "grpc_table",
+    "grpc_to_json",
+    "json_to_grpc",
     "peek",
     "sign_v4",
     "translate_answer",
@@ -34,6 +37,9 @@ _Answer = tuple[int, list[tuple[bytes, bytes]], bytes, bool]
 """Status, headers, body, and whether more of the body follows."""
 
 _Headers = list[tuple[bytes, bytes]]
+
+_GrpcStatus = tuple[int, str, bytes]
+"""A status code of gRPC's, the message, and a `google.rpc.Status` in its wire form."""
 
 @final
 class Core:
@@ -63,6 +69,8 @@ class Core:
         header_bytes: int,
         header_read_s: float,
         body_read_s: float,
+        websockets: int,
+        websocket_idle_s: float,
         reuse_port: bool = False,
     ) -> tuple[str, int]:
         """Listen on an IP address; port 0 takes a free one. Returns the address.
@@ -224,6 +232,9 @@ class Core:
     def account(self, headers: _Headers) -> str | _Answer:
         """The account of the request's key, or the refusal: of an admin key and in a drain too."""
 
+    def grpc_refusal(self, headers: _Headers, *, admin: bool = False) -> _GrpcStatus | None:
+        """None if the request's key is good, with `admin` an admin key; else the refusal."""
+
     def models(self, headers: _Headers) -> list[str] | _Answer:
         """The models that the request's key may use, or the refusal."""
 
@@ -241,6 +252,21 @@ class Core:
         """An error's answer, as told where the request came in; without a way in OpenAI's shape.
 
         headers: the request's, for its id. Raises: ValueError if no kind has that name.
+        """
+
+    def grpc_error(
+        self,
+        kind_name: str,
+        message: str,
+        *,
+        headers: _Headers | None = None,
+        param: str | None = None,
+        code: str | None = None,
+        cause: str | None = None,
+    ) -> _GrpcStatus:
+        """An error as gRPC has it. headers: the request's, for its id.
+
+        Raises: ValueError if no kind has that name.
         """
 
     def take_usage(self, limit: int) -> list[tuple[Any, ...]]:
@@ -312,6 +338,18 @@ class Exchange:
 
     def start(self) -> _Answer | Future[_Answer | None] | None:
         """The answer's start at once if it is there, else a future; None if it was cancelled."""
+
+    def next_messages(self) -> list[bytes] | Future[list[bytes] | None] | None:
+        """As `next`, of an answer in gRPC's frames: the messages that are ready.
+
+        Raises: RuntimeError where the frames are broken.
+        """
+
+    def failure(self, request_id: str = "") -> _GrpcStatus | None:
+        """Why the answer, or what is left of it, is an error; None while it is none.
+
+        request_id: told in the details.
+        """
 
     def next(self) -> bytes | Future[bytes | None] | None:
         """All bytes that are ready, None at the end, or a future of either."""
@@ -491,6 +529,26 @@ def translate_request(
     model: its name at the upstream. max_output_tokens: asked for where `target` wants a bound and
     the request has none.
     Raises: ValueError(message, kind, field at fault or None).
+    """
+
+def grpc_to_json(method: str, message: bytes, *, answer: bool = False) -> bytes:
+    """A message of a method of `forebay.v1` as JSON: a request's as engines get it, or an answer's.
+
+    method: its path, `/forebay.v1.InferenceService/ChatCompletion`.
+    Raises: ValueError(message, kind, field at fault or None).
+    """
+
+def json_to_grpc(method: str, json: bytes, *, answer: bool = False) -> bytes:
+    """JSON as a message of a method of `forebay.v1`: an answer's as clients get it, or a request's.
+
+    Raises: ValueError(message, kind, None).
+    """
+
+def grpc_table() -> bytes:
+    """Which field of `forebay.v1` is which member of OpenAI's JSON, as JSON.
+
+    `methods` by path: `request`, `answer`. `messages` by name: `form`, `extra`, `fixed`,
+    `fields` with `name`, `number`, `json`, `alias`, `kind`, `of`, `shape`. `enums` by name: the names from 1 on.
     """
 
 def translate_answer(

@@ -16,7 +16,8 @@ import msgspec
 import orjson
 
 from forebay.cli.common import DEV_STATE, bad_pattern
-from forebay.config import load
+from forebay.config import Address, load
+from forebay.http.address import AddressInUse, reserve
 from forebay.serve import run_on_loop, serve
 from forebay.store import Database, EmbeddedPostgres, KeyStore
 from forebay.store.errors import KeyNotFound, StoreError
@@ -26,6 +27,7 @@ from forebay.telemetry.logs import setup_logging
 STATE = DEV_STATE.parent
 MODEL = "tiny"
 ENGINE_START_S = 30.0
+GRPC_PORT = 50051
 _GENEROUS_RPM = 6_000_000
 _GENEROUS_TPM = 6_000_000_000
 """Limits that nothing in development reaches, so that the headers can be seen all the same."""
@@ -48,7 +50,9 @@ def run(*, http: str | None, grpc: str | None, ready_file: Path | None) -> None:
     with _database(environment), _engine(environment) as engine:
         config = load(None, environment, bad_pattern=bad_pattern)
         listen = msgspec.structs.replace(
-            config.listen, http=http or "127.0.0.1:8080", grpc=grpc or config.listen.grpc
+            config.listen,
+            http=http or "127.0.0.1:8080",
+            grpc=grpc or config.listen.grpc or _grpc_address(),
         )
         spool = msgspec.structs.replace(
             config.spool, dir=config.spool.dir or str((STATE / "spool").absolute())
@@ -67,6 +71,16 @@ def run(*, http: str | None, grpc: str | None, ready_file: Path | None) -> None:
             ),
         )
     DEV_STATE.unlink(missing_ok=True)
+
+
+def _grpc_address() -> str:
+    """gRPC's usual port, or any free one where somebody has it."""
+    usual = Address("127.0.0.1", GRPC_PORT)
+    try:
+        reserve(usual).close()
+    except AddressInUse:
+        return str(Address(usual.host, 0))
+    return str(usual)
 
 
 @contextmanager
@@ -169,8 +183,7 @@ def _announce(facts: dict[str, Any], database_url: str) -> None:
     print(
         f"\nForebay is ready.\n"
         f"  HTTP    {facts['http']}\n"
-        + (f"  gRPC    {facts['grpc']} (health checks)\n" if facts["grpc"] else "")
-        + f"  engine  {facts['engine']}\n"
+        f"  gRPC    {facts['grpc']}\n" + f"  engine  {facts['engine']}\n"
         f"  key     {facts['key']}\n"
         f"  admin   {facts['admin_key']}\n\n"
         f"Try it:\n"

@@ -13,7 +13,7 @@ import structlog
 
 from forebay.answering import Answering
 from forebay.books import Books
-from forebay.config import Config, parse_address
+from forebay.config import Config
 from forebay.gateway import Gateway
 from forebay.http.address import local_url
 from forebay.http.app import create_app
@@ -277,8 +277,7 @@ async def serve(
     if config.listen.grpc is not None:
         from forebay.grpc import GrpcServer
 
-        address = parse_address(config.listen.grpc)
-        grpc_server = GrpcServer(address, lambda: gateway.health().ready, shared=seat is not None)
+        grpc_server = GrpcServer(gateway, lambda: store.database, shared=seat is not None)
     await gateway.start()
     answering.start()
     syncer = None
@@ -320,6 +319,8 @@ async def serve(
     if seat is not None:
         # The others may be well: what comes now is theirs.
         await server.close_door(gateway.config.drain_s)
+    if grpc_server is not None:
+        await grpc_server.drain(gateway.config.drain_s)
     gateway.begin_drain()
     drain = asyncio.create_task(gateway.drained(gateway.config.drain_s))
     hurry = asyncio.create_task(now.wait())

@@ -26,6 +26,12 @@ def settings(
         listen = msgspec.structs.replace(listen, http=http)
     if grpc is not None:
         listen = msgspec.structs.replace(listen, grpc=grpc)
+    if listen.grpc_tls is not None and listen.grpc is None:
+        raise ConfigError(
+            "there is no gRPC to serve: set listen.grpc too",
+            source=str(config or "environment"),
+            field="listen.grpc_tls",
+        )
     if not loaded.upstreams:
         raise ConfigError(
             "name at least one upstream, or set INFERENCE_URL",

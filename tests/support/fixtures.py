@@ -80,6 +80,7 @@ def config(sim: Engine, scripted: ScriptedUpstream, flaky: ScriptedUpstream) -> 
             "gone": {"targets": [{"upstream": "gone"}]},
         },
         "limits": {"header_bytes": 16_384},
+        "listen": {"grpc": "127.0.0.1:0"},
     }
 
 

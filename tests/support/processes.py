@@ -147,6 +147,11 @@ class Gateway(Process):
         return str(self.facts["http"])
 
     @property
+    def grpc(self) -> str:
+        """Its gRPC address, where it has one."""
+        return str(self.facts["grpc"])
+
+    @property
     def workers(self) -> list[int]:
         """The process ids of the workers that take requests now."""
         pids: list[int] = json.loads(self.ready_file.read_text())["workers"]

@@ -16,7 +16,7 @@ STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
-INFERENCE = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+INFERENCE = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/messages")
 
 
 @dataclass
@@ -242,7 +242,7 @@ class ScriptedUpstream:
     def _answer(self, connection: Connection, received: Received) -> None:
         if received.path == "/ready":
             connection.json(b"")
-        elif received.path == "/v1/models":
+        elif received.path.partition("?")[0] == "/v1/models":
             connection.json({"object": "list", "data": [{"id": name} for name in self.models]})
         elif received.path == "/abort_request":
             self.aborts.append((received.at, received.json()))

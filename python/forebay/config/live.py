@@ -18,6 +18,8 @@ FIXED = (
     "limits.body_bytes",
     "limits.upload_bytes",
     "limits.header_bytes",
+    "limits.websockets",
+    "limits.websocket_idle_s",
 )
 """What a process is started with and keeps to its end; a section means all of its fields."""
 

@@ -65,7 +65,8 @@ def create_app(
     hot: dict[str, ASGIApp] = {
         path: Inference(gateway, index, watch)
         for index, path in enumerate(WAYS)
-        if path not in CORE_ONLY
+        # Methods of gRPC are served on its own port.
+        if path not in CORE_ONLY and not path.startswith("/forebay.v1.")
     }
     refused = CoreOnly(gateway)
 

@@ -90,6 +90,8 @@ class CoreServer:
                 header_bytes=limits.header_bytes,
                 header_read_s=HEADER_READ_S,
                 body_read_s=READ_S,
+                websockets=limits.websockets,
+                websocket_idle_s=limits.websocket_idle_s,
                 reuse_port=self._shared,
             )
         except OSError as error:

@@ -3,7 +3,7 @@
 ``x-api-key`` and ``anthropic-version`` (2023-06-01 unless ``api_version`` says otherwise); betas go
 into ``headers`` as ``anthropic-beta``. Chat is turned into ``POST /v1/messages`` and back; there
 are no completions and no embeddings. ``max_tokens`` is required there: ``max_output_tokens`` stands
-in.
+in. ``POST /v1/messages/count_tokens`` takes the same body and is free.
 
 Errors are ``{"type": "error", "error": {type, message}, "request_id"}``: 402 billing, 409 conflict,
 413 over 32 MB, 429 rate, 529 overloaded. An empty balance is a 400. In a stream: ``event: error``;
@@ -46,7 +46,12 @@ KIND = Anthropic(
     dialect="anthropic",
     default_url="https://api.anthropic.com",
     bearer=False,
-    default_paths=Paths(chat="/v1/messages", completions=None, embeddings=None),
+    default_paths=Paths(
+        chat="/v1/messages",
+        completions=None,
+        embeddings=None,
+        count_tokens="/v1/messages/count_tokens",
+    ),
     errors=(ErrorRule(409, "upstream_error", retry=True),),
     probe=Probe(
         ready="/v1/models", models="/v1/models?limit=1000", interval_s=30.0, timeout_s=10.0

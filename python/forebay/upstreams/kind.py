@@ -83,12 +83,16 @@ OWN: dict[Endpoint, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Paths below the address; ``{model}`` is the model's name there. None: not there."""
+    """Paths below the address; ``{model}`` is the model's name there. None: not there.
+
+    count_tokens: takes a request of Anthropic's Messages, answers how many tokens its input has.
+    """
 
     chat: str | None = "/v1/chat/completions"
     chat_stream: str | None = None
     completions: str | None = "/v1/completions"
     embeddings: str | None = "/v1/embeddings"
+    count_tokens: str | None = None
     rerank: str | None = None
     score: str | None = None
     moderations: str | None = None

@@ -26,7 +26,9 @@ KIND = Kind(
     abort_path="/abort_request",
     continues=True,
     cold=True,
-    default_paths=Paths().having("rerank", "score", "transcriptions"),
+    default_paths=Paths(count_tokens="/v1/messages/count_tokens").having(
+        "rerank", "score", "transcriptions"
+    ),
     probe=Probe(
         ready="/ready",
         loading=frozenset({503}),

@@ -22,7 +22,9 @@ KIND = Kind(
     continuous_usage=True,
     continues=True,
     cold=True,
-    default_paths=Paths().having("rerank", "score", "transcriptions", "translations"),
+    default_paths=Paths(count_tokens="/v1/messages/count_tokens").having(
+        "rerank", "score", "transcriptions", "translations"
+    ),
     probe=Probe(
         ready="/health",
         models="/v1/models",

@@ -19,14 +19,20 @@ use crate::pass::object::{Act, Object};
 use crate::pass::upload::Upload;
 use crate::peek::{Peek, peek};
 use crate::record::{Opening, Record};
-use crate::refusals::{complete, find_model, json_content, limited, unpriced, unreadable};
+use crate::refusals::{
+    complete, find_model, json_content, limited, permitted, unpriced, unreadable,
+};
 use crate::relay::Shape;
 use crate::slot::{Answering, Headers, Slot};
 use crate::snapshot::{Model, Snapshot};
 use crate::tags;
 use crate::usage::Usage;
 
+mod recall;
 mod routing;
+mod session;
+
+pub(crate) use session::{Asking, Caller, Session};
 
 use routing::Seen;
 
@@ -128,16 +134,22 @@ impl Gateway {
             return self.admit(way.endpoint, request, body);
         }
         let arrival = Arrival::now();
+        if way.door == Door::Count {
+            return self.count(way, request, body, &arrival);
+        }
+        if way.door == Door::Responses {
+            return self.respond(way, request, body, arrival);
+        }
         let id = request_id_header(request.request_id, &arrival.id);
         let read = self
-            .authenticate(request.authorization)
+            .authenticate(&request)
             .and_then(|_| door::enter(way, body, id.1.to_str().unwrap_or_default()));
         match read {
             Ok(entered) => {
                 let asked = Asked {
                     endpoint: way.endpoint,
                     body: entered.body,
-                    native: entered.native,
+                    native: entered.native.map(|native| native.asking(request.beta)),
                     upload: None,
                     object: None,
                 };
@@ -155,9 +167,22 @@ impl Gateway {
         voice: Option<Box<dyn Voice>>,
         arrival: Arrival,
     ) -> Arc<Slot> {
-        let id = request_id_header(request.request_id, &arrival.id);
-        let mut answer_headers = door.greeting(id);
         let slot = Arc::new(Slot::of(door, voice));
+        if request.front == Front::WebSocket {
+            slot.remember();
+        }
+        self.begin(slot, request, asked, arrival)
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        slot: Arc<Slot>,
+        request: Request<'_>,
+        asked: Asked,
+        arrival: Arrival,
+    ) -> Arc<Slot> {
+        let id = request_id_header(request.request_id, &arrival.id);
+        let mut answer_headers = slot.door().greeting(id);
         let decided = self.decide(&asked, request, &arrival, &mut answer_headers, &slot);
         if !matches!(decided, Err(No::Wanting(_))) {
             self.metrics
@@ -226,12 +251,13 @@ impl Gateway {
             }
         };
         self.note(&error, &headers);
+        answer.0.door().limits(&mut headers, self.now().unix_s);
         answer.0.refuse(&error, headers);
     }
 
     /// The key of a request that may be served now.
     pub fn whose(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
-        let key = self.authenticate(request.authorization)?;
+        let key = self.authenticate(request)?;
         if key.admin {
             return Err(Error::new(
                 Kind::Forbidden,
@@ -267,7 +293,9 @@ impl Gateway {
         let (asked, model) = entered.model(&key, &snapshot, &body)?;
         guard::check(endpoint, &body, &model.known)?;
         let whose = (&*key, &**model, arrival.unix_us);
-        let (reservation, cost) = self.reserve(whose, endpoint, &body, answer_headers)?;
+        let reserved = self.reserve(whose, endpoint, &body, answer_headers);
+        slot.door().limits(answer_headers, self.now().unix_s);
+        let (reservation, cost) = reserved?;
         let trace = self.traces.of(request.traceparent, &arrival.id);
         let opening = Opening {
             arrival: *arrival,
@@ -328,7 +356,7 @@ impl Gateway {
             upload: entered.upload.clone(),
             shape: Shape {
                 include_usage: body.include_usage,
-                continuous_usage: body.continuous_usage_stats,
+                continuous_usage: body.continuous_usage_stats || slot.door().counts_early(),
                 completions: endpoint == Endpoint::Completions,
                 choices,
                 max_event_bytes: snapshot.max_event_bytes,
@@ -347,6 +375,8 @@ impl Gateway {
                 deadline.min(model.timeouts.total)
             }),
             native: entered.native.clone(),
+            account: Arc::clone(&key.account),
+            key_id: key.id,
         };
         self.copy_to_shadow(&job);
         Ok((Box::new(job), record))
@@ -416,14 +446,20 @@ impl Gateway {
     }
 
     /// A limit refuses a request of `tokens`.
-    fn refused(&self, refusal: &Refusal, tokens: u64, now: Now, headers: &mut Headers) -> Error {
+    pub(crate) fn refused(
+        &self,
+        refusal: &Refusal,
+        tokens: u64,
+        now: Now,
+        headers: &mut Headers,
+    ) -> Error {
         self.metrics.refused(refusal.scope, refusal.dimension);
         rate_headers(&refusal.state, headers);
         limited(refusal, tokens, now.unix_s)
     }
 
     /// The meters of a key's requests for a model, one a scope.
-    fn meters(&self, key: &Key, model: &Model) -> Meters {
+    pub(crate) fn meters(&self, key: &Key, model: &Model) -> Meters {
         let subjects = self.subjects.load();
         let used = |meter: &Arc<Meter>| (!meter.is_open()).then(|| Arc::clone(meter));
         [
@@ -443,17 +479,15 @@ impl Gateway {
     }
 }
 
-/// Refuses a key that may not use the model.
-fn permitted(key: &Key, asked: &str, model: &Model) -> Result<(), Error> {
-    if key.may_use(asked, &model.name) {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Forbidden,
-        format!("This API key may not use the model '{asked}'."),
-    )
-    .param("model")
-    .code("model_not_allowed"))
+/// The model that a body asks for, if the key may use it, and its name as it was asked for.
+pub(crate) fn permitted_model<'s>(
+    snapshot: &'s Snapshot,
+    key: &Key,
+    body: &Peek<'_>,
+) -> Result<(String, &'s Arc<Model>), Error> {
+    let (asked, model) = find_model(snapshot, body)?;
+    permitted(key, &asked, model)?;
+    Ok((asked, model))
 }
 
 impl Asked {
@@ -483,9 +517,7 @@ impl Asked {
             let files = snapshot.files.as_ref().ok_or_else(no_files)?;
             return Ok((files.name.to_string(), files));
         }
-        let (asked, model) = find_model(snapshot, body)?;
-        permitted(key, &asked, model)?;
-        Ok((asked, model))
+        permitted_model(snapshot, key, body)
     }
 }
 
@@ -608,6 +640,7 @@ impl Kept {
             idempotency_key,
         ] = self.fields.each_ref().map(Option::as_deref);
         Request {
+            previous: None,
             authorization,
             content_type,
             request_id,
@@ -617,6 +650,8 @@ impl Kept {
             session,
             api_key,
             idempotency_key,
+            // Read with the body already.
+            beta: None,
             front: self.front,
             deadline: self.deadline,
         }

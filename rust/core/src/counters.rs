@@ -76,6 +76,8 @@ pub struct Counters {
     pub usage_backlog: Arc<Gauge>,
     /// Usage events lost because, without a spool, too many waited.
     pub usage_dropped: Arc<Counter>,
+    /// Responses that were to be stored and were not.
+    pub unsaved_responses: Arc<Counter>,
     /// Subjects in the limit table.
     pub limit_rows: Arc<Gauge>,
     /// Subjects that it has no place for.
@@ -98,6 +100,22 @@ pub struct Counters {
     errors: Arc<Family<Counter, 1>>,
     refusals: Arc<Family<Counter, 2>>,
     health: health::HealthFamilies,
+}
+
+fn of_repeats(registry: &Registry) -> Arc<Family<Counter, 1>> {
+    registry.counters(
+        "forebay_idempotent_requests_total",
+        "Requests with an Idempotency-Key, by what became of them.",
+        ["outcome"],
+    )
+}
+
+fn of_refusals(registry: &Registry) -> Arc<Family<Counter, 2>> {
+    registry.counters(
+        "forebay_limit_refusals_total",
+        "Requests refused by a limit, by whose it is and what it counts.",
+        ["scope", "dimension"],
+    )
 }
 
 fn of_endpoints(registry: &Registry) -> Vec<OfEndpoint> {
@@ -165,6 +183,10 @@ impl Counters {
                 "forebay_usage_dropped_total",
                 "Usage events lost because, without a spool, too many waited to be taken.",
             ),
+            unsaved_responses: registry.counter(
+                "forebay_responses_unsaved_total",
+                "Responses that the store did not take; their clients were told store: false.",
+            ),
             wakeups: registry.counter(
                 "forebay_bridge_wakeups_total",
                 "Times the core woke the event loop.",
@@ -224,16 +246,8 @@ impl Counters {
                 "Errors, by kind; refusals included.",
                 ["kind"],
             ),
-            repeats: registry.counters(
-                "forebay_idempotent_requests_total",
-                "Requests with an Idempotency-Key, by what became of them.",
-                ["outcome"],
-            ),
-            refusals: registry.counters(
-                "forebay_limit_refusals_total",
-                "Requests refused by a limit, by whose it is and what it counts.",
-                ["scope", "dimension"],
-            ),
+            repeats: of_repeats(&registry),
+            refusals: of_refusals(&registry),
             limit_rows: registry.gauge(
                 "forebay_limit_rows",
                 "Subjects with limits that have a place in the limit table.",

@@ -31,11 +31,13 @@ pub enum Endpoint {
     Files,
     /// `/v1/batches`, and what lies below it.
     Batches,
+    /// `/v1/realtime`: sessions.
+    Realtime,
 }
 
 impl Endpoint {
     /// All, in the order of their index.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Chat,
         Self::Completions,
         Self::Embeddings,
@@ -50,6 +52,7 @@ impl Endpoint {
         Self::Translations,
         Self::Files,
         Self::Batches,
+        Self::Realtime,
     ];
 
     /// Those that most engines have: whether one has any other is asked of each request.
@@ -72,6 +75,7 @@ impl Endpoint {
             Self::Translations => "/v1/audio/translations",
             Self::Files => "/v1/files",
             Self::Batches => "/v1/batches",
+            Self::Realtime => "/v1/realtime",
         }
     }
 
@@ -92,6 +96,7 @@ impl Endpoint {
             Self::Translations => "translations",
             Self::Files => "files",
             Self::Batches => "batches",
+            Self::Realtime => "realtime",
         }
     }
 
@@ -109,7 +114,8 @@ impl Endpoint {
             | Self::Embeddings
             | Self::Rerank
             | Self::Score
-            | Self::Moderations => false,
+            | Self::Moderations
+            | Self::Realtime => false,
             Self::Images => stream,
             Self::ImageEdits
             | Self::ImageVariations

@@ -1,7 +1,7 @@
 //! One error taxonomy for every door.
 //!
 //! A kind decides, in one exhaustive match each, the HTTP status, OpenAI's
-//! `type` and `code`, the gRPC status and who may retry. The message is safe
+//! `type` and `code`, Anthropic's `type`, the gRPC status and who may retry. The message is safe
 //! to show; the cause is private and goes to the log only.
 use std::borrow::Cow;
 use std::fmt;
@@ -121,6 +121,26 @@ impl Kind {
             Self::UpstreamError => Some("upstream_error"),
             Self::Unavailable => Some("service_unavailable"),
             Self::UpstreamTimeout => Some("upstream_timeout"),
+        }
+    }
+
+    /// Anthropic's `error.type`. Statuses are the gateway's own at every door, so that what Anthropic
+    /// tells with 402 and 529 is told by the type: money that is used up, and too much to do.
+    pub const fn anthropic_type(self) -> &'static str {
+        match self {
+            Self::InvalidRequest | Self::MethodNotAllowed | Self::KeyReused => {
+                "invalid_request_error"
+            }
+            Self::Unauthenticated => "authentication_error",
+            Self::Forbidden => "permission_error",
+            Self::ModelNotFound | Self::NotFound => "not_found_error",
+            Self::PayloadTooLarge => "request_too_large",
+            Self::BudgetExhausted => "billing_error",
+            Self::RateLimited => "rate_limit_error",
+            Self::ClientClosed | Self::Internal | Self::UpstreamError => "api_error",
+            Self::Unavailable => "overloaded_error",
+            Self::Conflict => "conflict_error",
+            Self::UpstreamTimeout => "timeout_error",
         }
     }
 

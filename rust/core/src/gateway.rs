@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -26,6 +26,7 @@ pub use crate::note::{Failure, Note};
 use crate::port::Port;
 use crate::price::{PriceBook, PriceSpec};
 use crate::prompt_log::{Entry, MAX_WAITING, PromptLog, Sink};
+use crate::refusals::{named_model, permitted};
 use crate::slot::{Answering, Head, Headers, Slot};
 use crate::snapshot::{Model, Snapshot, SnapshotSpec};
 use crate::spool::{Spool, SpoolCounters};
@@ -54,6 +55,11 @@ pub struct Request<'a> {
     pub api_key: Option<&'a [u8]>,
     /// `idempotency-key`.
     pub idempotency_key: Option<&'a [u8]>,
+    /// `anthropic-beta`.
+    pub beta: Option<&'a [u8]>,
+    /// What is remembered of the response before, where its client's connection does
+    /// ([`Slot::remembered`]).
+    pub previous: Option<&'a [u8]>,
     /// How its client is connected.
     pub front: Front,
     /// How long its client waits for all of the answer, where it says so.
@@ -97,6 +103,7 @@ pub struct Gateway {
     pub(crate) runtime: Handle,
     keys_current: AtomicBool,
     draining: AtomicBool,
+    drains: Notify,
     halted: AtomicBool,
     halting: Notify,
     note: RwLock<Option<Note>>,
@@ -128,6 +135,7 @@ impl Gateway {
             runtime,
             keys_current: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            drains: Notify::new(),
             halted: AtomicBool::new(false),
             halting: Notify::new(),
             note: RwLock::new(None),
@@ -198,6 +206,11 @@ impl Gateway {
     /// Tells the log of a failure.
     pub fn note(&self, error: &Error, answer_headers: &[(HeaderName, HeaderValue)]) {
         self.metrics.failed(error.kind);
+        self.log(error, answer_headers);
+    }
+
+    /// Tells the log alone, of what no client is told.
+    pub(crate) fn log(&self, error: &Error, answer_headers: &[(HeaderName, HeaderValue)]) {
         if error.cause.is_none() {
             return;
         }
@@ -301,6 +314,12 @@ impl Gateway {
     /// From now on new requests are refused; running ones go on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.drains.notify_waiters();
+    }
+
+    /// Resolves when [`Gateway::drain`] is called.
+    pub fn draining(&self) -> tokio::sync::futures::Notified<'_> {
+        self.drains.notified()
     }
 
     /// Ends what still runs, by the gateway, not by its client: an answer that has begun gets an
@@ -330,6 +349,19 @@ impl Gateway {
         self.snapshot.load().models.get(name).cloned()
     }
 
+    /// The model that a key asks for by name, if it may use it.
+    pub(crate) fn model_for(&self, key: &Key, asked: &str) -> Result<Arc<Model>, Error> {
+        let snapshot = self.snapshot.load();
+        let model = named_model(&snapshot, asked)?;
+        permitted(key, asked, model)?;
+        Ok(Arc::clone(model))
+    }
+
+    /// Most bytes of one event of a stream.
+    pub(crate) fn max_event_bytes(&self) -> usize {
+        self.snapshot.load().max_event_bytes
+    }
+
     /// The models a key may use, sorted, as `(name, …)` of the models' own names and aliases.
     pub fn models(&self, key: &Key) -> Vec<String> {
         let snapshot = self.snapshot.load();
@@ -343,12 +375,18 @@ impl Gateway {
         names
     }
 
-    /// The key of a request.
-    pub fn authenticate(&self, authorization: Option<&[u8]>) -> Result<Arc<Key>, Error> {
+    /// The key of a request: a bearer token, or without one `x-api-key`, as Anthropic's clients send it.
+    pub fn authenticate(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
         let unix_s = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0.0, |d| d.as_secs_f64());
-        let denied = match authorization.map(bearer) {
+        let bearer = request.authorization.map(bearer);
+        let api_key = request.api_key.map(<[u8]>::trim_ascii);
+        let given = match (bearer, api_key) {
+            (None | Some(None), Some(key)) => Some(Some(key)),
+            (bearer, _) => bearer,
+        };
+        let denied = match given {
             None => Denied::Missing,
             Some(None) => Denied::Malformed,
             Some(Some(text)) => match self.keys.authenticate(text, unix_s) {
@@ -377,8 +415,8 @@ impl Gateway {
     }
 
     /// The admin key of a request; any other key is refused.
-    pub fn authenticate_admin(&self, authorization: Option<&[u8]>) -> Result<Arc<Key>, Error> {
-        let key = self.authenticate(authorization)?;
+    pub fn authenticate_admin(&self, request: &Request<'_>) -> Result<Arc<Key>, Error> {
+        let key = self.authenticate(request)?;
         if !key.admin {
             return Err(Error::new(
                 Kind::Forbidden,
@@ -420,27 +458,30 @@ impl Gateway {
         let slot = Arc::new(Slot::new());
         let (gateway, answer) = (Arc::clone(self), Answering(Arc::clone(&slot)));
         let task = self.runtime.spawn(async move {
-            let head = match exchange::fetch(&upstream, method, &path, body, limit).await {
-                Ok((status, body)) => Head {
-                    status,
-                    headers: Vec::new(),
-                    body,
-                    more: false,
-                },
-                Err(error) => {
-                    gateway.note(&error, &[]);
-                    Head {
-                        status: error.kind.status(),
-                        // Tells it from an error that the upstream answered.
-                        headers: vec![(
-                            HeaderName::from_static("x-forebay-error"),
-                            HeaderValue::from_static(error.kind.name()),
-                        )],
-                        body: error.openai_body(),
+            let head =
+                match exchange::fetch(&upstream, method, &path, (&HeaderMap::new(), body), limit)
+                    .await
+                {
+                    Ok((status, body)) => Head {
+                        status,
+                        headers: Vec::new(),
+                        body,
                         more: false,
+                    },
+                    Err(error) => {
+                        gateway.note(&error, &[]);
+                        Head {
+                            status: error.kind.status(),
+                            // Tells it from an error that the upstream answered.
+                            headers: vec![(
+                                HeaderName::from_static("x-forebay-error"),
+                                HeaderValue::from_static(error.kind.name()),
+                            )],
+                            body: error.openai_body(),
+                            more: false,
+                        }
                     }
-                }
-            };
+                };
             answer.0.start(head);
         });
         slot.driven_by(task.abort_handle());

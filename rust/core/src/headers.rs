@@ -90,6 +90,23 @@ pub fn duration(wait: Duration) -> String {
     }
 }
 
+/// The inverse of [`duration`].
+pub(crate) fn wait(text: &str) -> Option<Duration> {
+    if let Some(millis) = text.strip_suffix("ms") {
+        return millis.parse().ok().map(Duration::from_millis);
+    }
+    let mut seconds = 0_u64;
+    let mut rest = text;
+    for (unit, length) in [('h', 3600), ('m', 60), ('s', 1)] {
+        if let Some((number, after)) = rest.split_once(unit) {
+            let part = number.parse::<u64>().ok()?.checked_mul(length)?;
+            seconds = seconds.checked_add(part)?;
+            rest = after;
+        }
+    }
+    (rest.is_empty() && !text.is_empty()).then(|| Duration::from_secs(seconds))
+}
+
 /// The headers that go on to an upstream: the trace, if it is one, and the request id.
 pub(crate) fn upstream_headers(request: &Request<'_>, answer_headers: &Headers) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(8);
@@ -145,6 +162,10 @@ mod tests {
             assert_eq!(duration(Duration::from_nanos(nanos)), text);
         }
         assert_eq!(duration(Duration::ZERO), "0ms");
+        for text in ["1ms", "17ms", "1s", "6m0s", "1h1m1s"] {
+            assert_eq!(wait(text).map(duration).as_deref(), Some(text));
+        }
+        assert_eq!((wait(""), wait("x"), wait("1d")), (None, None, None));
     }
 
     #[test]

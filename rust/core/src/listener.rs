@@ -9,6 +9,7 @@ mod inference;
 mod object;
 mod socket;
 mod upload;
+mod ws;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +33,7 @@ use crate::pass::object::Object;
 use app::App;
 use body::Answer;
 use socket::Socket;
+pub use ws::Sockets;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -57,12 +59,15 @@ pub struct Bounds {
     pub body_read: Duration,
     /// How long a client may take nothing of what is written to it.
     pub write_stall: Duration,
+    /// WebSockets.
+    pub sockets: Sockets,
 }
 
 /// What every connection shares.
 struct Shared {
     gateway: Arc<Gateway>,
     app: App,
+    sockets: Arc<ws::Open>,
     bounds: Bounds,
 }
 
@@ -100,6 +105,7 @@ impl Listener {
         let shared = Arc::new(Shared {
             gateway,
             app: App::new(app),
+            sockets: ws::Open::new(bounds.sockets),
             bounds,
         });
         tokio::spawn(async move {
@@ -165,6 +171,7 @@ async fn accept(
     }
     drop(listener);
     graceful.shutdown().await;
+    shared.sockets.ended().await;
 }
 
 fn connection(
@@ -182,7 +189,7 @@ fn connection(
     let service = service_fn(move |request| handle(Arc::clone(&shared), peer, request));
     let serving = graceful.watch(
         builder
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection_with_upgrades(TokioIo::new(stream), service)
             .into_owned(),
     );
     tokio::spawn(async move {
@@ -194,12 +201,15 @@ fn connection(
 async fn handle(
     shared: Arc<Shared>,
     peer: IpAddr,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Answer>, std::convert::Infallible> {
     if let Err(error) = inference::framing(request.headers(), request.version()) {
         return Ok(inference::unreadable(&shared, request.headers(), &error));
     }
-    let answer = match Way::of_path(request.uri().path()) {
+    if let Some(answer) = ws::answer(&shared, &mut request).await {
+        return Ok(answer);
+    }
+    let answer = match Way::of_http(request.uri().path()) {
         Some(way) => inference::answer(&shared, way, request).await,
         None if let Some(endpoint) = upload::of_path(request.uri().path()) => {
             upload::answer(&shared, endpoint, request).await

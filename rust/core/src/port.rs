@@ -64,6 +64,11 @@ impl Port {
         Poll::Ready(state.waiting.drain(..).collect())
     }
 
+    /// Whether someone has ever come for questions.
+    pub fn is_served(&self) -> bool {
+        self.state.lock().served
+    }
+
     /// Adds a question. False: nobody serves the port, or too many wait.
     fn add(&self, question: Question) -> bool {
         let server = {

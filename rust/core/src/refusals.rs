@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::error::{Error, Kind};
 use crate::gateway::Endpoint;
 use crate::headers::duration;
+use crate::keys::Key;
 use crate::limit::{Dimension, Period, Refusal, Scope};
 use crate::peek::{Peek, PeekError, PeekErrorKind, RANK_FIELDS};
 use crate::snapshot::{Model, Snapshot};
@@ -99,8 +100,17 @@ pub(crate) fn find_model<'s>(
                 .code("missing_required_parameter"),
         );
     };
-    if let Some(model) = snapshot.models.get(asked.as_ref()) {
-        return Ok((asked.to_string(), model));
+    let model = named_model(snapshot, asked)?;
+    Ok((asked.to_string(), model))
+}
+
+/// The model of that name.
+pub(crate) fn named_model<'s>(
+    snapshot: &'s Snapshot,
+    asked: &str,
+) -> Result<&'s Arc<Model>, Error> {
+    if let Some(model) = snapshot.models.get(asked) {
+        return Ok(model);
     }
     if !snapshot.complete {
         return Err(Error::new(
@@ -115,6 +125,19 @@ pub(crate) fn find_model<'s>(
         format!("The model '{shown}' does not exist or you do not have access to it."),
     )
     .param("model"))
+}
+
+/// Refuses a key that may not use the model.
+pub(crate) fn permitted(key: &Key, asked: &str, model: &Model) -> Result<(), Error> {
+    if key.may_use(asked, &model.name) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Forbidden,
+        format!("This API key may not use the model '{asked}'."),
+    )
+    .param("model")
+    .code("model_not_allowed"))
 }
 
 /// A budget cannot be kept where the cost is not known.

@@ -76,6 +76,7 @@ pub(crate) async fn send(gateway: Arc<Gateway>, shadow: Copied, copy: Copy) {
         endpoint: copy.endpoint,
         stream: copy.stream,
         model: &shadow.model,
+        responses: false,
         object: None,
     };
     let exchange = async {

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
-use crate::door::{Door, Voice};
+use crate::door::{Door, Keep, Voice};
 use crate::error::{Error, Kind};
 use crate::linger::Linger;
 use crate::relay;
@@ -55,6 +55,7 @@ pub fn header_text(text: impl Into<String>) -> HeaderValue {
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 struct State {
     head: Option<Head>,
     out: BytesMut,
@@ -72,6 +73,9 @@ struct State {
     telling: Option<Telling>,
     /// Why the answer, or what is left of it, is an error.
     failure: Option<Error>,
+    /// Whole answers are remembered.
+    remembers: bool,
+    remembered: Option<Bytes>,
     form: Form,
 }
 
@@ -97,10 +101,16 @@ struct Telling {
 }
 
 impl Telling {
-    /// Appends what OpenAI's bytes come to. After a trouble there is nothing more to tell.
+    /// Appends what OpenAI's bytes come to, or those in the reader's words. After a trouble there is
+    /// nothing more to tell.
     fn feed(&mut self, said: Bytes, out: &mut BytesMut) {
         if !said.is_empty() && self.trouble.is_none() {
-            self.trouble = self.voice.feed(said, out).err();
+            let told = if self.native {
+                self.voice.pass(said, out)
+            } else {
+                self.voice.feed(said, out)
+            };
+            self.trouble = told.err();
         }
     }
 }
@@ -118,7 +128,7 @@ impl State {
 
     /// Lets `fill` append to what the reader gets, in its words.
     fn say<T>(&mut self, fill: impl FnOnce(&mut BytesMut) -> T) -> T {
-        let Some(telling) = self.telling.as_mut().filter(|telling| !telling.native) else {
+        let Some(telling) = &mut self.telling else {
             return fill(&mut self.out);
         };
         let mut said = BytesMut::new();
@@ -177,7 +187,7 @@ impl Slot {
     pub fn of(door: Door, voice: Option<Box<dyn Voice>>) -> Self {
         Self {
             door,
-            voiced: voice.is_some(),
+            voiced: voice.is_some() || door == Door::Responses,
             state: Mutex::new(State {
                 telling: voice.map(|voice| Telling {
                     voice,
@@ -223,6 +233,64 @@ impl Slot {
             Some(telling) => telling.voice.answer(body),
             None => Ok(body.clone()),
         }
+    }
+
+    /// A whole answer that is in the reader's words already, with what the gateway has to say of it.
+    /// Errors: it is none.
+    pub fn own(&self, body: Bytes) -> Result<Bytes, Error> {
+        match &self.state.lock().telling {
+            Some(telling) => telling.voice.own(body),
+            None => Ok(body),
+        }
+    }
+
+    /// Says how the answer is told, where that was not known at first.
+    pub fn tell(&self, voice: Option<Box<dyn Voice>>) {
+        self.state.lock().telling = voice.map(|voice| Telling {
+            voice,
+            native: false,
+            trouble: None,
+        });
+    }
+
+    /// From now on the answer is remembered here once it is whole, as [`Slot::remembered`] gives it.
+    pub fn remember(&self) {
+        self.state.lock().remembers = true;
+    }
+
+    /// What is to be kept of an answer before its end is told. whole: the answer, where it is no
+    /// stream.
+    pub fn keeps(&self, whole: Option<&Bytes>) -> Option<Keep> {
+        if self.door != Door::Responses {
+            return None;
+        }
+        let mut state = self.state.lock();
+        let all = state.remembers;
+        let keep = state.telling.as_ref()?.voice.keeps(whole, all)?;
+        if all {
+            state.remembered = Some(keep.json.clone());
+        }
+        Some(keep).filter(|keep| keep.store)
+    }
+
+    /// Says whether the store has it; a whole answer tells that.
+    pub fn kept(&self, stored: bool, whole: Option<Bytes>) -> Option<Bytes> {
+        match &mut self.state.lock().telling {
+            Some(telling) => telling.voice.kept(stored, whole),
+            None => whole,
+        }
+    }
+
+    /// What is remembered of an answer that was whole: what a next request may name as its previous
+    /// response, though the store does not have it.
+    pub fn remembered(&self) -> Option<Bytes> {
+        self.state.lock().remembered.clone()
+    }
+
+    /// An error as this reader names its fields.
+    fn named(&self, error: &Error) -> Option<Error> {
+        let state = self.state.lock();
+        state.telling.as_ref()?.voice.named(error)
     }
 
     /// Why the answer, or what is left of it, is an error.
@@ -426,6 +494,8 @@ impl Slot {
 
     /// Answers with `error`. `headers`: the answer's, which begin with the request's id.
     pub fn refuse(&self, error: &Error, mut headers: Headers) {
+        let named = self.named(error);
+        let error = named.as_ref().unwrap_or(error);
         let body = self.door.refuse(error, &mut headers);
         self.state.lock().failure = Some(error.clone());
         self.start(Head {
@@ -458,9 +528,14 @@ impl Slot {
             let mut state = self.state.lock();
             state.ended = true;
             let State { telling, out, .. } = &mut *state;
-            if let Some(telling) = telling.as_mut().filter(|telling| !telling.native)
-                && let Err(error) = telling.voice.end(out)
-            {
+            let ended = telling.as_mut().map(|telling| {
+                if telling.native {
+                    telling.voice.passed(out)
+                } else {
+                    telling.voice.end(out)
+                }
+            });
+            if let Some(Err(error)) = ended {
                 state.cut(&error);
             }
             if state.cancelled {

@@ -30,6 +30,7 @@ mod outgoing;
 mod redirect;
 mod rope;
 pub mod sigv4;
+mod socket;
 
 pub use client::chain;
 pub use credentials::AwsCredentials;
@@ -40,6 +41,9 @@ pub use rope::Rope;
 use address::{Address, Places};
 use client::Pool;
 use credentials::{Credentials, HeaderList, Wallet};
+
+/// Which unfinished parts of Anthropic's API a request uses.
+pub const BETA: &str = "anthropic-beta";
 
 /// Output asked for where neither client nor configuration bounds it and the dialect must, tokens.
 const MAX_OUTPUT_TOKENS: u32 = 4096;
@@ -68,6 +72,8 @@ pub struct Upstream {
     pub health: Arc<Health>,
     /// Requests sent.
     pub attempts: Arc<Counter>,
+    /// Where it counts the tokens of a request of Anthropic's Messages.
+    pub count_tokens: Option<String>,
     address: Address,
     places: Places,
     headers: HeaderList,
@@ -77,6 +83,8 @@ pub struct Upstream {
     waits: bool,
     wallet: Arc<Wallet>,
     pool: Pool,
+    /// For WebSockets, where the other one may speak HTTP/2.
+    sockets: Option<Pool>,
 }
 
 /// What an upstream's kind can do on the wire.
@@ -104,6 +112,8 @@ pub struct Call<'a> {
     pub stream: bool,
     /// The model's name there.
     pub model: &'a str,
+    /// It is told as Responses, where these are offered beside chat.
+    pub responses: bool,
     /// The file or batch that it is about, in place of a model.
     pub object: Option<&'a Object>,
 }
@@ -133,6 +143,7 @@ impl Upstream {
             gate: gate(spec, counters, region)?,
             health,
             attempts: counters.upstream(&spec.name),
+            count_tokens: spec.paths.count_tokens.clone(),
             places: Places::new(&address, &spec.paths).map_err(named)?,
             headers: fixed_headers(spec).map_err(named)?,
             sign: spec.sign.clone(),
@@ -140,6 +151,10 @@ impl Upstream {
             waits: spec.credentials || spec.sign.is_some(),
             wallet: Arc::default(),
             pool: Pool::new(address.scheme(), spec.http2, connect).map_err(named)?,
+            sockets: (spec.http2 && spec.paths.realtime.is_some())
+                .then(|| Pool::new(address.scheme(), false, connect))
+                .transpose()
+                .map_err(named)?,
             address,
         })
     }
@@ -178,6 +193,11 @@ impl Upstream {
         self.places.offers(endpoint)
     }
 
+    /// Whether it has Responses beside chat.
+    pub const fn offers_responses(&self) -> bool {
+        self.places.offers_responses()
+    }
+
     /// Posts `body` and waits for the answer's head, wherever that is to be fetched.
     ///
     /// Errors: [`Kind::Unavailable`] when nothing was sent, as no connection came about or
@@ -190,6 +210,10 @@ impl Upstream {
         body: impl Into<Outgoing>,
     ) -> Result<Response<Incoming>, Error> {
         let (method, uri) = match call.object {
+            None if call.responses => {
+                let uri = self.places.responses(&self.address, call.model);
+                (Method::POST, uri)
+            }
             None => {
                 let places = &self.places;
                 let uri = places.uri(&self.address, call.endpoint, call.stream, call.model);
@@ -256,8 +280,19 @@ impl Upstream {
         path: &str,
         body: Rope,
     ) -> Result<Response<Incoming>, Error> {
+        self.ask_with(method, path, &HeaderMap::new(), body).await
+    }
+
+    /// [`Upstream::ask`] with more headers.
+    pub async fn ask_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &HeaderMap,
+        body: Rope,
+    ) -> Result<Response<Incoming>, Error> {
         let uri = self.address.uri(path).map_err(|e| not_forwarded(&e))?;
-        let request = self.request(method, uri, &HeaderMap::new(), body)?;
+        let request = self.request(method, uri, headers, body)?;
         self.pool.send(request).await
     }
 
@@ -288,7 +323,11 @@ impl Upstream {
             .or_insert(HeaderValue::from_static("application/json"));
         out.insert(ACCEPT, HeaderValue::from_static("*/*"));
         for (name, value) in &self.headers {
-            out.insert(name.clone(), value.clone());
+            let value = match out.get(name).filter(|_| name == BETA) {
+                Some(asked) => joined(value, asked),
+                None => value.clone(),
+            };
+            out.insert(name.clone(), value);
         }
         match credentials.as_deref() {
             Some(Credentials::Headers(list)) => {
@@ -328,6 +367,12 @@ impl Upstream {
         // An engine that does not answer has already lost the request's connection.
         let _ = tokio::time::timeout(Duration::from_secs(2), call).await;
     }
+}
+
+/// Anthropic's betas: those that are configured, and those that the client asks for.
+fn joined(configured: &HeaderValue, asked: &HeaderValue) -> HeaderValue {
+    let both = [configured.as_bytes(), b",", asked.as_bytes()].concat();
+    HeaderValue::from_bytes(&both).unwrap_or_else(|_| configured.clone())
 }
 
 fn not_forwarded(cause: &dyn std::fmt::Display) -> Error {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use forebay_core::limit::{
     Ask, BadQuota, Bucket, CONCURRENCY_RETRY, Decision, Declined, Dimension, Limits, MAX_NOW,
-    Meter, Now, PROGRESS_STEP, Permits, Quota, Refusal, Reservation, Scope, State, Table,
+    Meter, Now, PROGRESS_STEP, Part, Permits, Quota, Refusal, Reservation, Scope, State, Table,
 };
 use proptest::prelude::*;
 
@@ -575,6 +575,42 @@ fn a_reservation_settles_once_however_it_ends() {
     admit(500).cancel();
     assert_eq!((tokens_left(&meter), meter.state(0).in_flight), (8_400, 0));
     assert_eq!(meter.state(0).requests.unwrap().remaining, requests);
+}
+
+#[test]
+fn a_session_holds_the_permit_and_its_requests_all_else() {
+    let meter = Arc::new(Meter::new(&Limits {
+        rpm: Some(60),
+        tpm: Some(10_000),
+        concurrency: Some(1),
+        ..Limits::default()
+    }));
+    let admit = |tokens, part| {
+        let meters = [None, Some(Arc::clone(&meter)), None, None];
+        Reservation::admit_part(meters, Now::default(), Ask { tokens, nano: 0 }, part)
+    };
+    let requests = || meter.state(0).requests.unwrap().remaining;
+    let (session, _) = admit(0, Part::Place).unwrap();
+    assert_eq!((meter.state(0).in_flight, requests()), (1, 10));
+    assert!(admit(0, Part::Place).is_err());
+    assert!(reserve(&meter, 1).is_err());
+
+    let (mut request, _) = admit(1_000, Part::Use).unwrap();
+    assert_eq!((tokens_left(&meter), requests()), (9_000, 9));
+    // It has no permit to give back.
+    request.places().give_back();
+    assert_eq!(meter.state(0).in_flight, 1);
+    request.settle(400, 0);
+    assert_eq!((tokens_left(&meter), meter.state(0).in_flight), (9_600, 1));
+    admit(1_000, Part::Use).unwrap().0.cancel();
+    assert_eq!((tokens_left(&meter), requests()), (9_600, 9));
+    drop(admit(600, Part::Use).unwrap());
+    assert_eq!((tokens_left(&meter), meter.state(0).in_flight), (9_000, 1));
+    assert!(admit(9_001, Part::Use).is_err());
+
+    session.cancel();
+    assert_eq!((meter.state(0).in_flight, requests()), (0, 8));
+    reserve(&meter, 1).unwrap().settle(1, 0);
 }
 
 #[test]

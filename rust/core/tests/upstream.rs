@@ -97,6 +97,7 @@ async fn each_api_has_its_path_with_the_model_in_it() {
         chat_stream: Some("/models/{model}:stream?alt=sse".to_owned()),
         completions: None,
         embeddings: Some("/embed".to_owned()),
+        count_tokens: None,
     };
     let (rig, engine) = rig(|spec| UpstreamSpec {
         url: spec.url + "/v1beta/?api-version=2",

@@ -1,4 +1,6 @@
 //! Between Python objects and the core's borrowed views.
+use forebay_core::door::grpc::status_details;
+use forebay_core::error::Error;
 use forebay_core::gateway::Request;
 use forebay_core::record::UsageEvent;
 use forebay_core::slot::Head;
@@ -18,6 +20,7 @@ pub(crate) struct Headers<'py> {
     session: Option<Bound<'py, PyBytes>>,
     api_key: Option<Bound<'py, PyBytes>>,
     idempotency_key: Option<Bound<'py, PyBytes>>,
+    beta: Option<Bound<'py, PyBytes>>,
 }
 
 impl<'py> Headers<'py> {
@@ -37,6 +40,7 @@ impl<'py> Headers<'py> {
                 b"x-session-id" => &mut headers.session,
                 b"x-api-key" => &mut headers.api_key,
                 b"idempotency-key" => &mut headers.idempotency_key,
+                b"anthropic-beta" => &mut headers.beta,
                 _ => continue,
             };
             if place.is_none() {
@@ -60,6 +64,7 @@ impl<'py> Headers<'py> {
             session: bytes(self.session.as_ref()),
             api_key: bytes(self.api_key.as_ref()),
             idempotency_key: bytes(self.idempotency_key.as_ref()),
+            beta: bytes(self.beta.as_ref()),
             ..Request::default()
         }
     }
@@ -72,6 +77,16 @@ pub(crate) fn head<'py>(py: Python<'py>, head: &Head) -> PyResult<Bound<'py, PyA
     Ok((head.status, headers, body, head.more)
         .into_pyobject(py)?
         .into_any())
+}
+
+/// An error as gRPC has it: the code, the message, and a `google.rpc.Status` in its wire form.
+pub(crate) fn grpc_status<'py>(
+    py: Python<'py>,
+    error: &Error,
+    request_id: &str,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let (code, message, details) = status_details(error, request_id);
+    (code, message, PyBytes::new(py, &details)).into_pyobject(py)
 }
 
 fn header_list<'py>(

@@ -14,7 +14,7 @@ use forebay_core::error::{Error, Kind};
 use forebay_core::gateway::{Failure, Gateway};
 use forebay_core::headers::fresh_request_id;
 use forebay_core::health::Engine;
-use forebay_core::listener::{Bounds, Listener};
+use forebay_core::listener::{Bounds, Listener, Sockets};
 use forebay_core::prompt_log::without_secrets;
 use http::Method;
 use parking_lot::Mutex;
@@ -247,7 +247,7 @@ impl Core {
     /// application's Unix socket. Returns the address with the port that the system chose. With
     /// `reuse_port` other processes may listen there too.
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
-    #[pyo3(signature = (host, port, *, app, body_bytes, upload_bytes, header_bytes, header_read_s, body_read_s, reuse_port=false))]
+    #[pyo3(signature = (host, port, *, app, body_bytes, upload_bytes, header_bytes, header_read_s, body_read_s, websockets, websocket_idle_s, reuse_port=false))]
     fn listen(
         &self,
         host: &str,
@@ -258,6 +258,8 @@ impl Core {
         header_bytes: usize,
         header_read_s: f64,
         body_read_s: f64,
+        websockets: usize,
+        websocket_idle_s: f64,
         reuse_port: bool,
     ) -> PyResult<(String, u16)> {
         let ip = host
@@ -272,6 +274,10 @@ impl Core {
             header_read: seconds(header_read_s)?,
             body_read: seconds(body_read_s)?,
             write_stall: WRITE_STALL,
+            sockets: Sockets {
+                most: websockets,
+                idle: seconds(websocket_idle_s)?,
+            },
         };
         let _runtime = self.reactor.handle().enter();
         let listener = Listener::start(
@@ -481,7 +487,7 @@ impl Core {
         way: Option<usize>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let headers = Headers::read(headers)?;
-        match self.gateway.authenticate(headers.request().authorization) {
+        match self.gateway.authenticate(&headers.request()) {
             Ok(_) => Ok(None),
             Err(error) => self
                 .answer(py, door_of(way)?, &error, Some(&headers))
@@ -496,10 +502,7 @@ impl Core {
         headers: &Bound<'py, PyList>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let headers = Headers::read(headers)?;
-        match self
-            .gateway
-            .authenticate_admin(headers.request().authorization)
-        {
+        match self.gateway.authenticate_admin(&headers.request()) {
             Ok(_) => Ok(None),
             Err(error) => self
                 .answer(py, Door::OpenAi, &error, Some(&headers))
@@ -520,6 +523,28 @@ impl Core {
         }
     }
 
+    /// `None` if the request's key is good, an admin key with `admin`; else the refusal as gRPC
+    /// has it: `(code, message, details)`.
+    #[pyo3(signature = (headers, *, admin=false))]
+    fn grpc_refusal<'py>(
+        &self,
+        py: Python<'py>,
+        headers: &Bound<'py, PyList>,
+        admin: bool,
+    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let headers = Headers::read(headers)?;
+        let request = headers.request();
+        let found = if admin {
+            self.gateway.authenticate_admin(&request)
+        } else {
+            self.gateway.authenticate(&request)
+        };
+        match found {
+            Ok(_) => Ok(None),
+            Err(error) => self.grpc_status(py, &error, Some(&headers)).map(Some),
+        }
+    }
+
     /// The names of the models that the request's key may use, or the refusal.
     fn models<'py>(
         &self,
@@ -527,7 +552,7 @@ impl Core {
         headers: &Bound<'py, PyList>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let headers = Headers::read(headers)?;
-        match self.gateway.authenticate(headers.request().authorization) {
+        match self.gateway.authenticate(&headers.request()) {
             Ok(key) => Ok(PyList::new(py, self.gateway.models(&key))?.into_any()),
             Err(error) => self.answer(py, Door::OpenAi, &error, Some(&headers)),
         }
@@ -564,6 +589,27 @@ impl Core {
         error.cause = cause;
         let headers = headers.map(Headers::read).transpose()?;
         self.answer(py, door_of(way)?, &error, headers.as_ref())
+    }
+
+    /// An error as gRPC has it: `(code, message, details)`. `headers` are the request's, for its id.
+    #[pyo3(signature = (kind_name, message, *, headers=None, param=None, code=None, cause=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
+    fn grpc_error<'py>(
+        &self,
+        py: Python<'py>,
+        kind_name: &str,
+        message: String,
+        headers: Option<&Bound<'py, PyList>>,
+        param: Option<String>,
+        code: Option<String>,
+        cause: Option<String>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let mut error = Error::new(kind(kind_name)?, message);
+        error.param = param.map(Into::into);
+        error.code = code.map(Into::into);
+        error.cause = cause;
+        let headers = headers.map(Headers::read).transpose()?;
+        self.grpc_status(py, &error, headers.as_ref())
     }
 
     /// From now on what is admitted is recorded in a spool under `root`, prompt logs too. Once.
@@ -673,6 +719,20 @@ impl Core {
 }
 
 impl Core {
+    /// Notes an error as an answer is noted, and gives what gRPC tells of it.
+    fn grpc_status<'py>(
+        &self,
+        py: Python<'py>,
+        error: &Error,
+        headers: Option<&Headers<'py>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let asked = headers.and_then(|headers| headers.request().request_id);
+        let id = fresh_request_id(asked);
+        let text = id.1.clone();
+        self.gateway.refusal(Door::OpenAi, error, vec![id]);
+        convert::grpc_status(py, error, text.to_str().unwrap_or_default())
+    }
+
     fn answer<'py>(
         &self,
         py: Python<'py>,

@@ -11,6 +11,7 @@ fn named(name: &str) -> PyResult<Dialect> {
         "anthropic" => Dialect::Anthropic,
         "gemini" => Dialect::Gemini,
         "converse" => Dialect::Converse,
+        "responses" => Dialect::Responses,
         _ => return Err(PyValueError::new_err(format!("no dialect {name:?}"))),
     })
 }

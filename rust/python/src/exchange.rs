@@ -4,8 +4,9 @@ use std::task::{Context, Poll, Waker};
 
 use forebay_core::slot::Slot;
 use parking_lot::Mutex;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::convert;
 use crate::core::Core;
@@ -15,6 +16,7 @@ use crate::core::Core;
 pub(crate) enum Want {
     Head,
     Body,
+    Messages,
 }
 
 /// A future that the event loop awaits, and what will resolve it.
@@ -77,6 +79,11 @@ impl Exchange {
                 Poll::Ready(None) => py.None().into_bound(py),
                 Poll::Pending => return Ok(Poll::Pending),
             },
+            Want::Messages => match self.slot.poll_body(&mut cx, |bytes| messages(py, bytes)) {
+                Poll::Ready(Some(list)) => list?.into_any(),
+                Poll::Ready(None) => py.None().into_bound(py),
+                Poll::Pending => return Ok(Poll::Pending),
+            },
         };
         Ok(Poll::Ready(ready))
     }
@@ -94,6 +101,22 @@ impl Exchange {
     }
 }
 
+/// The messages in a batch of gRPC's frames: a flag, the length in four bytes, the message.
+/// The driver writes whole frames under one lock, so a batch never ends within one.
+fn messages<'py>(py: Python<'py>, mut batch: &[u8]) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    while let Some((head, rest)) = batch.split_first_chunk::<5>() {
+        let [_, length @ ..] = *head;
+        let (message, rest) = usize::try_from(u32::from_be_bytes(length))
+            .ok()
+            .and_then(|length| rest.split_at_checked(length))
+            .ok_or_else(|| PyRuntimeError::new_err("a batch ends within a message"))?;
+        list.append(PyBytes::new(py, message))?;
+        batch = rest;
+    }
+    Ok(list)
+}
+
 #[pymethods]
 impl Exchange {
     /// `(status, headers, body, more)`, or a future of it.
@@ -104,6 +127,25 @@ impl Exchange {
     /// All bytes that are ready in one piece, `None` at the end, or a future of either.
     fn next<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         Self::take(slf, Want::Body)
+    }
+
+    /// As `next`, for an answer in gRPC's frames: the messages that are ready, one by one.
+    fn next_messages<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::take(slf, Want::Messages)
+    }
+
+    /// Why the answer, or what is left of it, is an error, as gRPC has it: `(code, message,
+    /// details)`; `None` while it is none. `request_id` is told in the details.
+    #[pyo3(signature = (request_id=""))]
+    fn failure<'py>(
+        &self,
+        py: Python<'py>,
+        request_id: &str,
+    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        self.slot
+            .failure()
+            .map(|error| convert::grpc_status(py, &error, request_id))
+            .transpose()
     }
 
     /// The client has gone: stop the engine, book what was delivered. Takes anything, so that it

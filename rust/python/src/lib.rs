@@ -4,6 +4,7 @@ mod convert;
 mod core;
 mod dialects;
 mod exchange;
+mod grpc;
 mod leases;
 mod limits;
 mod port;
@@ -25,6 +26,8 @@ mod _core {
     use crate::dialects::{translate_answer, translate_request};
     #[pymodule_export]
     use crate::exchange::Exchange;
+    #[pymodule_export]
+    use crate::grpc::{grpc_table, grpc_to_json, json_to_grpc};
     #[pymodule_export]
     use crate::leases::{Lease, Leases};
     #[pymodule_export]

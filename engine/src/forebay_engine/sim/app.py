@@ -112,6 +112,7 @@ class App:
             "/v1/embeddings": self._embed,
             "/v1/tokenize": self._tokenize,
             "/tokenize": self._tokenize,
+            "/v1/messages/count_tokens": self._count_tokens,
             "/abort_request": self._abort,
             "/flush_cache": self._flush,
             "/slow_down": self._slow_down,
@@ -406,6 +407,11 @@ class App:
             "max_model_len": self.options.context_length,
         }
         exchange.respond(200, dump(answer))
+
+    def _count_tokens(self, exchange: Exchange) -> None:
+        body = requests.load(exchange.path, exchange.header(b"content-type"), exchange.body)
+        tokens = requests.count_messages(exchange.path, body, self.options)
+        exchange.respond(200, dump({"input_tokens": tokens}))
 
     # Control
 

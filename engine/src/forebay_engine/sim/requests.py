@@ -122,6 +122,36 @@ def chat(path: str, body: Body, options: SimOptions) -> Generation:
     return request
 
 
+def count_messages(path: str, body: Body, options: SimOptions) -> int:
+    """Tokens of the input of a request of Anthropic's Messages. Raises Refused."""
+    messages: list[dict[str, Any]] = []
+    if body.get("system"):
+        messages.append({"role": "system", "content": body["system"]})
+    for item in body.get("messages") or []:
+        blocks: Any = item.get("content") if isinstance(item, dict) else None
+        listed = isinstance(blocks, list)
+        results = [b for b in blocks if b.get("type") == "tool_result"] if listed else []
+        messages += [{"role": "tool", "content": block.get("content")} for block in results]
+        if listed:
+            blocks = [block for block in blocks if block not in results]
+        if blocks:
+            messages.append({"role": item.get("role"), "content": blocks})
+    plain: Body = {"model": body.get("model"), "messages": messages, "max_tokens": 1}
+    if body.get("tools"):
+        plain["tools"] = [
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.get("name"),
+                    "description": tool.get("description"),
+                    "parameters": tool.get("input_schema"),
+                },
+            }
+            for tool in body["tools"]
+        ]
+    return chat(path, plain, options).prompt_tokens
+
+
 def completion(path: str, body: Body, options: SimOptions) -> Generation:
     """Check a completion request. Raises Refused."""
     if "prompt" not in body:

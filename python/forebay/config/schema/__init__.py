@@ -33,6 +33,7 @@ from forebay.config.schema.root import Config, json_schema, to_public
 from forebay.config.schema.service import (
     Address,
     Files,
+    GrpcTls,
     Idempotency,
     Limits,
     Listen,
@@ -66,6 +67,7 @@ __all__ = [
     "Config",
     "Credentials",
     "Files",
+    "GrpcTls",
     "Hedge",
     "Idempotency",
     "Limits",

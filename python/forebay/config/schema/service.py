@@ -23,10 +23,22 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class GrpcTls(Section, frozen=True, kw_only=True):
+    """TLS of the gRPC listener: paths of files in PEM, read again when one of them changes.
+
+    cert: the chain, the server's own certificate first. key: its private key. client_ca: who signs
+    the certificates that clients must then have (mTLS); None asks clients for none.
+    """
+
+    cert: Annotated[str, Meta(min_length=1)]
+    key: Annotated[str, Meta(min_length=1)]
+    client_ca: Annotated[str, Meta(min_length=1)] | None = None
+
+
 class Listen(Section, frozen=True, kw_only=True):
     """Where the gateway listens, as HOST:PORT (an IPv6 host in brackets).
 
-    grpc: None serves no gRPC.
+    grpc: None serves no gRPC. grpc_tls: None serves it in the clear.
     server: who accepts HTTP connections. ``core``: the Rust listener, which answers inference
         itself and passes all else to the application. ``granian``: Granian, with everything in
         the application.
@@ -35,20 +47,25 @@ class Listen(Section, frozen=True, kw_only=True):
     http: str = "0.0.0.0:8080"
     server: Server = "core"
     grpc: str | None = None
+    grpc_tls: GrpcTls | None = None
 
 
 class Limits(Section, frozen=True, kw_only=True):
-    """Bounds on what a client or an upstream may send, in bytes.
+    """Bounds on what a client or an upstream may send, in bytes, and on WebSockets.
 
-    body_bytes: a request's body. upload_bytes: one that is a form with files in it, of which no
-    more than `body_bytes` are held. event_bytes: one server-sent event of an answer.
-    header_bytes: a request's header block.
+    body_bytes: a request's body, or a WebSocket's message. upload_bytes: one that is a form with
+        files in it, of which no more than `body_bytes` are held. event_bytes: one server-sent event
+        of an answer. header_bytes: a request's header block.
+    websockets: how many one process has open. websocket_idle_s: how long one may have no request,
+        seconds.
     """
 
     body_bytes: Annotated[int, Meta(ge=1024, le=1024 * MIB)] = 10 * MIB
     upload_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024 * MIB)] = 100 * MIB
     event_bytes: Annotated[int, Meta(ge=1024, le=64 * MIB)] = MIB
     header_bytes: Annotated[int, Meta(ge=4096, le=MIB)] = 64 * 1024
+    websockets: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000
+    websocket_idle_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
 
 
 class Files(Section, frozen=True, kw_only=True):

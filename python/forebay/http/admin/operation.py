@@ -16,9 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from forebay.gateway.answer import Answer
-from forebay.http.admin.caller import actor, own_request_id
+from forebay.gateway.request_id import own_request_id
+from forebay.http.admin.caller import actor
 from forebay.http.body import Incomplete, TooLarge, TooSlow, content_length, drain, read_rest
-from forebay.store.actor import acting
+from forebay.store.actor import Actor, acting
 from forebay.store.database import UNREACHABLE, Database
 from forebay.store.errors import (
     AccountExists,
@@ -57,13 +58,20 @@ class Refused(Exception):
     """The request cannot be served; what the client is told."""
 
     def __init__(
-        self, kind: str, message: str, *, param: str | None = None, code: str | None = None
+        self,
+        kind: str,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        cause: str | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.param = param
         self.code = code
+        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +120,63 @@ class Call:
         return self._database
 
 
-class Endpoint:
-    """All operations of one path."""
+class Desk:
+    """Where operations are done, whichever way their requests come in."""
 
-    def __init__(
-        self,
-        operations: list[Operation],
-        gateway: "Gateway",
-        database: DatabaseSource,
-    ) -> None:
-        self._operations = {operation.method: operation for operation in operations}
-        self._core = gateway.core
-        self._gateway = gateway
-        self._aliased = gateway.aliased
-        self._drain_upstream = gateway.drain_upstream
+    def __init__(self, gateway: "Gateway", database: DatabaseSource) -> None:
+        self.core = gateway.core
+        self.gateway = gateway
         self._database = database
-        self._body_bytes = gateway.config.limits.body_bytes
+
+    async def perform(
+        self, operation: Operation, who: Actor, *, path: dict[str, str], query: Any, body: Any
+    ) -> Any:
+        """Do an operation for the holder of an admin key; its answer.
+
+        Raises: Refused, for all that stands in its way but faults of ours.
+        """
+        call = Call(
+            self.core,
+            self.gateway.config,
+            self.gateway.aliased,
+            self.gateway.drain_upstream,
+            path,
+            query,
+            body,
+            self._database(),
+        )
+        work_s = WORK_S if operation.work_s is None else operation.work_s
+        limit = asyncio.timeout(work_s)
+        try:
+            async with limit:
+                with acting(who):
+                    answer = await operation.run(call)
+        except (StoreUnavailable, *UNREACHABLE) as error:
+            raise Refused(
+                "unavailable",
+                f"This took longer than {work_s:g} s and was given up. Please try again."
+                if limit.expired()
+                else "The database cannot be reached now. Please try again.",
+                cause=str(error) or type(error).__name__,
+            ) from error
+        except Exception as error:
+            refused = _refused(error)
+            if refused is None:
+                raise
+            raise refused from None
+        if operation.method != "GET":
+            log.info("administered", operation=f"{operation.method} {operation.path}", by=who.name)
+        return answer
+
+
+class Endpoint:
+    """All operations of one path, over HTTP."""
+
+    def __init__(self, operations: list[Operation], desk: Desk) -> None:
+        self._operations = {operation.method: operation for operation in operations}
+        self._core = desk.core
+        self._desk = desk
+        self._body_bytes = desk.gateway.config.limits.body_bytes
 
     @property
     def methods(self) -> list[str]:
@@ -144,43 +193,18 @@ class Endpoint:
             await drain(request.receive, content_length(headers) or 0)
             return render(refusal, {"connection": "close"})
         operation = self._operations["GET" if request.method == "HEAD" else request.method]
-        work_s = WORK_S if operation.work_s is None else operation.work_s
-        limit = asyncio.timeout(None)
+        who = actor(request, headers, self._desk.gateway.config.listen)
         try:
-            async with limit:
-                body = await self._read(request, operation)
-                limit.reschedule(asyncio.get_running_loop().time() + work_s)
-                call = Call(
-                    self._core,
-                    self._gateway.config,
-                    self._aliased,
-                    self._drain_upstream,
-                    request.path_params,
-                    _query(request, operation),
-                    body,
-                    self._database(),
-                )
-                who = actor(request, headers, self._gateway.config.listen)
-                with acting(who):
-                    answer = await operation.run(call)
-        except (StoreUnavailable, *UNREACHABLE) as error:
-            return render(
-                self._core.error(
-                    "unavailable",
-                    f"This took longer than {work_s:g} s and was given up. Please try again."
-                    if limit.expired()
-                    else "The database cannot be reached now. Please try again.",
-                    headers=headers,
-                    cause=str(error) or type(error).__name__,
-                )
+            body = await self._read(request, operation)
+            answer = await self._desk.perform(
+                operation,
+                who,
+                path=request.path_params,
+                query=_query(request, operation),
+                body=body,
             )
-        except Exception as error:
-            refused = _refused(error)
-            if refused is None:
-                raise
+        except Refused as refused:
             return render(self._error(headers, refused))
-        if operation.method != "GET":
-            log.info("administered", operation=f"{operation.method} {operation.path}", by=who.name)
         told = {"x-request-id": who.request_id or ""}
         if answer is None and operation.answer is None:
             return Response(status_code=operation.status, headers=told)
@@ -198,7 +222,12 @@ class Endpoint:
 
     def _error(self, headers: list[tuple[bytes, bytes]], refused: Refused) -> Answer:
         return self._core.error(
-            refused.kind, refused.message, headers=headers, param=refused.param, code=refused.code
+            refused.kind,
+            refused.message,
+            headers=headers,
+            param=refused.param,
+            code=refused.code,
+            cause=refused.cause,
         )
 
     async def _read(self, request: Request, operation: Operation) -> Any:
@@ -238,8 +267,13 @@ def _query(request: Request, operation: Operation) -> Any:
     values = dict(pairs)
     if len(values) < len(pairs):
         raise Refused("invalid_request", "A query parameter was given twice.", code="invalid_value")
+    return converted(values, operation.query or _NoQuery, strict=False)
+
+
+def converted(values: dict[str, Any], kind: type[T], *, strict: bool = True) -> T:
+    """Plain values as an operation's type. Raises: Refused, that names the value at fault."""
     try:
-        return msgspec.convert(values, operation.query or _NoQuery, strict=False)
+        return msgspec.convert(values, kind, strict=strict)
     except msgspec.ValidationError as error:
         raise _explained(error) from None
 

@@ -17,7 +17,7 @@ from forebay.http.admin import (
     upstreams,
     usage,
 )
-from forebay.http.admin.operation import PREFIX, Call, DatabaseSource, Endpoint, Operation
+from forebay.http.admin.operation import PREFIX, Call, DatabaseSource, Desk, Endpoint, Operation
 from forebay.metering.document import Document
 from forebay.store.accounts import Account, AccountChanges
 from forebay.store.billing import Billing, BillingChanges, Seller
@@ -350,8 +350,9 @@ def admin_routes(gateway: "Gateway", database: DatabaseSource) -> list[Route]:
     for operation in OPERATIONS:
         by_path.setdefault(operation.path, []).append(operation)
     routes = []
+    desk = Desk(gateway, database)
     for path, operations in by_path.items():
-        endpoint = Endpoint(operations, gateway, database)
+        endpoint = Endpoint(operations, desk)
         # Names of models and upstreams may have slashes in them.
         pattern = PREFIX + re.sub(r"{(model|upstream)}", r"{\1:path}", path)
         routes.append(Route(pattern, endpoint.serve, methods=endpoint.methods))

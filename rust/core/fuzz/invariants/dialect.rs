@@ -3,11 +3,12 @@ use bytes::{Bytes, BytesMut};
 use forebay_core::dialect::{self, Context, Dialect, Options, Transcoder};
 use serde_json::Value;
 
-const DIALECTS: [Dialect; 4] = [
+const DIALECTS: [Dialect; 5] = [
     Dialect::OpenAi,
     Dialect::Anthropic,
     Dialect::Gemini,
     Dialect::Converse,
+    Dialect::Responses,
 ];
 
 /// What tests ask for unless they say otherwise.
@@ -67,6 +68,14 @@ pub(crate) fn check_stream(stream: &[u8], cuts: &[usize]) {
 pub(crate) fn check(input: &[u8], cuts: &[usize]) {
     let context = Context::default();
     for from in DIALECTS {
+        match dialect::enter(from, input, &options()) {
+            Ok(entry) => {
+                let body: Value = serde_json::from_slice(&entry.body).expect("JSON");
+                let messages = body["messages"].as_array().expect("messages");
+                assert!(!messages.is_empty());
+            }
+            Err(error) => assert!(!error.message.is_empty()),
+        }
         for to in DIALECTS {
             for drop_params in [false, true] {
                 let options = Options {

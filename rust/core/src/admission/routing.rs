@@ -98,7 +98,7 @@ impl Gateway {
     }
 
     /// How a request of `tokens` stands in a queue, and what of it is logged.
-    fn standing(&self, key: &Key, tokens: u64) -> (queue::Ask, Choice) {
+    pub(super) fn standing(&self, key: &Key, tokens: u64) -> (queue::Ask, Choice) {
         let subjects = self.subjects.load();
         let account = subjects.accounts.get(&*key.account);
         let choice = key
@@ -123,7 +123,9 @@ impl Gateway {
             // It comes only once.
             return;
         }
-        if let Some(copied) = job.model.shadow() {
+        // Of what OpenAI's dialect cannot say the copy would be of something else.
+        let said = job.native.as_ref().is_none_or(|own| own.unsaid.is_none());
+        if let Some(copied) = job.model.shadow().filter(|_| said) {
             let copy = shadow::Copy::of(job);
             self.runtime
                 .spawn(shadow::send(Arc::clone(self), copied, copy));

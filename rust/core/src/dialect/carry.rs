@@ -60,6 +60,9 @@ impl Carry {
             ) => ".source",
             (Dialect::Converse, Content::Image(_)) => ".image",
             (Dialect::Converse, Content::Document { .. }) => ".document",
+            (Dialect::Responses, Content::Image(_)) => ".image_url",
+            (Dialect::Responses, Content::Document { .. }) => ".file_data",
+            (Dialect::Responses, Content::Audio(_)) => ".input_audio",
             _ => "",
         });
         invalid(
@@ -82,7 +85,7 @@ impl Carry {
     /// The signature of a call of another provider's model, which is of no use to this one.
     pub(crate) fn signature(&mut self, spot: Spot) {
         let name = match self.from {
-            Dialect::OpenAi => "extra_content",
+            Dialect::OpenAi | Dialect::Responses => "extra_content",
             Dialect::Gemini => "thoughtSignature",
             Dialect::Anthropic | Dialect::Converse => "signature",
         };
@@ -93,6 +96,7 @@ impl Carry {
     pub(crate) fn file_name(&mut self, spot: Spot) {
         let name = match self.from {
             Dialect::OpenAi => "file.filename",
+            Dialect::Responses => "filename",
             Dialect::Anthropic => "title",
             Dialect::Gemini => "displayName",
             Dialect::Converse => "document.name",
@@ -100,9 +104,13 @@ impl Carry {
         self.hint(format!("{}.{name}", spot.path(self.from)));
     }
 
-    /// What no other dialect than the client's has.
+    /// What no other dialect than the client's has. A tool or a part of a message is never left out:
+    /// the answer would be to another question.
     pub(crate) fn unknown(&mut self, request: &Request<'_>) -> Result<(), Error> {
         for (name, _) in &request.other {
+            if name.contains('[') {
+                return Err(unsupported(name.clone().into_owned()));
+            }
             self.leave(&**name)?;
         }
         for hint in &request.hints {

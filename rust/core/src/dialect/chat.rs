@@ -50,7 +50,7 @@ pub(crate) struct Request<'a> {
     pub thinking: Option<Thinking>,
     /// Who the end user is: `safety_identifier` before `user`.
     pub user: Option<Cow<'a, str>>,
-    /// Whatever else was in the request, as `(name, value)`: its top-level fields that no other
+    /// Whatever else was in the request, as `(path, value)`: fields, tools and blocks that no other
     /// dialect has. None of them null.
     pub other: Vec<(Cow<'a, str>, Raw<'a>)>,
     /// Paths of fields that no other dialect has and that do not change the answer; the first
@@ -58,7 +58,43 @@ pub(crate) struct Request<'a> {
     pub hints: Vec<String>,
 }
 
-impl Request<'_> {
+impl<'a> Request<'a> {
+    /// Leaves out what not every dialect can say: what is left tells how much is asked, not what.
+    pub(crate) fn plain(&mut self) {
+        let common = |content: &Content<'_>| match content {
+            Content::Text(_) | Content::Refusal(_) | Content::Thinking { .. } => true,
+            Content::ToolCall(_) | Content::ToolResult(_) | Content::Redacted(_) => true,
+            Content::Image(media) => !matches!(media, Media::File(_)),
+            Content::Document { .. } | Content::Audio(_) => false,
+        };
+        self.other.clear();
+        for message in &mut self.messages {
+            message.parts.retain(|part| common(&part.content));
+            for part in &mut message.parts {
+                if let Content::ToolResult(result) = &mut part.content {
+                    result.content.retain(common);
+                }
+            }
+        }
+        self.messages.retain(|message| !message.parts.is_empty());
+        if self.messages.is_empty() {
+            self.messages.push(Message {
+                role: Role::User,
+                parts: vec![Part::new(Content::Text("".into()), Spot::default())],
+                name: None,
+                index: 0,
+            });
+        }
+    }
+
+    /// Notes what no other dialect has, of which the first [`MAX_LISTED`] are kept.
+    pub(crate) fn elsewhere(&mut self, path: &Path<'_>, raw: &'a RawValue) {
+        if self.other.len() < MAX_LISTED {
+            let path = path.to_string();
+            self.other.push((path.into(), Cow::Borrowed(raw)));
+        }
+    }
+
     /// Notes a field that does not change the answer.
     pub(crate) fn hint(&mut self, path: &Path<'_>) {
         if self.hints.len() < MAX_LISTED {
@@ -224,13 +260,20 @@ impl Spot {
 
     /// The field's path as the client wrote it.
     pub(crate) fn path(self, dialect: Dialect) -> String {
+        if dialect == Dialect::Responses {
+            return self.item();
+        }
         let (messages, content) = match dialect {
-            Dialect::OpenAi | Dialect::Anthropic | Dialect::Converse => ("messages", "content"),
+            Dialect::Responses | Dialect::OpenAi | Dialect::Anthropic | Dialect::Converse => {
+                ("messages", "content")
+            }
             Dialect::Gemini => ("contents", "parts"),
         };
         let system = match dialect {
             Dialect::Gemini => "systemInstruction.parts",
-            Dialect::OpenAi | Dialect::Anthropic | Dialect::Converse => "system",
+            Dialect::OpenAi | Dialect::Anthropic | Dialect::Converse | Dialect::Responses => {
+                "system"
+            }
         };
         match (self.message, self.place) {
             (Some(m), Place::Whole) => format!("{messages}[{m}].{content}"),
@@ -240,6 +283,15 @@ impl Spot {
             (Some(m), Place::Detail(i)) => format!("{messages}[{m}].reasoning_details[{i}]"),
             (None, Place::Item(i)) => format!("{system}[{i}]"),
             (None, _) => system.to_owned(),
+        }
+    }
+
+    /// The path in a request of Responses.
+    fn item(self) -> String {
+        match (self.message, self.place) {
+            (Some(m), Place::Item(i)) => format!("input[{m}].content[{i}]"),
+            (Some(m), _) => format!("input[{m}]"),
+            (None, _) => "instructions".to_owned(),
         }
     }
 }
@@ -302,6 +354,8 @@ pub(crate) struct Answer<'a> {
     /// The stop sequence that was met, where it is told.
     pub stop_sequence: Option<Cow<'a, str>>,
     pub usage: Option<Usage>,
+    /// Logprobs of its text, as OpenAI's dialects list them.
+    pub logprobs: Option<Raw<'a>>,
 }
 
 /// Why an answer ends.
@@ -325,11 +379,13 @@ pub(crate) enum Stop {
 
 /// What a stream says. Order: `Start`, deltas, `Finish`, `Usage` (at any time, the last one counts),
 /// `End`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Event<'a> {
     Start,
     Text(Cow<'a, str>),
     Refusal(Cow<'a, str>),
+    /// Logprobs of the text that comes next, as OpenAI's dialects list them.
+    Logprobs(Raw<'a>),
     Reasoning(Cow<'a, str>),
     /// Of the reasoning before it, and its end.
     Signature(Signature<'a>),
@@ -395,6 +451,9 @@ impl Param {
                 "tool_choice.disable_parallel_tool_use"
             }
             (Dialect::Gemini, _) => self.in_gemini(),
+            (Dialect::Responses, Self::Format) => "text.format",
+            (Dialect::Responses, Self::Effort) => "reasoning.effort",
+            (Dialect::Responses, Self::Logprobs) => "include",
             (Dialect::Converse, Self::Temperature) => "inferenceConfig.temperature",
             (Dialect::Converse, Self::TopK) => "additionalModelRequestFields.top_k",
             (Dialect::Converse, Self::Thinking) => "additionalModelRequestFields.thinking",

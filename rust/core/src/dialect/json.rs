@@ -97,6 +97,7 @@ const MAX_MEMBERS: usize = 128;
 
 /// An object's members, each to be taken once; what is null counts as absent, and of members of one
 /// name the last one counts.
+#[derive(Default)]
 pub(crate) struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Members<'a> {
@@ -224,6 +225,50 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
+/// All members of an object as they stand, those too that are null.
+pub(crate) fn pairs<'a>(
+    json: &'a str,
+    path: &Path<'_>,
+) -> Result<Vec<(Cow<'a, str>, &'a RawValue)>, Error> {
+    struct Pairs<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+    impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Visit;
+
+            impl<'de> Visitor<'de> for Visit {
+                type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    write!(f, "an object of up to {MAX_MEMBERS} members")
+                }
+
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                    let mut pairs: Self::Value = Vec::with_capacity(16);
+                    while let Some((Text(key), raw)) =
+                        map.next_entry::<Text<'de>, &'de RawValue>()?
+                    {
+                        if pairs.len() == MAX_MEMBERS {
+                            return Err(A::Error::invalid_length(MAX_MEMBERS + 1, &self));
+                        }
+                        pairs.push((key, raw));
+                    }
+                    Ok(pairs)
+                }
+            }
+
+            deserializer.deserialize_map(Visit).map(Self)
+        }
+    }
+
+    serde_json::from_str::<Pairs<'a>>(json)
+        .map(|pairs| pairs.0)
+        .map_err(|cause| {
+            path.has_to_be(format_args!("an object of up to {MAX_MEMBERS} members"))
+                .cause(cause)
+        })
+}
+
 /// A list's items.
 pub(crate) fn list<'a>(raw: &'a RawValue, path: &Path<'_>) -> Result<Vec<&'a RawValue>, Error> {
     serde_json::from_str(raw.get()).map_err(|_| path.has_to_be("a list"))
@@ -316,6 +361,17 @@ impl<'o> Object<'o> {
         value(self.out, key);
         self.out.put_u8(b':');
         value(self.out, member);
+    }
+
+    /// Members that are written already, with commas between them.
+    pub(crate) fn repeat(&mut self, members: &str) {
+        if members.is_empty() {
+            return;
+        }
+        if !std::mem::take(&mut self.empty) {
+            self.out.put_u8(b',');
+        }
+        self.out.extend_from_slice(members.as_bytes());
     }
 
     /// A member that is an object.

@@ -4,7 +4,7 @@
 //! that all pairs work. Pure: bytes in, bytes out. What a dialect cannot say is refused by the field's
 //! name, or left out and listed; `docs/dialects.md` has the tables.
 mod anthropic;
-mod base64;
+pub(crate) mod base64;
 mod calls;
 mod carry;
 mod chat;
@@ -13,9 +13,10 @@ pub mod eventstream;
 mod failure;
 mod frames;
 mod gemini;
-mod json;
+pub(crate) mod json;
 mod media;
 mod openai;
+pub(crate) mod responses;
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
@@ -37,6 +38,8 @@ pub enum Dialect {
     Gemini,
     /// Bedrock's Converse, its streams in binary frames.
     Converse,
+    /// OpenAI's Responses.
+    Responses,
 }
 
 /// What is known of a request beside its body.
@@ -82,35 +85,118 @@ pub fn request(
     body: &[u8],
     options: &Options<'_>,
 ) -> Result<Translated, Error> {
-    let body = simdutf8::basic::from_utf8(body)
-        .map_err(|_| Error::new(Kind::InvalidRequest, "The body is not UTF-8."))?;
+    let body = utf8(body)?;
+    let request = parse(from, body)?;
+    render(&request, body.len(), from, to, options)
+}
+
+fn utf8(body: &[u8]) -> Result<&str, Error> {
+    simdutf8::basic::from_utf8(body)
+        .map_err(|_| Error::new(Kind::InvalidRequest, "The body is not UTF-8."))
+}
+
+fn parse(from: Dialect, body: &str) -> Result<chat::Request<'_>, Error> {
     let request = match from {
         Dialect::OpenAi => openai::parse_request(body)?,
         Dialect::Anthropic => anthropic::parse_request(body)?,
         Dialect::Gemini => gemini::parse_request(body)?,
         Dialect::Converse => converse::parse_request(body)?,
+        Dialect::Responses => responses::parse_request(body)?,
     };
     if request.messages.is_empty() {
         let field = match from {
             Dialect::OpenAi | Dialect::Anthropic | Dialect::Converse => "messages",
             Dialect::Gemini => "contents",
+            Dialect::Responses => "input",
         };
         return Err(invalid(
             field,
             format!("`{field}` has to hold at least one message of a user."),
         ));
     }
+    Ok(request)
+}
+
+/// Writes a request whose body had `length` bytes.
+fn render(
+    request: &chat::Request<'_>,
+    length: usize,
+    from: Dialect,
+    to: Dialect,
+    options: &Options<'_>,
+) -> Result<Translated, Error> {
     let mut carry = Carry::new(from, options.drop_params);
-    let mut out = BytesMut::with_capacity(body.len() + body.len() / 8 + 256);
+    let mut out = BytesMut::with_capacity(length + length / 8 + 256);
     match to {
-        Dialect::OpenAi => openai::render_request(&request, options, &mut carry, &mut out)?,
-        Dialect::Anthropic => anthropic::render_request(&request, options, &mut carry, &mut out)?,
-        Dialect::Gemini => gemini::render_request(&request, options, &mut carry, &mut out)?,
-        Dialect::Converse => converse::render_request(&request, options, &mut carry, &mut out)?,
+        Dialect::OpenAi => openai::render_request(request, options, &mut carry, &mut out)?,
+        Dialect::Anthropic => anthropic::render_request(request, options, &mut carry, &mut out)?,
+        Dialect::Gemini => gemini::render_request(request, options, &mut carry, &mut out)?,
+        Dialect::Converse => converse::render_request(request, options, &mut carry, &mut out)?,
+        Dialect::Responses => responses::render_request(request, options, &mut carry, &mut out)?,
     }
     Ok(Translated {
         body: out.into(),
         dropped: carry.into_dropped(),
+    })
+}
+
+/// A request of another dialect's client as the gateway reads it: in OpenAI's.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The JSON body. Where something is `unsaid`, the body without that: enough to decide by.
+    pub body: Vec<u8>,
+    /// Why `body` is not all of the request.
+    pub unsaid: Option<Unsaid>,
+}
+
+/// What OpenAI's dialect has no words for. An upstream that speaks the client's own may have it all
+/// the same.
+#[derive(Clone, Debug)]
+pub struct Unsaid {
+    /// What the client is told where no such upstream is there.
+    pub error: Error,
+    /// An upstream with `drop_params` takes the request without it.
+    pub droppable: bool,
+}
+
+/// Reads a client's request into OpenAI's dialect. `options.drop_params` has no meaning here.
+///
+/// Errors: `InvalidRequest` as of [`request`], for what is malformed.
+pub fn enter(from: Dialect, body: &[u8], options: &Options<'_>) -> Result<Entry, Error> {
+    let body = utf8(body)?;
+    let mut request = parse(from, body)?;
+    let write = |request: &chat::Request<'_>, drop_params| {
+        let options = Options {
+            drop_params,
+            ..*options
+        };
+        render(request, body.len(), from, Dialect::OpenAi, &options)
+    };
+    let error = match write(&request, false) {
+        Ok(translated) => {
+            return Ok(Entry {
+                body: translated.body,
+                unsaid: None,
+            });
+        }
+        Err(error) => error.sibling(true),
+    };
+    if let Ok(translated) = write(&request, true) {
+        return Ok(Entry {
+            body: translated.body,
+            unsaid: Some(Unsaid {
+                error,
+                droppable: true,
+            }),
+        });
+    }
+    request.plain();
+    Ok(Entry {
+        body: write(&request, true)?.body,
+        unsaid: Some(Unsaid {
+            error,
+            droppable: false,
+        }),
     })
 }
 
@@ -129,6 +215,7 @@ pub fn answer(
         Dialect::Anthropic => anthropic::parse_answer(body)?,
         Dialect::Gemini => gemini::parse_answer(body, &context.id)?,
         Dialect::Converse => converse::parse_answer(body)?,
+        Dialect::Responses => responses::parse_answer(body)?,
     };
     let mut out = BytesMut::with_capacity(body.len() + 512);
     match to {
@@ -136,6 +223,10 @@ pub fn answer(
         Dialect::Anthropic => anthropic::render_answer(&answer, context, &mut out)?,
         Dialect::Gemini => gemini::render_answer(&answer, context, &mut out)?,
         Dialect::Converse => converse::render_answer(&answer, &mut out)?,
+        Dialect::Responses => {
+            let asked = responses::Asked::default();
+            responses::render_answer(&answer, context, &asked, false, &mut out);
+        }
     }
     Ok(out.into())
 }
@@ -160,6 +251,7 @@ enum Reader {
     Anthropic(anthropic::Reader),
     Gemini(gemini::Reader),
     Converse(converse::Reader),
+    Responses(responses::Reader),
 }
 
 /// Writes a stream's bytes from events.
@@ -168,6 +260,7 @@ enum Writer {
     Anthropic(anthropic::Writer),
     Gemini(gemini::Writer),
     Converse(converse::Writer),
+    Responses(Box<responses::Writer>),
 }
 
 /// A [`Sink`] that writes.
@@ -186,6 +279,7 @@ impl Sink for Pipe<'_> {
             Writer::Anthropic(writer) => writer.event(&event, self.out),
             Writer::Gemini(writer) => writer.event(&event, self.out),
             Writer::Converse(writer) => writer.event(&event, self.out),
+            Writer::Responses(writer) => writer.event(&event, self.out),
         }
     }
 }
@@ -204,17 +298,55 @@ impl Transcoder {
                 Reader::Gemini(gemini::Reader::new(context.id.clone(), max_event_bytes))
             }
             Dialect::Converse => Reader::Converse(converse::Reader::new(max_event_bytes)),
+            Dialect::Responses => Reader::Responses(responses::Reader::new(max_event_bytes)),
         };
         let writer = match to {
             Dialect::OpenAi => Writer::OpenAi(openai::Writer::new(&context)),
             Dialect::Anthropic => Writer::Anthropic(anthropic::Writer::new(context)),
             Dialect::Gemini => Writer::Gemini(gemini::Writer::new(context)),
             Dialect::Converse => Writer::Converse(converse::Writer::default()),
+            Dialect::Responses => Writer::Responses(Box::new(responses::Writer::new(
+                context,
+                responses::Asked::default(),
+            ))),
         };
         Self {
             reader,
             writer,
             failed: None,
+        }
+    }
+
+    /// A stream of OpenAI's chat that becomes one of Responses, whose last event is held back.
+    /// asked: what the response repeats. stored: whether it is said to be kept until that is known.
+    pub(crate) fn held(
+        context: Context,
+        asked: responses::Asked,
+        stored: bool,
+        max_event_bytes: usize,
+    ) -> Self {
+        let reader = openai::Reader::new(context.id.clone(), max_event_bytes);
+        let writer = responses::Writer::new(context, asked).holding(stored);
+        Self {
+            reader: Reader::OpenAi(reader),
+            writer: Writer::Responses(Box::new(writer)),
+            failed: None,
+        }
+    }
+
+    /// The response as it ends, once only its last event is missing.
+    pub(crate) fn whole_response(&self, stored: bool) -> Option<BytesMut> {
+        match &self.writer {
+            Writer::Responses(writer) if writer.is_whole() => Some(writer.response(stored)),
+            _ => None,
+        }
+    }
+
+    /// What writes Responses.
+    pub(crate) fn response(&mut self) -> Option<&mut responses::Writer> {
+        match &mut self.writer {
+            Writer::Responses(writer) => Some(writer),
+            _ => None,
         }
     }
 
@@ -228,6 +360,7 @@ impl Transcoder {
             Reader::Anthropic(reader) => reader.feed(chunk, pipe),
             Reader::Gemini(reader) => reader.feed(chunk, pipe),
             Reader::Converse(reader) => reader.feed(chunk, pipe),
+            Reader::Responses(reader) => reader.feed(chunk, pipe),
         })
     }
 
@@ -238,6 +371,7 @@ impl Transcoder {
             Reader::Anthropic(reader) => reader.end(pipe),
             Reader::Gemini(reader) => reader.end(pipe),
             Reader::Converse(reader) => reader.end(pipe),
+            Reader::Responses(reader) => reader.end(pipe),
         })
     }
 

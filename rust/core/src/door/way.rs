@@ -1,5 +1,6 @@
 //! The ways in: each path of ours, what is spoken there, and what is asked for.
 use super::Door;
+use super::grpc::Method;
 use crate::gateway::Endpoint;
 
 /// A way in.
@@ -13,10 +14,31 @@ pub struct Way {
     pub endpoint: Endpoint,
 }
 
-static ALL: [Way; 11] = [
+static ALL: &[Way] = &[
     own(Endpoint::Chat),
     own(Endpoint::Completions),
     own(Endpoint::Embeddings),
+    grpc(Method::ChatCompletion, Endpoint::Chat),
+    grpc(Method::StreamChatCompletion, Endpoint::Chat),
+    grpc(Method::Completion, Endpoint::Completions),
+    grpc(Method::StreamCompletion, Endpoint::Completions),
+    grpc(Method::Embed, Endpoint::Embeddings),
+    grpc(Method::Rerank, Endpoint::Rerank),
+    Way {
+        path: "/v1/messages",
+        door: Door::Messages,
+        endpoint: Endpoint::Chat,
+    },
+    Way {
+        path: "/v1/messages/count_tokens",
+        door: Door::Count,
+        endpoint: Endpoint::Chat,
+    },
+    Way {
+        path: "/v1/responses",
+        door: Door::Responses,
+        endpoint: Endpoint::Chat,
+    },
     own(Endpoint::Rerank),
     own(Endpoint::Score),
     own(Endpoint::Moderations),
@@ -46,15 +68,29 @@ const fn own(endpoint: Endpoint) -> Way {
     }
 }
 
+/// The way to a gRPC method.
+const fn grpc(method: Method, endpoint: Endpoint) -> Way {
+    Way {
+        path: method.path(),
+        door: Door::Grpc(method),
+        endpoint,
+    }
+}
+
 impl Way {
     /// All, in the order of the index by which front ends name them.
     pub fn all() -> &'static [Self] {
-        &ALL
+        ALL
     }
 
     /// The way at a path.
     pub fn of_path(path: &str) -> Option<&'static Self> {
         ALL.iter().find(|way| way.path == path)
+    }
+
+    /// The way at a path of HTTP: gRPC's methods are served by gRPC alone.
+    pub fn of_http(path: &str) -> Option<&'static Self> {
+        Self::of_path(path).filter(|way| !matches!(way.door, Door::Grpc(_)))
     }
 
     /// OpenAI's own way to an endpoint.

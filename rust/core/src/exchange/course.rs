@@ -2,17 +2,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::Job;
 use super::hedge::open_hedged;
+use super::keep::keep;
 use super::objects;
 use super::open::{Open, Opened, Try};
-use super::out::{Out, head};
+use super::out::{Out, head, is_plain};
 use super::passing;
-use super::refuse::cut;
+use super::refuse::{Last, cut};
 use super::resume::{Resumed, resume};
 use super::stream;
 use super::unary::Whole;
@@ -178,7 +179,13 @@ impl Course {
     ) {
         record.advance(open.progress());
         record.committed(200);
-        out.start(|| head(job, &open.target, &open.headers, Bytes::new(), true, record));
+        if open.relay.is_native() {
+            job.slot.speak_native();
+        }
+        out.start(|| {
+            let raw = open.relay.is_native() || is_plain(job, &open.target);
+            head(job, (&open.target, raw), &open.headers, None, record)
+        });
         let mut joins = 0;
         loop {
             let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
@@ -190,7 +197,7 @@ impl Course {
                 // No other engine's fault, and none can say it better.
                 let (_, end) = open.into_end();
                 let finish = end.relay.finish_reason();
-                cut(job, finish, record, &trouble, BytesMut::new()).await;
+                cut(job, finish, record, &trouble, Last::default()).await;
                 return;
             }
             if error.kind == Kind::ClientClosed {
@@ -202,14 +209,14 @@ impl Course {
                 Resumed::Open(next) => open = next,
                 Resumed::Over(end) => {
                     let finish = end.relay.finish_reason();
-                    stream::close(job, finish, end.early, record).await;
+                    stream::close(job, finish, end.last, record).await;
                     return;
                 }
                 // Its client has left, and nobody reads on for it.
                 Resumed::Not(error, _) if error.kind == Kind::ClientClosed => return,
                 Resumed::Not(error, end) => {
                     let finish = end.relay.finish_reason();
-                    cut(job, finish, record, &error, end.early).await;
+                    cut(job, finish, record, &error, end.last).await;
                     return;
                 }
             }
@@ -379,7 +386,15 @@ async fn answer(
     }
     record.first_byte();
     record.close(Outcome::Ok, 200, None, whole.finish.as_deref());
-    let head = head(job, target, headers, whole.told, false, record);
+    let raw = whole.native || is_plain(job, target);
+    let told = keep(job, Some(whole.told)).await;
+    let head = head(
+        job,
+        (target, raw),
+        headers,
+        told.or_else(|| Some(Bytes::new())),
+        record,
+    );
     record.book_durably().await;
     job.slot.start(head);
 }

@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::Job;
 use super::body::speaks;
+use super::native::{Tee, native};
 use crate::dialect::{Dialect, Transcoder};
 use crate::error::Error;
 use crate::relay::StreamRelay;
@@ -22,6 +23,8 @@ pub(super) enum Path {
 /// One stream in flight.
 pub(super) struct Feed {
     transcoder: Option<Box<Transcoder>>,
+    /// The client gets what the target sends, not what that is turned into.
+    tee: Option<Box<Tee>>,
     splice: Option<Splice>,
     relay: StreamRelay,
     /// Events with content before this engine's, where another one began the stream.
@@ -31,7 +34,10 @@ pub(super) struct Feed {
 impl Feed {
     /// A stream of this target's at its start.
     pub(super) fn new(job: &Job, target: &Target, path: Path) -> Self {
-        let dialect = speaks(job, target);
+        // Another engine's stream is carried on in the words in which it began.
+        let whole = matches!(path, Path::Fresh(_));
+        let own = native(job, target).filter(|_| whole);
+        let dialect = own.map_or_else(|| speaks(job, target), |own| own.dialect);
         let transcoder = (dialect != Dialect::OpenAi).then(|| {
             let most = job.shape.max_event_bytes;
             Box::new(Transcoder::new(
@@ -41,24 +47,41 @@ impl Feed {
                 most,
             ))
         });
+        let tee = own
+            .is_some()
+            .then(|| Box::new(Tee::new(job.shape.max_event_bytes)));
         let (splice, relay) = match path {
+            // What was passed on is not what another engine could go on from.
+            Path::Fresh(_) if tee.is_some() => (None, StreamRelay::new(job.shape)),
             Path::Fresh(true) if job.single => (None, StreamRelay::new(job.shape).followed()),
             Path::Fresh(_) => (None, StreamRelay::new(job.shape)),
             Path::Rejoined(join) => (Some(join.0), join.1),
         };
         Self {
             transcoder,
+            tee,
             before: splice.as_ref().map(|_| relay.content_events()),
             splice,
             relay,
         }
     }
 
-    /// As [`StreamRelay::feed`].
+    /// As [`StreamRelay::feed`]. Of a stream in the client's own words `out` gets OpenAI's; the client
+    /// gets [`Feed::told`].
     pub(super) fn feed(&mut self, chunk: Bytes, out: &mut BytesMut) -> Result<(), Error> {
         let Some(transcoder) = &mut self.transcoder else {
             return self.join(chunk, out);
         };
+        if let Some(tee) = &mut self.tee {
+            let relay = &mut self.relay;
+            if relay.is_done() {
+                return Ok(());
+            }
+            return tee.feed(chunk, transcoder, |turned| {
+                relay.feed(turned, out)?;
+                Ok(relay.is_done())
+            });
+        }
         let mut turned = BytesMut::new();
         let fed = transcoder.feed(chunk, &mut turned);
         // What came before a failure is the client's.
@@ -80,6 +103,15 @@ impl Feed {
     /// As [`StreamRelay::end`].
     pub(super) fn end(&mut self, out: &mut BytesMut) -> Result<(), Error> {
         if let Some(transcoder) = &mut self.transcoder
+            && let Some(tee) = &mut self.tee
+            && !self.relay.is_done()
+        {
+            let relay = &mut self.relay;
+            tee.end(transcoder, |turned| {
+                relay.feed(turned, out)?;
+                Ok(relay.is_done())
+            })?;
+        } else if let Some(transcoder) = &mut self.transcoder
             && !self.relay.is_done()
         {
             let mut turned = BytesMut::new();
@@ -93,6 +125,21 @@ impl Feed {
             self.relay.feed(joined.freeze(), out)?;
         }
         self.relay.end(out)
+    }
+
+    /// Whether the client gets what the target sends.
+    pub(super) const fn is_native(&self) -> bool {
+        self.tee.is_some()
+    }
+
+    /// How much the client gets and has not, where that is not what was fed; bytes.
+    pub(super) fn waiting(&self) -> usize {
+        self.tee.as_ref().map_or(0, |tee| tee.waiting())
+    }
+
+    /// What the client gets and has not, where that is not what was fed.
+    pub(super) fn told(&mut self) -> Option<BytesMut> {
+        self.tee.as_mut().map(|tee| tee.take())
     }
 
     /// The relay alone, with all that it has passed on.

@@ -18,6 +18,7 @@ use crate::door::Native;
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
+use crate::keys::KeyId;
 use crate::linger::{OnDisconnect, outstayed};
 use crate::pass::object::Object;
 use crate::pass::upload::Upload;
@@ -28,12 +29,14 @@ use crate::scrub::Asked;
 use crate::slot::{Headers, Slot};
 use crate::snapshot::{Model, Target};
 use crate::trace::Trace;
-use crate::upstream::{Rope, Upstream};
+use crate::upstream::{BETA, Rope, Upstream};
 
 mod body;
 mod course;
 mod feed;
 mod hedge;
+mod keep;
+mod native;
 mod objects;
 mod open;
 mod out;
@@ -88,6 +91,10 @@ pub struct Job {
     pub max_answer_bytes: usize,
     /// What routing has to know of it.
     pub ask: Ask,
+    /// Whose request it is.
+    pub account: Arc<str>,
+    /// Their key.
+    pub key_id: KeyId,
     /// How long all of it may take.
     pub total: Duration,
     /// The client's own request, for upstreams that speak as it does.
@@ -105,17 +112,20 @@ impl Job {
         }
     }
 
-    /// The headers for the upstream of the `number`th attempt.
-    fn headers_of(&self, number: u32) -> Cow<'_, HeaderMap> {
+    /// The headers for the upstream of the `number`th attempt. own: what is sent is the client's own
+    /// request.
+    fn headers_of(&self, number: u32, own: Option<&Native>) -> Cow<'_, HeaderMap> {
+        let mut headers = Cow::Borrowed(&self.headers);
         let trace = self.trace.as_ref();
-        match trace.and_then(|trace| trace.traceparent(number)) {
-            None => Cow::Borrowed(&self.headers),
-            Some(traceparent) => {
-                let mut headers = self.headers.clone();
-                headers.insert(HeaderName::from_static("traceparent"), traceparent);
-                Cow::Owned(headers)
-            }
+        if let Some(traceparent) = trace.and_then(|trace| trace.traceparent(number)) {
+            let name = HeaderName::from_static("traceparent");
+            headers.to_mut().insert(name, traceparent);
         }
+        if let Some(beta) = own.and_then(|own| own.beta.clone()) {
+            let name = HeaderName::from_static(BETA);
+            headers.to_mut().insert(name, beta);
+        }
+        headers
     }
 
     /// A number from 0 to 1 for this request's `n`th throw: its id was made by chance.
@@ -136,7 +146,7 @@ pub async fn fetch(
     upstream: &Upstream,
     method: Method,
     path: &str,
-    body: Rope,
+    (headers, body): (&HeaderMap, Rope),
     limit: Duration,
 ) -> Result<(u16, Bytes), Error> {
     let until = Instant::now() + limit;
@@ -148,7 +158,7 @@ pub async fn fetch(
         )
     };
     let response = alarm
-        .within(until, upstream.ask(method, path, body))
+        .within(until, upstream.ask_with(method, path, headers, body))
         .await
         .map_err(|Elapsed| late())??;
     let status = response.status().as_u16();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use http::header::CONTENT_TYPE;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -110,6 +110,7 @@ pub(super) fn inspect(job: &Job, body: Bytes) -> Result<Whole, Box<(Error, Progr
     Ok(Whole {
         told: body.clone(),
         body,
+        native: false,
         finish: None,
         progress: Progress {
             answered: true,
@@ -241,11 +242,12 @@ async fn take_back(object: &Object, target: &Target, id: &str) {
         ..object.clone()
     };
     if let Some(path) = target.upstream.path_below(undo.endpoint, &undo.below()) {
+        let none = HeaderMap::new();
         let asked = fetch(
             &target.upstream,
             undo.method(),
             &path,
-            Rope::empty(),
+            (&none, Rope::empty()),
             REFRESH_TIME,
         );
         // An upstream that does not take it keeps what nobody can see.
@@ -342,11 +344,12 @@ async fn refreshed(job: &Job, object: &Object, known: &[&RawValue]) -> Vec<Optio
         };
         let path = target.upstream.path_below(one.endpoint, &one.below());
         let Some(path) = path else { continue };
+        let none = HeaderMap::new();
         let asked = fetch(
             &target.upstream,
             Method::GET,
             &path,
-            Rope::empty(),
+            (&none, Rope::empty()),
             REFRESH_TIME,
         );
         if let Ok((200, body)) = asked.await

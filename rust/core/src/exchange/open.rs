@@ -14,14 +14,16 @@ use super::Job;
 use super::body::{attempt_rid, body_for, speaks};
 use super::course::Failed;
 use super::feed::{Feed, Path};
+use super::native::native;
 use super::passing::Passing;
 use super::read::{joined_frame, read_error};
-use super::refuse::logged;
+use super::refuse::{Last, logged};
 use super::resume::End;
 use super::unary::{self, Whole, read_whole};
 use crate::alarm::{Alarm, Elapsed};
 use crate::dialect::{self, Dialect};
 use crate::dispatch::Placed;
+use crate::door::Native;
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::gate::Permit;
@@ -144,14 +146,16 @@ async fn try_open(
         Some((body, edits)) => (body, edits),
         None => (&job.body, &job.edits),
     };
-    let body = outgoing(job, given, &target, rid.as_deref())
+    let whole = body.is_none() && matches!(path, Path::Fresh(_));
+    let body = outgoing(job, given, &target, rid.as_deref(), whole)
         .map_err(|error| Failed { error, sent: false })?;
     let first_byte = (Instant::now() + timeouts.first_byte).min(total);
     let mut stopper = Stopper {
         upstream: Arc::clone(&upstream),
         rid,
     };
-    let to = (&target, &*job.headers_of(number));
+    let own = native(job, &target).filter(|_| whole);
+    let to = (&target, &*job.headers_of(number, own), beside(own, &target));
     let times = (timeouts.first_byte, total);
     let sent = send(job, to, body, times, alarm, record.as_deref_mut()).await;
     let (headers, mut incoming) = match sent {
@@ -205,13 +209,14 @@ async fn try_open(
     )
     .await?;
     stopper.rid = None;
-    let dialect = speaks(job, &target);
-    let body = if dialect == Dialect::OpenAi {
-        body
+    let dialect = own.map_or_else(|| speaks(job, &target), |own| own.dialect);
+    let (body, told) = if dialect == Dialect::OpenAi {
+        (body, None)
     } else {
-        dialect::answer(dialect, Dialect::OpenAi, &body, &job.context())?.into()
+        let turned = dialect::answer(dialect, Dialect::OpenAi, &body, &job.context())?;
+        (turned.into(), own.map(|_| body))
     };
-    match unary::inspect(job, body) {
+    match unary::inspect(job, body, told) {
         Ok(whole) => {
             if let Some((usage, _)) = whole.progress.reported {
                 permit.used(usage.total());
@@ -228,15 +233,23 @@ async fn try_open(
     }
 }
 
+/// Whether a request goes to where the target has Responses beside chat.
+fn beside(own: Option<&Native>, target: &Target) -> bool {
+    let upstream = &target.upstream;
+    own.is_some_and(|own| own.dialect == Dialect::Responses)
+        && upstream.dialect != Dialect::Responses
+}
+
 /// What this target is sent.
 fn outgoing(
     job: &Job,
     given: (&Bytes, &Edits),
     target: &Target,
     rid: Option<&str>,
+    whole: bool,
 ) -> Result<Outgoing, Error> {
     match &job.upload {
-        None => body_for(job, given, target, rid).map(Outgoing::from),
+        None => body_for(job, given, target, rid, whole).map(Outgoing::from),
         Some(upload) => {
             let body = upload.body(&target.model).map(Outgoing::from);
             body.ok_or_else(gone)
@@ -264,7 +277,7 @@ struct Unanswered {
 /// Sends the request and waits for the head of an answer that is a success.
 async fn send(
     job: &Job,
-    (target, headers): (&Target, &HeaderMap),
+    (target, headers, responses): (&Target, &HeaderMap, bool),
     body: Outgoing,
     (first_byte, total): (Duration, Instant),
     alarm: &mut Alarm,
@@ -275,6 +288,7 @@ async fn send(
         endpoint: job.endpoint,
         stream: job.stream,
         model: &target.model,
+        responses,
         object: job.object.as_ref(),
     };
     let unanswered = |failed: Failed| Unanswered {
@@ -389,7 +403,7 @@ impl Open {
                 }
                 return Err(error);
             }
-            if self.early.len() > job.shape.max_event_bytes {
+            if self.early.len().max(self.relay.waiting()) > job.shape.max_event_bytes {
                 return Err(Error::new(
                     Kind::UpstreamError,
                     "The engine sent too much before its first event.",
@@ -444,7 +458,7 @@ impl Open {
                 }
                 let relay = &mut self.relay;
                 let fed = match (into, record) {
-                    (Into::Client, Some(record)) => job
+                    (Into::Client, Some(record)) if !relay.is_native() => job
                         .slot
                         .write(|out| logged(record, out, |out| relay.feed(chunk, out))),
                     _ => relay.feed(chunk, &mut self.early),
@@ -463,10 +477,13 @@ impl Open {
     }
 
     /// What is left once the engine is given up, which is stopped.
-    pub(super) fn into_end(self: Box<Self>) -> (Target, End) {
+    pub(super) fn into_end(mut self: Box<Self>) -> (Target, End) {
         let end = End {
+            last: Last {
+                told: self.relay.told(),
+                said: self.early,
+            },
             relay: self.relay.into_relay(),
-            early: self.early,
         };
         (self.target, end)
     }

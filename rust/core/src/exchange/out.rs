@@ -1,11 +1,11 @@
 //! The client's side of an exchange: the head of its answer, and signs of life before that.
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Job;
 use super::body::speaks;
-use super::refuse::{attempt_headers, cut, refuse};
+use super::refuse::{Last, attempt_headers, cut, refuse};
 use crate::dialect::Dialect;
 use crate::dispatch::Waiting;
 use crate::error::Error;
@@ -48,7 +48,7 @@ impl<'a> Out<'a> {
         if self.started {
             // Signs of life are no answer: nothing of one has reached the client.
             record.failed();
-            cut(self.job, None, record, error, BytesMut::new()).await;
+            cut(self.job, None, record, error, Last::default()).await;
         } else {
             refuse(self.job, error, record).await;
         }
@@ -77,18 +77,19 @@ impl Waiting for Out<'_> {
     }
 }
 
-/// An answer's head: what of the upstream's headers reaches the client, and ours.
+/// An answer's head: what of the upstream's headers reaches the client, and ours. `body`: absent of a
+/// stream. `raw`: the client gets what the upstream sends.
 pub(super) fn head(
     job: &Job,
-    target: &Target,
+    (target, raw): (&Target, bool),
     theirs: &HeaderMap,
-    body: Bytes,
-    more: bool,
+    body: Option<Bytes>,
     record: &Record,
 ) -> Head {
+    let more = body.is_none();
     let mut headers = Vec::with_capacity(job.answer_headers.len() + theirs.len() + 4);
     let door = job.slot.door();
-    if speaks(job, target) == Dialect::OpenAi && !job.slot.is_voiced() {
+    if raw {
         for (name, value) in theirs {
             if upstream::passes(name, theirs) {
                 headers.push((name.clone(), value.clone()));
@@ -108,9 +109,14 @@ pub(super) fn head(
     Head {
         status: 200,
         headers,
-        body,
+        body: body.unwrap_or_default(),
         more,
     }
+}
+
+/// Whether the client gets OpenAI's answers as the target sends them.
+pub(super) fn is_plain(job: &Job, target: &Target) -> bool {
+    speaks(job, target) == Dialect::OpenAi && !job.slot.is_voiced()
 }
 
 fn stream_headers() -> [(HeaderName, HeaderValue); 2] {

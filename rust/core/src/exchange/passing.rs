@@ -3,7 +3,7 @@
 //! The commit point is the first piece: until then a failure is the attempt's alone. After it an answer
 //! of events ends with one that is an error, and any other is broken off, so that nobody takes half of
 //! it for the whole.
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use hyper::body::Incoming;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Job;
 use super::out::{Out, head};
 use super::read::{frame, joined_frame};
-use super::refuse::cut;
+use super::refuse::{Last, cut};
 use crate::alarm::{Alarm, Elapsed};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind};
@@ -136,7 +136,7 @@ pub(super) async fn relay(
     }
     record.committed(200);
     let (target, headers) = (&passing.target, &passing.headers);
-    out.start(|| head(job, target, headers, Bytes::new(), true, record));
+    out.start(|| head(job, (target, true), headers, None, record));
     let relayed = run(job, &mut passing, total, alarm, record).await;
     passing.settle(job, record);
     match relayed {
@@ -153,7 +153,7 @@ pub(super) async fn relay(
         }
         // Nobody is there to be told.
         Err(error) if error.kind == Kind::ClientClosed => {}
-        Err(error) => cut(job, None, record, &error, BytesMut::new()).await,
+        Err(error) => cut(job, None, record, &error, Last::default()).await,
     }
 }
 

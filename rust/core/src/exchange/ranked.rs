@@ -101,6 +101,7 @@ fn told(job: &Job, body: Bytes, progress: Progress) -> Result<Whole, Box<(Error,
     Ok(Whole {
         body,
         told,
+        native: false,
         finish: None,
         progress,
     })

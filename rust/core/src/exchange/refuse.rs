@@ -24,6 +24,23 @@ pub(super) async fn refuse(job: &Job, error: &Error, record: &mut Record) {
     job.slot.refuse(error, headers);
 }
 
+/// What is left for the client of a stream.
+#[derive(Default)]
+pub(super) struct Last {
+    /// In OpenAI's words.
+    pub(super) said: BytesMut,
+    /// In the client's own, where it gets those.
+    pub(super) told: Option<BytesMut>,
+}
+
+impl Last {
+    /// Gives it to the client.
+    pub(super) fn give(&self, job: &Job) {
+        let told = self.told.as_ref().unwrap_or(&self.said);
+        job.slot.write(|out| out.extend_from_slice(told));
+    }
+}
+
 /// Ends a stream that has begun. The status is out; the error is the stream's last event, after
 /// what was held back.
 pub(super) async fn cut(
@@ -31,16 +48,16 @@ pub(super) async fn cut(
     finish: Option<&str>,
     record: &mut Record,
     error: &Error,
-    held: BytesMut,
+    held: Last,
 ) {
     record.note(error, &job.answer_headers);
     record.close(Outcome::UpstreamCut, 200, Some(error.kind), finish);
-    logged_all(record, &held);
+    logged_all(record, &held.said);
     logged(record, &mut BytesMut::new(), |out| {
         relay::error_event(error, out);
     });
     record.book_durably().await;
-    job.slot.write(|out| out.extend_from_slice(&held));
+    held.give(job);
     job.slot.cut(error);
 }
 

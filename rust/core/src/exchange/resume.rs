@@ -1,7 +1,7 @@
 //! A stream that broke off after its commit point: another engine carries it on, where that can be.
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Job;
@@ -10,6 +10,7 @@ use super::course::Course;
 use super::feed::Path;
 use super::open::{Open, Opened, Try, open};
 use super::out::Out;
+use super::refuse::Last;
 use crate::dialect::Dialect;
 use crate::dispatch::{self, Trail};
 use crate::edits::Edits;
@@ -38,7 +39,7 @@ pub(super) enum Resumed {
 pub(super) struct End {
     pub(super) relay: StreamRelay,
     /// What the client is to get and has not.
-    pub(super) early: BytesMut,
+    pub(super) last: Last,
 }
 
 /// A join, as every sibling is asked for it.
@@ -69,7 +70,9 @@ pub(super) async fn resume(
         // much, or its client does not read.
         target.upstream.health.failed(&error, monotonic());
     }
-    let wanted = course.model.resume && error.elsewhere() && *joins < MAX_JOINS;
+    // Who began in the client's own words cannot be followed by who speaks others.
+    let wanted =
+        course.model.resume && end.last.told.is_none() && error.elsewhere() && *joins < MAX_JOINS;
     if !wanted || now >= course.total || !job.slot.lingers(None) {
         return Resumed::Not(error, end);
     }
@@ -86,7 +89,7 @@ pub(super) async fn resume(
         },
         Ok(Some(Next::End(events))) => {
             end.relay.rejoin();
-            return match end.relay.feed(events, &mut end.early) {
+            return match end.relay.feed(events, &mut end.last.said) {
                 Ok(()) => {
                     record.note(&error, &job.answer_headers);
                     record.advance(unended(progress(&end.relay)));
@@ -141,7 +144,7 @@ pub(super) async fn resume(
         let opened = open(job, attempt, course.total, &mut course.alarm, Some(record)).await;
         match opened {
             Ok(Opened::Stream(mut open)) => {
-                let mut early = std::mem::take(&mut end.early);
+                let mut early = std::mem::take(&mut end.last.said);
                 early.extend_from_slice(&open.early);
                 open.early = early;
                 record.owe(&upstream.name);

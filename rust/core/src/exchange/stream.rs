@@ -1,11 +1,11 @@
 //! A stream after its commit point: from the engine to the client, to its end or its cut.
-use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::Job;
+use super::keep::keep;
 use super::open::{Into, Open};
 use super::read::drain;
-use super::refuse::logged_all;
+use super::refuse::{Last, logged_all};
 use crate::alarm::Alarm;
 use crate::error::{Error, Kind};
 use crate::record::{Outcome, Record};
@@ -39,7 +39,10 @@ pub(super) async fn relay(
         }
         if ended {
             open.whole();
-            let last = std::mem::take(&mut open.early);
+            let last = Last {
+                said: std::mem::take(&mut open.early),
+                told: open.relay.told(),
+            };
             let finish = open.relay.finish_reason();
             close(job, finish, last, record).await;
             drain(&mut open.incoming).await;
@@ -58,20 +61,24 @@ pub(super) async fn relay(
 }
 
 /// Gives the client the end of a stream that is whole.
-pub(super) async fn close(job: &Job, finish: Option<&str>, last: BytesMut, record: &mut Record) {
+pub(super) async fn close(job: &Job, finish: Option<&str>, last: Last, record: &mut Record) {
     record.close(Outcome::Ok, 200, None, finish);
-    logged_all(record, &last);
+    logged_all(record, &last.said);
     record.book_durably().await;
-    job.slot.write(|out| out.extend_from_slice(&last));
+    last.give(job);
+    keep(job, None).await;
     job.slot.finish();
 }
 
 /// Gives the client what it is to get.
 fn deliver(job: &Job, open: &mut Open, record: &mut Record) {
-    if open.early.is_empty() {
+    if open.early.is_empty() && !open.relay.is_native() {
         return;
     }
-    let early: BytesMut = std::mem::take(&mut open.early);
-    logged_all(record, &early);
-    job.slot.write(|out| out.extend_from_slice(&early));
+    let early = Last {
+        said: std::mem::take(&mut open.early),
+        told: open.relay.told(),
+    };
+    logged_all(record, &early.said);
+    early.give(job);
 }

@@ -23,6 +23,8 @@ pub(super) struct Whole {
     pub(super) body: Bytes,
     /// What the client gets.
     pub(super) told: Bytes,
+    /// That is as the target sent it, in the client's own dialect.
+    pub(super) native: bool,
     /// The last choice's finish reason.
     pub(super) finish: Option<String>,
     /// What it cost.
@@ -100,8 +102,13 @@ fn estimated(endpoint: Endpoint, bytes: usize) -> Progress {
     }
 }
 
-/// Checks an answer and reads its usage. Of one that is none: why, and what it has cost all the same.
-pub(super) fn inspect(job: &Job, body: Bytes) -> Result<Whole, Box<(Error, Progress)>> {
+/// Checks an answer and reads its usage. `own`: it in the client's own words, where it came in these.
+/// Of one that is none: why, and what it has cost all the same.
+pub(super) fn inspect(
+    job: &Job,
+    body: Bytes,
+    own: Option<Bytes>,
+) -> Result<Whole, Box<(Error, Progress)>> {
     if matches!(
         job.endpoint,
         Endpoint::Rerank | Endpoint::Score | Endpoint::Moderations
@@ -143,13 +150,21 @@ pub(super) fn inspect(job: &Job, body: Bytes) -> Result<Whole, Box<(Error, Progr
     } else {
         body
     };
-    let told = job
-        .slot
-        .turned(&body)
-        .map_err(|error| Box::new((error, progress)))?;
+    let native = own.is_some();
+    let told = match own {
+        Some(own) => job
+            .slot
+            .own(own)
+            .map_err(|error| Box::new((error, progress)))?,
+        None => job
+            .slot
+            .turned(&body)
+            .map_err(|error| Box::new((error, progress)))?,
+    };
     Ok(Whole {
         body,
         told,
+        native,
         finish,
         progress,
     })

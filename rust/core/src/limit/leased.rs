@@ -8,7 +8,9 @@ use arc_swap::{ArcSwapOption, ArcSwapWeak};
 use super::lease::{Lease, LeaseQuote, Leases, Terms};
 use super::plan::Plan;
 use super::verdict::{Denial, tighter};
-use super::{Ask, CONCURRENCY_RETRY, Dimension, MeterState, Nanos, Now, Quota, Standing, State};
+use super::{
+    Ask, CONCURRENCY_RETRY, Dimension, MeterState, Nanos, Now, Part, Quota, Standing, State,
+};
 
 /// One limit of a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,8 +243,16 @@ impl Line {
 }
 
 impl Lines {
-    pub(super) fn new(leased: &Leased, plan: &Plan, now: Now, ask: Ask) -> Self {
+    pub(super) fn new(leased: &Leased, plan: &Plan, now: Now, ask: Ask, part: Part) -> Self {
         let lines = Limit::ALL.map(|limit| {
+            let takes_part = match limit {
+                Limit::PerSecond | Limit::PerMinute | Limit::Tokens => part.has_use(),
+                Limit::Permits => part.has_place(),
+                Limit::Money => true,
+            };
+            if !takes_part {
+                return None;
+            }
             let lease = leased.lease(limit, plan, now.unix_s)?;
             let cost = match limit {
                 Limit::PerSecond | Limit::PerMinute | Limit::Permits => 1,

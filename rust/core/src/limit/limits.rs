@@ -43,3 +43,28 @@ pub struct Ask {
     /// Nano-USD.
     pub nano: u64,
 }
+
+/// Which limits count what takes part in them: a session holds a permit while it lasts, and each of
+/// its requests takes the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Part {
+    /// All.
+    #[default]
+    Whole,
+    /// Those on what is in flight; money must be left.
+    Place,
+    /// All but those on what is in flight.
+    Use,
+}
+
+impl Part {
+    /// Whether a permit is taken.
+    pub(super) const fn has_place(self) -> bool {
+        !matches!(self, Self::Use)
+    }
+
+    /// Whether a request is counted, and its tokens.
+    pub(super) const fn has_use(self) -> bool {
+        !matches!(self, Self::Place)
+    }
+}

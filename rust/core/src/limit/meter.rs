@@ -13,7 +13,7 @@ use super::plan::Plan;
 use super::region::{Cell, Region, Rows, subject_id};
 use super::verdict::tighter;
 use super::{
-    Admitted, Ask, Budget, Dimension, Limits, MeterState, Nanos, Now, Quota, Refusal, Scope,
+    Admitted, Ask, Budget, Dimension, Limits, MeterState, Nanos, Now, Part, Quota, Refusal, Scope,
     Standing,
 };
 
@@ -151,7 +151,7 @@ impl Meter {
             mono: now,
             unix_s: 0,
         };
-        let mut pending = Here::new(self, now, Ask { tokens, nano: 0 });
+        let mut pending = Here::new(self, now, Ask { tokens, nano: 0 }, Part::Whole);
         if let Some(denial) = pending.denial() {
             return Err(denial.refusal(Scope::Key, self.state(now.mono)));
         }

@@ -26,7 +26,7 @@ mod verdict;
 pub use budget::{Budget, MAX_BUDGET, Period};
 pub use gcra::{BadQuota, Bucket, Decision, MAX_NOW, Quota, State};
 pub use lease::OnStoreLoss;
-pub use limits::{Ask, Limits, Now};
+pub use limits::{Ask, Limits, Now, Part};
 pub use meter::Meter;
 pub use permits::Permits;
 pub use region::{MAX_WORKERS, Region, subject_id};

@@ -6,9 +6,9 @@ use std::sync::atomic::AtomicU64;
 use super::gcra::{Quote, Tat};
 use super::lease::Lease;
 use super::leased::{Lines, Stop};
-use super::region::Cell;
+use super::region::{Cell, Rows};
 use super::verdict::{CONCURRENCY_RETRY, Denial, Dimension, MeterState, tighter};
-use super::{Ask, Meter, Nanos, Now, Quota, State};
+use super::{Ask, Meter, Nanos, Now, Part, Quota, State};
 
 /// One meter's part in an admission: looked at first, then taken.
 pub(super) enum Pending<'a> {
@@ -18,10 +18,10 @@ pub(super) enum Pending<'a> {
 
 impl<'a> Pending<'a> {
     #[inline]
-    pub(super) fn new(meter: &'a Meter, now: Now, ask: Ask) -> Self {
+    pub(super) fn new(meter: &'a Meter, now: Now, ask: Ask, part: Part) -> Self {
         match &meter.leased {
-            None => Self::Here(Here::new(meter, now, ask)),
-            Some(leased) => Self::Leased(Lines::new(leased, &meter.plan, now, ask)),
+            None => Self::Here(Here::new(meter, now, ask, part)),
+            Some(leased) => Self::Leased(Lines::new(leased, &meter.plan, now, ask, part)),
         }
     }
 
@@ -75,6 +75,7 @@ pub(super) struct Here<'a> {
     meter: &'a Meter,
     now: Now,
     nano: u64,
+    part: Part,
     rates: [Option<Asked<'a>>; 3],
 }
 
@@ -133,9 +134,9 @@ impl<'a> Asked<'a> {
 
 impl<'a> Here<'a> {
     #[inline]
-    pub(super) fn new(meter: &'a Meter, now: Now, ask: Ask) -> Self {
+    pub(super) fn new(meter: &'a Meter, now: Now, ask: Ask, part: Part) -> Self {
         let plan = &*meter.plan;
-        let rates = match meter.rows() {
+        let rates = match meter.rows().filter(|_| part.has_use()) {
             None => [None; 3],
             Some(rows) => {
                 let asked = |quota: &'a Option<Quota>, cell, cost| {
@@ -152,6 +153,7 @@ impl<'a> Here<'a> {
             meter,
             now,
             nano: ask.nano,
+            part,
             rates,
         }
     }
@@ -165,7 +167,7 @@ impl<'a> Here<'a> {
             .iter()
             .flatten()
             .all(|asked| matches!(asked.quote, Quote::Pass(..)))
-            && rows.permits().sum() < self.meter.plan.max_in_flight
+            && !self.is_full(rows)
             && self.meter.plan.budget.is_none();
         if passes { None } else { self.worst() }
     }
@@ -179,13 +181,18 @@ impl<'a> Here<'a> {
                 worst = Some(denial.worse(worst));
             }
         }
-        if rows.permits().sum() >= self.meter.plan.max_in_flight {
+        if self.is_full(rows) {
             worst = Some(self.full_house().worse(worst));
         }
         if let Some(denial) = self.over_budget() {
             worst = Some(denial.worse(worst));
         }
         worst
+    }
+
+    #[inline]
+    fn is_full(&self, rows: &Rows) -> bool {
+        self.part.has_place() && rows.permits().sum() >= self.meter.plan.max_in_flight
     }
 
     fn full_house(&self) -> Denial {
@@ -225,7 +232,7 @@ impl<'a> Here<'a> {
             return Ok(());
         };
         let max = self.meter.plan.max_in_flight;
-        if !rows.permits().take(1, || max) {
+        if self.part.has_place() && !rows.permits().take(1, || max) {
             return Err(self.full_house());
         }
         let mut failed = None;
@@ -267,7 +274,9 @@ impl<'a> Here<'a> {
         for asked in self.rates.iter().take(rates).flatten() {
             asked.tat.refund(asked.quota, asked.cost);
         }
-        self.meter.release();
+        if self.part.has_place() {
+            self.meter.release();
+        }
     }
 
     /// Takes everything back: another meter said no.

@@ -8,7 +8,7 @@ use super::lease::Lease;
 use super::leased::Stop;
 use super::pending::Pending;
 use super::verdict::Denial;
-use super::{Ask, Meter, MeterState, Nanos, Now, Refusal};
+use super::{Ask, Meter, MeterState, Nanos, Now, Part, Refusal};
 
 /// How many tokens beyond its reservation a stream may deliver before they are charged.
 pub const PROGRESS_STEP: u64 = 256;
@@ -74,6 +74,7 @@ impl Places {
 #[must_use = "dropping it ends the request"]
 pub struct Reservation {
     meters: Meters,
+    part: Part,
     /// Who else may give the permits back.
     places: Option<Arc<Places>>,
     held: u64,
@@ -97,11 +98,25 @@ impl Reservation {
     /// # Errors
     /// [`Declined`], at no cost.
     pub fn admit(meters: Meters, now: Now, ask: Ask) -> Result<(Self, MeterState), Declined> {
-        let state = take(&meters, now, ask)?;
+        Self::admit_part(meters, now, ask, Part::Whole)
+    }
+
+    /// As [`Self::admit`], but of a session, or of a request of one.
+    ///
+    /// # Errors
+    /// [`Declined`], at no cost.
+    pub fn admit_part(
+        meters: Meters,
+        now: Now,
+        ask: Ask,
+        part: Part,
+    ) -> Result<(Self, MeterState), Declined> {
+        let state = take(&meters, now, ask, part)?;
         let holds_money = meters.iter().flatten().any(|meter| meter.has_budget());
         Ok((
             Self {
                 meters,
+                part,
                 places: None,
                 holds_money,
                 told: 0,
@@ -130,7 +145,7 @@ impl Reservation {
         let places = self.places.get_or_insert_with(|| {
             Arc::new(Places {
                 meters: self.meters.clone(),
-                returned: AtomicBool::new(false),
+                returned: AtomicBool::new(!self.part.has_place()),
             })
         });
         Arc::clone(places)
@@ -191,7 +206,9 @@ impl Reservation {
     /// Ends a request whose upstream was never contacted: it costs nothing.
     pub fn cancel(mut self) {
         for meter in self.each() {
-            meter.cancel(self.held);
+            if self.part.has_use() {
+                meter.cancel(self.held);
+            }
         }
         self.unspend_beyond(0);
     }
@@ -214,7 +231,8 @@ impl Drop for Reservation {
         }
         match &self.places {
             Some(places) => places.give_back(),
-            None => self.each().for_each(|meter| meter.release()),
+            None if self.part.has_place() => self.each().for_each(|meter| meter.release()),
+            None => {}
         }
     }
 }
@@ -266,10 +284,11 @@ impl Wanting {
     }
 }
 
-fn take(meters: &Meters, now: Now, ask: Ask) -> Result<MeterState, Declined> {
-    let mut pending = meters
-        .each_ref()
-        .map(|meter| meter.as_ref().map(|meter| Pending::new(meter, now, ask)));
+fn take(meters: &Meters, now: Now, ask: Ask, part: Part) -> Result<MeterState, Declined> {
+    let mut pending = meters.each_ref().map(|meter| {
+        let meter = meter.as_ref()?;
+        Some(Pending::new(meter, now, ask, part))
+    });
     let mut worst: Option<(Scope, Denial)> = None;
     let mut wanting = None;
     for (scope, part) in Scope::ALL.into_iter().zip(&pending) {

@@ -14,6 +14,7 @@ use crate::error::{Error, Kind};
 use crate::gateway;
 use crate::slot::{Head, Slot};
 use crate::tags;
+use crate::upstream::BETA;
 
 /// A body above this is read only for those who may ask at all.
 const SMALL: u64 = 64 * 1024;
@@ -44,7 +45,7 @@ pub(super) async fn answer(
         .size_hint()
         .exact()
         .is_none_or(|length| length > SMALL)
-        && let Err(error) = shared.gateway.authenticate(asked.authorization)
+        && let Err(error) = shared.gateway.authenticate(&asked)
     {
         if !waits {
             body::drain(incoming).await;
@@ -126,6 +127,7 @@ pub(super) fn waits(headers: &HeaderMap) -> bool {
 pub(super) fn view(headers: &HeaderMap) -> gateway::Request<'_> {
     let get = |name: HeaderName| headers.get(name).map(HeaderValue::as_bytes);
     gateway::Request {
+        previous: None,
         authorization: get(AUTHORIZATION),
         content_type: get(CONTENT_TYPE),
         request_id: get(HeaderName::from_static("x-request-id")),
@@ -134,6 +136,7 @@ pub(super) fn view(headers: &HeaderMap) -> gateway::Request<'_> {
         tags: get(HeaderName::from_static(tags::HEADER)),
         session: get(HeaderName::from_static("x-session-id")),
         api_key: get(HeaderName::from_static("x-api-key")),
+        beta: get(HeaderName::from_static(BETA)),
         idempotency_key: get(HeaderName::from_static("idempotency-key")),
         front: Front::Http,
         deadline: None,

@@ -34,7 +34,7 @@ pub(super) async fn answer(
     };
     let asked = view(&parts.headers);
     let waits = modern && waits(&parts.headers);
-    if let Err(error) = shared.gateway.authenticate(asked.authorization) {
+    if let Err(error) = shared.gateway.authenticate(&asked) {
         if !waits {
             body::drain(incoming).await;
         }

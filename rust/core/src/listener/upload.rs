@@ -67,7 +67,7 @@ pub(super) async fn answer(
     let waits = modern && waits(&parts.headers);
     let source = source(incoming);
     // Whoever may not ask at all does not get to fill memory either.
-    if let Err(error) = shared.gateway.authenticate(asked.authorization) {
+    if let Err(error) = shared.gateway.authenticate(&asked) {
         if !waits {
             drain(source).await;
         }

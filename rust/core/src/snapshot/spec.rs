@@ -152,6 +152,15 @@ pub struct PathsSpec {
     pub completions: Option<String>,
     /// Embeddings.
     pub embeddings: Option<String>,
+    /// Realtime sessions.
+    #[serde(default)]
+    pub realtime: Option<String>,
+    /// Counts the tokens of a request of Anthropic's Messages.
+    #[serde(default)]
+    pub count_tokens: Option<String>,
+    /// OpenAI's Responses, where they are offered beside chat.
+    #[serde(default)]
+    pub responses: Option<String>,
     /// Ranking of documents.
     #[serde(default)]
     pub rerank: Option<String>,
@@ -194,6 +203,7 @@ impl PathsSpec {
             Endpoint::Chat => &self.chat,
             Endpoint::Completions => &self.completions,
             Endpoint::Embeddings => &self.embeddings,
+            Endpoint::Realtime => &self.realtime,
             Endpoint::Rerank => &self.rerank,
             Endpoint::Score => &self.score,
             Endpoint::Moderations => &self.moderations,
@@ -217,6 +227,9 @@ impl Default for PathsSpec {
             chat_stream: None,
             completions: path("/v1/completions"),
             embeddings: path("/v1/embeddings"),
+            realtime: None,
+            count_tokens: None,
+            responses: None,
             rerank: None,
             score: None,
             moderations: None,

@@ -131,8 +131,9 @@ impl Place {
 #[derive(Clone, Debug)]
 pub(super) struct Places {
     /// By the index of their API.
-    places: [Option<Place>; Endpoint::ALL.len()],
+    all: [Option<Place>; Endpoint::ALL.len()],
     chat_stream: Option<Place>,
+    responses: Option<Place>,
 }
 
 impl Places {
@@ -143,13 +144,14 @@ impl Places {
                 .map(|path| Place::new(address, path))
                 .transpose()
         };
-        let mut places = [const { None }; Endpoint::ALL.len()];
-        for (slot, endpoint) in places.iter_mut().zip(Endpoint::ALL) {
+        let mut all = [const { None }; Endpoint::ALL.len()];
+        for (slot, endpoint) in all.iter_mut().zip(Endpoint::ALL) {
             *slot = place(paths.of(endpoint))?;
         }
         Ok(Self {
-            places,
+            all,
             chat_stream: place(&paths.chat_stream)?,
+            responses: place(&paths.responses)?,
         })
     }
 
@@ -157,12 +159,28 @@ impl Places {
         let streamed = self.chat_stream.as_ref();
         streamed
             .filter(|_| stream && endpoint == Endpoint::Chat)
-            .or_else(|| self.places.get(endpoint as usize)?.as_ref())
+            .or_else(|| self.all.get(endpoint as usize)?.as_ref())
     }
 
     /// Whether there is such an API.
     pub(super) fn offers(&self, endpoint: Endpoint) -> bool {
         self.place(endpoint, false).is_some()
+    }
+
+    /// Whether there are Responses beside chat.
+    pub(super) const fn offers_responses(&self) -> bool {
+        self.responses.is_some()
+    }
+
+    /// Where a call of Responses goes; `None` where there are none.
+    pub(super) fn responses(
+        &self,
+        address: &Address,
+        model: &str,
+    ) -> Option<Result<Uri, http::Error>> {
+        self.responses
+            .as_ref()
+            .map(|place| place.of(address, model))
     }
 
     /// Where something below a collection is; `None` where there is no such API.
@@ -196,10 +214,17 @@ impl Places {
         stream: bool,
         model: &str,
     ) -> Option<Result<Uri, http::Error>> {
-        Some(match self.place(endpoint, stream)? {
-            Place::Fixed(uri) => Ok(uri.clone()),
-            Place::OfModel(path) => address.uri(&path.replace(MODEL, &encoded(model))),
-        })
+        let place = self.place(endpoint, stream)?;
+        Some(place.of(address, model))
+    }
+}
+
+impl Place {
+    fn of(&self, address: &Address, model: &str) -> Result<Uri, http::Error> {
+        match self {
+            Self::Fixed(uri) => Ok(uri.clone()),
+            Self::OfModel(path) => address.uri(&path.replace(MODEL, &encoded(model))),
+        }
     }
 }
 
@@ -281,7 +306,8 @@ mod tests {
             chat_stream: Some("/s".to_owned()),
             completions: None,
             embeddings: None,
-            rerank: Some("/r".to_owned()),
+            realtime: Some("/r?model={model}".to_owned()),
+            rerank: Some("/rank".to_owned()),
             ..PathsSpec::default()
         };
         let at = |endpoint, stream| uri("http://h", &paths, (endpoint, stream), "m");
@@ -289,7 +315,10 @@ mod tests {
         assert_eq!(at(Endpoint::Chat, true).as_deref(), Some("http://h/s"));
         assert_eq!(at(Endpoint::Completions, true), None);
         assert_eq!(at(Endpoint::Embeddings, false), None);
-        assert_eq!(at(Endpoint::Rerank, false).as_deref(), Some("http://h/r"));
+        let session = at(Endpoint::Realtime, false);
+        assert_eq!(session.as_deref(), Some("http://h/r?model=m"));
+        let ranked = at(Endpoint::Rerank, false);
+        assert_eq!(ranked.as_deref(), Some("http://h/rank"));
         assert_eq!(at(Endpoint::Files, false), None);
     }
 

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use forebay_core::gateway::{Endpoint, Gateway, Request};
 use forebay_core::keys::KeySpec;
 use forebay_core::limit::Region;
-use forebay_core::listener::{Bounds, Listener};
+use forebay_core::listener::{Bounds, Listener, Sockets};
 use forebay_core::price::PriceSpec;
 use forebay_core::prompt_log::{ChoiceSpec, SettingsSpec};
 use forebay_core::record::UsageEvent;
@@ -219,6 +219,10 @@ impl Rig {
                 header_read: setup.header_read,
                 body_read: setup.body_read,
                 write_stall: setup.write_stall,
+                sockets: Sockets {
+                    most: 100,
+                    idle: Duration::from_secs(600),
+                },
             },
             sockets: parking_lot::Mutex::default(),
         }

@@ -63,6 +63,7 @@ _REASONS = {
     "content_filter": "refusal",
     "abort": "end_turn",
 }
+COUNT_TOKENS = "/v1/messages/count_tokens"
 SIGNATURE = "c2ltdWxhdGVkLXNpZ25hdHVyZQ=="
 
 
@@ -216,7 +217,7 @@ class Anthropic(KindApp):
             data = [{"type": "model", "id": name, "display_name": name} for name in self._names]
             value = {"data": data, "has_more": False, "first_id": None, "last_id": None}
             return lambda: self.reply(exchange, dump(value))
-        if exchange.method == "POST" and path == "/v1/messages/count_tokens":
+        if exchange.method == "POST" and path == COUNT_TOKENS:
             return lambda: self._count(exchange)
         return None
 
@@ -256,7 +257,7 @@ class Anthropic(KindApp):
         temperature = body.get("temperature")
         if isinstance(temperature, int | float) and not 0 <= temperature <= 1:
             raise invalid("temperature: range: 0..1", "temperature")
-        plain: Body = {"messages": self._messages(body), "max_tokens": body["max_tokens"]}
+        plain: Body = {"messages": messages_of(body), "max_tokens": body["max_tokens"]}
         plain |= {k: body[k] for k in ("stream", "temperature", "top_p") if k in body}
         plain["stop"] = body.get("stop_sequences")
         if body.get("tools"):
@@ -280,37 +281,6 @@ class Anthropic(KindApp):
         if last["role"] == "assistant":
             plain["continue_final_message"] = True
         return self.generation(exchange.path, plain, str(body["model"]))
-
-    def _messages(self, body: Body) -> list[dict[str, Any]]:
-        made: list[dict[str, Any]] = []
-        system = body.get("system")
-        if isinstance(system, str):
-            made.append(message("system", system))
-        elif system is not None:
-            made += [message("system", _text(item)) for item in items(system, "system")]
-        open_calls: set[object] = set()
-        for index, item in enumerate(items(body["messages"], "messages")):
-            role, content = item.get("role"), item.get("content")
-            where = f"messages.{index}"
-            if role not in ("user", "assistant"):
-                raise invalid(f"{where}.role: Input should be 'user' or 'assistant'")
-            if isinstance(content, str):
-                made.append(message(role, content))
-                continue
-            blocks = items(content, f"{where}.content")
-            for block in blocks:
-                if block.get("type") == "tool_use":
-                    if not isinstance(block.get("input"), dict):
-                        raise invalid(f"{where}.content: tool_use.input: Input should be an object")
-                    open_calls.add(block.get("id"))
-                elif block.get("type") == "tool_result":
-                    if block.get("tool_use_id") not in open_calls:
-                        raise invalid(f"{where}.content: unexpected `tool_use_id` in tool_result")
-                    made.append(message("tool", _text(block)))
-            texts = [_text(block) for block in blocks if block.get("type") == "text"]
-            if texts or role == "assistant":
-                made.append(message(role, "".join(texts)))
-        return made
 
     def failure(self, problem: Problem) -> Failure:
         text, why, status = problem.message, problem.why, problem.status
@@ -340,3 +310,36 @@ def _text(block: dict[str, Any]) -> str:
     if isinstance(content, list):
         return "".join(_text(item) for item in content if isinstance(item, dict))
     return content if isinstance(content, str) else ""
+
+
+def messages_of(body: Body) -> list[dict[str, Any]]:
+    """The messages in OpenAI's form. Raises Problem, which names the field."""
+    made: list[dict[str, Any]] = []
+    system = body.get("system")
+    if isinstance(system, str):
+        made.append(message("system", system))
+    elif system is not None:
+        made += [message("system", _text(item)) for item in items(system, "system")]
+    open_calls: set[object] = set()
+    for index, item in enumerate(items(body["messages"], "messages")):
+        role, content = item.get("role"), item.get("content")
+        where = f"messages.{index}"
+        if role not in ("user", "assistant"):
+            raise invalid(f"{where}.role: Input should be 'user' or 'assistant'")
+        if isinstance(content, str):
+            made.append(message(role, content))
+            continue
+        blocks = items(content, f"{where}.content")
+        for block in blocks:
+            if block.get("type") == "tool_use":
+                if not isinstance(block.get("input"), dict):
+                    raise invalid(f"{where}.content: tool_use.input: Input should be an object")
+                open_calls.add(block.get("id"))
+            elif block.get("type") == "tool_result":
+                if block.get("tool_use_id") not in open_calls:
+                    raise invalid(f"{where}.content: unexpected `tool_use_id` in tool_result")
+                made.append(message("tool", _text(block)))
+        texts = [_text(block) for block in blocks if block.get("type") == "text"]
+        if texts or role == "assistant":
+            made.append(message(role, "".join(texts)))
+    return made

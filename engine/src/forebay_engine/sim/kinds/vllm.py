@@ -84,6 +84,8 @@ class VLLM(OpenAIApp):
         if exchange.method == "GET" and exchange.path == "/load":
             load = self.engine.scheduler.active + len(self.engine.scheduler.queue)
             return lambda: self.reply(exchange, dump({"server_load": load}))
+        if exchange.method == "POST" and exchange.path == "/v1/messages/count_tokens":
+            return lambda: self._count_tokens(exchange)
         found: Callable[[], None] | None = super().control(exchange)
         return found
 

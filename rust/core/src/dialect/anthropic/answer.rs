@@ -115,6 +115,7 @@ pub(crate) fn parse_answer(body: &str) -> Result<Answer<'_>, Error> {
         stop,
         stop_sequence: wire.stop_sequence.map(|text| text.0),
         usage: wire.usage.and_then(|counts| counts.usage()),
+        logprobs: None,
     })
 }
 

@@ -23,6 +23,17 @@ const USER: &[&str] = &[
 ];
 const ASSISTANT: &[&str] = &["text", "thinking", "redacted_thinking", "tool_use"];
 const RESULT: &[&str] = &["text", "image", "document"];
+/// What other dialects have too. Where a block of these stands matters; others may stand anywhere.
+const KNOWN: &[&str] = &[
+    "text",
+    "image",
+    "document",
+    "tool_use",
+    "tool_result",
+    "thinking",
+    "redacted_thinking",
+    "mid_conv_system",
+];
 const SYSTEM: &[&str] = &["text"];
 
 /// Reads messages one by one; knows the calls that were made.
@@ -30,6 +41,8 @@ pub(super) struct Messages<'a, 'r> {
     request: &'r mut Request<'a>,
     /// Names of called tools, by the calls' ids: the client's, so no hash that it could foresee.
     calls: HashMap<Cow<'a, str>, Cow<'a, str>>,
+    /// The message that is read has blocks that no other dialect has.
+    elsewhere: bool,
 }
 
 impl<'a, 'r> Messages<'a, 'r> {
@@ -42,6 +55,7 @@ impl<'a, 'r> Messages<'a, 'r> {
         let mut messages = Self {
             request,
             calls: HashMap::new(),
+            elsewhere: false,
         };
         if let Some(raw) = system {
             let parts = messages.blocks(raw, None, &Path::ROOT.key("system"), SYSTEM)?;
@@ -57,9 +71,10 @@ impl<'a, 'r> Messages<'a, 'r> {
     fn message(&mut self, raw: &'a RawValue, index: u32, at: &Path<'_>) -> Result<(), Error> {
         let mut members = Members::read(raw.get(), at)?;
         let role = members.need_text("role", at)?;
+        self.elsewhere = false;
         let content = members.need("content", at)?;
         let at = &at.key("content");
-        let (role, parts) = match &*role {
+        let (role, mut parts) = match &*role {
             "user" => (Role::User, self.blocks(content, Some(index), at, USER)?),
             "assistant" => {
                 let mut parts = self.blocks(content, Some(index), at, ASSISTANT)?;
@@ -77,6 +92,10 @@ impl<'a, 'r> Messages<'a, 'r> {
                 return Err(invalid(path, message));
             }
         };
+        if parts.is_empty() && self.elsewhere {
+            let nothing = Content::Text("".into());
+            parts.push(Part::new(nothing, Spot::new(index, Place::Whole)));
+        }
         if parts.is_empty() {
             let path = at.to_string();
             let message = format!("`{path}` must not be empty.");
@@ -112,6 +131,12 @@ impl<'a, 'r> Messages<'a, 'r> {
             let at = &at.index(i);
             let mut block = Members::read(raw.get(), at)?;
             let kind = block.need_text("type", at)?;
+            if !KNOWN.contains(&&*kind) {
+                // What the provider runs and found, or what is new there.
+                self.request.elsewhere(&at.key("type"), raw);
+                self.elsewhere = true;
+                continue;
+            }
             if !types.contains(&&*kind) {
                 return Err(at
                     .key("type")
@@ -147,7 +172,12 @@ impl<'a, 'r> Messages<'a, 'r> {
         let content = match kind {
             "text" => Content::Text(block.need_text("text", at)?),
             "image" => Content::Image(image(block, at)?),
-            "document" => document(block, at)?,
+            "document" => {
+                let Some(document) = self.document(block, at)? else {
+                    return Ok(None);
+                };
+                document
+            }
             "thinking" => Content::Thinking {
                 text: block.need_text("thinking", at)?,
                 signature: block.text("signature", at)?.and_then(signature),
@@ -203,6 +233,34 @@ impl<'a, 'r> Messages<'a, 'r> {
             is_error,
         })
     }
+
+    /// A document; nothing where it is made of blocks, as it is at Anthropic alone.
+    fn document(
+        &mut self,
+        block: &mut Members<'a>,
+        at: &Path<'_>,
+    ) -> Result<Option<Content<'a>>, Error> {
+        let name = block.text("title", at)?;
+        let raw = block.need("source", at)?;
+        let at = &at.key("source");
+        let mut source = Members::read(raw.get(), at)?;
+        let kind = source.need_text("type", at)?;
+        match &*kind {
+            "text" => return Ok(Some(Content::Text(source.need_text("data", at)?))),
+            "content" => {
+                self.request.elsewhere(&at.key("type"), raw);
+                self.elsewhere = true;
+                return Ok(None);
+            }
+            _ => {}
+        }
+        match media(&kind, &mut source, at)? {
+            Some(media) => Ok(Some(Content::Document { media, name })),
+            None => Err(at
+                .key("type")
+                .has_to_be("base64, text, content, url or file")),
+        }
+    }
 }
 
 fn is_blank(content: &Content<'_>) -> bool {
@@ -224,21 +282,6 @@ fn image<'a>(block: &mut Members<'a>, at: &Path<'_>) -> Result<Media<'a>, Error>
         }
         Some(media) => Ok(media),
         None => Err(at.key("type").has_to_be("base64, url or file")),
-    }
-}
-
-fn document<'a>(block: &mut Members<'a>, at: &Path<'_>) -> Result<Content<'a>, Error> {
-    let name = block.text("title", at)?;
-    let raw = block.need("source", at)?;
-    let at = &at.key("source");
-    let mut source = Members::read(raw.get(), at)?;
-    let kind = source.need_text("type", at)?;
-    if kind == "text" {
-        return Ok(Content::Text(source.need_text("data", at)?));
-    }
-    match media(&kind, &mut source, at)? {
-        Some(media) => Ok(Content::Document { media, name }),
-        None => Err(at.key("type").has_to_be("base64, text, url or file")),
     }
 }
 

@@ -10,12 +10,21 @@ use super::super::chat::{Format, Request, Thinking, Tool, ToolChoice};
 use super::super::json::{self, Members, Path};
 use super::message::Messages;
 
-/// Top-level fields that say nothing about the answer itself.
-const HINTS: [&str; 4] = [
+/// Top-level fields that say nothing about the answer itself: who pays and where, how fast, what is
+/// kept of it, and what the provider may leave out of a long conversation to save room.
+const HINTS: [&str; 12] = [
+    "billing_policy",
     "cache_control",
+    "compaction",
+    "context_management",
+    "diagnostics",
+    "fallback_credit_token",
+    "fallbacks",
     "inference_geo",
     "service_tier",
+    "speed",
     "user_profile_id",
+    "workspace_id",
 ];
 
 const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
@@ -42,7 +51,9 @@ pub(crate) fn parse_request(body: &str) -> Result<Request<'_>, Error> {
     request.stop = members
         .read_with("stop_sequences", at, stop)?
         .unwrap_or_default();
-    request.tools = members.read_with("tools", at, tools)?.unwrap_or_default();
+    if let Some(raw) = members.take("tools") {
+        tools(raw, &at.key("tools"), &mut request)?;
+    }
     choice(&mut members, at, &mut request)?;
     request.thinking = members.read_with("thinking", at, thinking)?;
     if let Some(raw) = members.take("output_config") {
@@ -56,7 +67,7 @@ pub(crate) fn parse_request(body: &str) -> Result<Request<'_>, Error> {
     for (name, raw) in members.rest() {
         if HINTS.contains(&&*name) {
             request.hint(&at.key(&name));
-        } else {
+        } else if !(name == "mcp_servers" && raw.get() == "[]") {
             request.other.push((name, Cow::Borrowed(raw)));
         }
     }
@@ -80,20 +91,22 @@ fn stop<'a>(raw: &'a RawValue, at: &Path<'_>) -> Result<Vec<Cow<'a, str>>, Error
         .collect()
 }
 
-fn tools<'a>(raw: &'a RawValue, at: &Path<'_>) -> Result<Vec<Tool<'a>>, Error> {
-    let mut tools = Vec::new();
+fn tools<'a>(raw: &'a RawValue, at: &Path<'_>, request: &mut Request<'a>) -> Result<(), Error> {
     for (i, raw) in json::list(raw, at)?.into_iter().enumerate() {
         let at = &at.index(i);
         let mut tool = Members::read(raw.get(), at)?;
         // The others are run by the provider, or known to its models alone.
-        if tool.text("type", at)?.is_some_and(|kind| kind != "custom") {
-            return Err(at.key("type").has_to_be("\"custom\""));
+        if let Some(kind) = tool.take("type")
+            && json::text(kind, &at.key("type"))? != "custom"
+        {
+            request.elsewhere(&at.key("type"), kind);
+            continue;
         }
         let name = tool.need_text("name", at)?;
         if name.is_empty() {
             return Err(at.key("name").has_to_be("a string that is not empty"));
         }
-        tools.push(Tool {
+        request.tools.push(Tool {
             name,
             description: tool.text("description", at)?,
             parameters: Some(Cow::Borrowed(json::object(
@@ -107,7 +120,7 @@ fn tools<'a>(raw: &'a RawValue, at: &Path<'_>) -> Result<Vec<Tool<'a>>, Error> {
             index: i as u32,
         });
     }
-    Ok(tools)
+    Ok(())
 }
 
 fn choice<'a>(
@@ -130,6 +143,10 @@ fn choice<'a>(
     let alone = choice.boolean("disable_parallel_tool_use", at)?;
     if request.tools.is_empty() {
         return match chosen {
+            ToolChoice::Required | ToolChoice::Named(_) if !request.other.is_empty() => {
+                request.elsewhere(at, raw);
+                Ok(())
+            }
             ToolChoice::Required | ToolChoice::Named(_) => {
                 Err(invalid("tool_choice", "`tool_choice` needs `tools`."))
             }
@@ -139,6 +156,11 @@ fn choice<'a>(
     if let ToolChoice::Named(name) = &chosen
         && request.tools.iter().all(|tool| tool.name != *name)
     {
+        if !request.other.is_empty() {
+            // Of a tool that the provider runs.
+            request.elsewhere(at, raw);
+            return Ok(());
+        }
         return Err(at.key("name").has_to_be("the name of one of `tools`"));
     }
     request.tool_choice = Some(chosen);
@@ -184,8 +206,12 @@ fn output<'a>(raw: &'a RawValue, at: &Path<'_>, request: &mut Request<'a>) -> Re
         })
     })?;
     for (name, raw) in members.rest() {
-        let path = at.key(&name).to_string();
-        request.other.push((path.into(), Cow::Borrowed(raw)));
+        if name == "task_budget" {
+            // A hint to the model that it was trained on.
+            request.hint(&at.key(&name));
+        } else {
+            request.elsewhere(&at.key(&name), raw);
+        }
     }
     Ok(())
 }

@@ -11,7 +11,8 @@ use super::block::{redacted, signed, thinking};
 use super::count;
 
 /// Writes named events: blocks one after the other, each closed before the next, and the end only
-/// once all is known. Usage is 0 where the message starts and told in full where it ends.
+/// once all is known. The message starts with its first content, as usage may come with that; it is 0
+/// where it does not, and told in full where the message ends.
 pub(crate) struct Writer {
     context: Context,
     started: bool,
@@ -54,13 +55,14 @@ impl Writer {
                 say(out, "ping", |_| {});
                 return Ok(());
             }
+            Event::Start => return Ok(()),
             _ => {}
         }
         if !std::mem::replace(&mut self.started, true) {
             self.start(out);
         }
         match event {
-            Event::Start | Event::Usage(_) | Event::Ping => {}
+            Event::Start | Event::Usage(_) | Event::Ping | Event::Logprobs(_) => {}
             Event::Text(text) | Event::Refusal(text) => {
                 self.open(Open::Text, out, |block| {
                     block.put("type", "text");
@@ -134,7 +136,9 @@ impl Writer {
                 message.list("content", |_| {});
                 message.put("stop_reason", ());
                 message.put("stop_sequence", ());
-                message.object("usage", |usage| count::write(Usage::default(), usage));
+                message.object("usage", |usage| {
+                    count::write(self.usage.unwrap_or_default(), usage);
+                });
             });
         });
     }

@@ -117,6 +117,7 @@ pub(crate) fn parse_answer(body: &str) -> Result<Answer<'_>, Error> {
             .and_then(|fields| fields.stop_sequence)
             .map(|sequence| sequence.0),
         usage: response.usage.and_then(|counts| counts.usage()),
+        logprobs: None,
     })
 }
 

@@ -271,7 +271,7 @@ fn check_name(tool: &Tool<'_>, from: Dialect) -> Result<(), Error> {
     let index = tool.index;
     let path = match from {
         Dialect::OpenAi => format!("tools[{index}].function.name"),
-        Dialect::Anthropic => format!("tools[{index}].name"),
+        Dialect::Anthropic | Dialect::Responses => format!("tools[{index}].name"),
         Dialect::Gemini => format!("tools[0].functionDeclarations[{index}].name"),
         Dialect::Converse => format!("toolConfig.tools[{index}].toolSpec.name"),
     };

@@ -32,7 +32,7 @@ impl Writer {
     pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut BytesMut) -> Result<(), Error> {
         match event {
             Event::Start => frame("messageStart", out, |body| body.put("role", "assistant")),
-            Event::Ping => Ok(()),
+            Event::Ping | Event::Logprobs(_) => Ok(()),
             Event::Text(text) | Event::Refusal(text) => {
                 self.delta(Block::Text, out, |delta| delta.put("text", text))
             }

@@ -37,6 +37,7 @@ pub(crate) fn parse_answer<'a>(body: &'a str, id: &str) -> Result<Answer<'a>, Er
         stop,
         stop_sequence: None,
         usage,
+        logprobs: None,
     })
 }
 

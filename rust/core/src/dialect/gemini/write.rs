@@ -47,7 +47,7 @@ impl Writer {
     /// Writes what an event makes. Errors: `UpstreamError` for a call that is no call, or too long.
     pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut BytesMut) -> Result<(), Error> {
         match event {
-            Event::Start | Event::Ping => Ok(()),
+            Event::Start | Event::Ping | Event::Logprobs(_) => Ok(()),
             Event::Text(text) | Event::Refusal(text) => {
                 self.put(out, |list| put_text(list, text, None));
                 Ok(())

@@ -11,7 +11,7 @@ use crate::scrub::{self, Asked};
 use super::super::Context;
 use super::super::calls::call_id;
 use super::super::carry::broken;
-use super::super::chat::{Answer, Content, Signature, Signer, Stop, ToolCall, Usage};
+use super::super::chat::{Answer, Content, Raw, Signature, Signer, Stop, ToolCall, Usage};
 use super::super::json::{Object, Path, Text, is_text};
 use super::format::{self, Detail};
 
@@ -31,12 +31,29 @@ struct Choice<'a> {
     message: Option<Message<'a>>,
     #[serde(borrow, default)]
     finish_reason: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    logprobs: Option<Logprobs<'a>>,
     /// SGLang's, where a stop sequence was met: it, or a token's id.
     #[serde(borrow, default)]
     matched_stop: Option<&'a RawValue>,
     /// vLLM's of the same meaning.
     #[serde(borrow, default)]
     stop_reason: Option<&'a RawValue>,
+}
+
+/// What is told of the tokens' probabilities.
+#[derive(Deserialize)]
+pub(super) struct Logprobs<'a> {
+    #[serde(borrow, default)]
+    content: Option<&'a RawValue>,
+}
+
+impl<'a> Logprobs<'a> {
+    /// Those of the text, as a list that is not empty.
+    pub(super) fn listed(self) -> Option<Raw<'a>> {
+        let list = self.content.filter(|raw| raw.get().len() > 2)?;
+        Some(Cow::Borrowed(list))
+    }
 }
 
 #[derive(Deserialize)]
@@ -135,6 +152,7 @@ pub(crate) fn parse_answer<'a>(body: &'a str, id: &str) -> Result<Answer<'a>, Er
         stop: stop(reason.as_deref(), calls > 0, stop_sequence.is_some())?,
         stop_sequence,
         usage: wire.usage.and_then(|raw| Usage::parse(raw.get())),
+        logprobs: choice.logprobs.and_then(Logprobs::listed),
     })
 }
 
@@ -218,7 +236,13 @@ pub(crate) fn render_answer(answer: &Answer<'_>, context: &Context, out: &mut By
             list.object(|choice| {
                 choice.put("index", 0);
                 choice.object("message", |message| write_message(answer, message));
-                choice.put("logprobs", ());
+                match &answer.logprobs {
+                    None => choice.put("logprobs", ()),
+                    Some(list) => choice.object("logprobs", |logprobs| {
+                        logprobs.put("content", list);
+                        logprobs.put("refusal", ());
+                    }),
+                }
                 choice.put("finish_reason", reason(answer.stop));
             });
         });
@@ -294,7 +318,7 @@ fn write_message(answer: &Answer<'_>, message: &mut Object<'_>) {
 }
 
 /// A call's signature where Gemini's compatible API has it.
-pub(super) fn extra(signature: Option<&Signature<'_>>, item: &mut Object<'_>) {
+pub(in super::super) fn extra(signature: Option<&Signature<'_>>, item: &mut Object<'_>) {
     if let Some(signature) = signature {
         item.object("extra_content", |extra| {
             extra.object("google", |google| {

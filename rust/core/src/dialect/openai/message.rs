@@ -267,7 +267,10 @@ fn is_blank(part: &Part<'_>) -> bool {
 }
 
 /// `{"google": {"thought_signature": "…"}}`; other providers' say nothing to us.
-fn thought_signature<'a>(raw: &'a RawValue, at: &Path<'_>) -> Result<Option<Signature<'a>>, Error> {
+pub(in super::super) fn thought_signature<'a>(
+    raw: &'a RawValue,
+    at: &Path<'_>,
+) -> Result<Option<Signature<'a>>, Error> {
     let mut members = Members::read(raw.get(), at)?;
     let google = members.read_with("google", at, |raw, at| {
         Members::read(raw.get(), at)?.text("thought_signature", at)
@@ -320,7 +323,10 @@ fn thoughts<'a>(
     Ok(parts)
 }
 
-fn audio<'a>(members: &mut Members<'a>, at: &Path<'_>) -> Result<Content<'a>, Error> {
+pub(in super::super) fn audio<'a>(
+    members: &mut Members<'a>,
+    at: &Path<'_>,
+) -> Result<Content<'a>, Error> {
     let inner = &at.key("input_audio");
     let mut audio = Members::read(members.need("input_audio", at)?.get(), inner)?;
     let data = audio.need_text("data", inner)?;
@@ -351,7 +357,7 @@ fn file<'a>(members: &mut Members<'a>, at: &Path<'_>) -> Result<Content<'a>, Err
 }
 
 /// What a URL stands for: itself, or the bytes that a data URL holds.
-fn media<'a>(url: Cow<'a, str>, at: &Path<'_>) -> Result<Media<'a>, Error> {
+pub(in super::super) fn media<'a>(url: Cow<'a, str>, at: &Path<'_>) -> Result<Media<'a>, Error> {
     let fault = || at.has_to_be("an http(s) URL or a data URL with base64");
     let Some(rest) = url.strip_prefix("data:") else {
         return if ["https://", "http://", "gs://", "s3://"]

@@ -11,7 +11,8 @@ mod read;
 mod render;
 mod write;
 
-pub(super) use answer::{parse_answer, render_answer};
+pub(super) use answer::{extra, parse_answer, render_answer};
+pub(super) use message::{audio, media, thought_signature};
 pub(super) use parse::parse_request;
 pub(super) use read::Reader;
 pub(super) use render::render_request;

@@ -11,7 +11,7 @@ use super::super::calls::call_id;
 use super::super::chat::{Event, Usage};
 use super::super::frames::{Frames, cut_off, unreadable};
 use super::super::json::{Path, Text};
-use super::answer::{Extra, known_id, says_something, sequence, stop};
+use super::answer::{Extra, Logprobs, known_id, says_something, sequence, stop};
 use super::format::{Detail, Piece};
 
 /// Most calls of one answer.
@@ -35,6 +35,8 @@ struct Choice<'a> {
     delta: Option<Delta<'a>>,
     #[serde(borrow, default)]
     finish_reason: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    logprobs: Option<Logprobs<'a>>,
     #[serde(borrow, default)]
     matched_stop: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -152,18 +154,22 @@ impl State {
         if !std::mem::replace(&mut self.started, true) {
             sink.event(Event::Start)?;
         }
+        // Before what it counts: the input's is known with the first token.
+        if let Some(usage) = chunk.usage.and_then(|raw| Usage::parse(raw.get())) {
+            sink.event(Event::Usage(usage))?;
+        }
         for choice in chunk.choices.into_iter().flatten() {
             if choice.index.unwrap_or(0) == 0 {
                 self.choice(choice, sink)?;
             }
         }
-        if let Some(usage) = chunk.usage.and_then(|raw| Usage::parse(raw.get())) {
-            sink.event(Event::Usage(usage))?;
-        }
         Ok(())
     }
 
     fn choice(&mut self, choice: Choice<'_>, sink: &mut impl Sink) -> Result<(), Error> {
+        if let Some(list) = choice.logprobs.and_then(Logprobs::listed) {
+            sink.event(Event::Logprobs(list))?;
+        }
         if let Some(delta) = choice.delta {
             self.delta(delta, sink)?;
         }

@@ -11,6 +11,9 @@ use super::super::chat::{
 };
 use super::super::json::{List, Object};
 
+/// Longest end user's id: OpenAI refuses longer ones, and coding tools send Anthropic such.
+const MAX_USER: usize = 64;
+
 /// Writes `request`. What other dialects have and this one has not goes to `carry`.
 pub(crate) fn render_request(
     request: &Request<'_>,
@@ -39,7 +42,11 @@ pub(crate) fn render_request(
         tools(request, carry, body);
         format(request, body);
         effort(request, carry, body);
-        body.put_some("user", request.user.as_deref());
+        match request.user.as_deref() {
+            // It says who asks, not what: the answer is the same without it.
+            Some(user) if user.len() > MAX_USER => carry.hint(Param::User.name(carry.from())),
+            user => body.put_some("user", user),
+        }
         if options.stream {
             body.put("stream", true);
             body.object("stream_options", |options| {

@@ -19,6 +19,8 @@ pub(crate) struct Writer {
     /// One has begun and is not signed.
     thinking: bool,
     usage: Option<Usage>,
+    /// JSON of the logprobs of the text that comes next.
+    logprobs: String,
 }
 
 impl Writer {
@@ -36,6 +38,7 @@ impl Writer {
             thoughts: 0,
             thinking: false,
             usage: None,
+            logprobs: String::new(),
         }
     }
 
@@ -51,6 +54,10 @@ impl Writer {
                 return;
             }
             Event::ToolEnd { .. } => return,
+            Event::Logprobs(list) => {
+                list.get().clone_into(&mut self.logprobs);
+                return;
+            }
             _ => {}
         }
         if !std::mem::replace(&mut self.started, true) {
@@ -60,8 +67,12 @@ impl Writer {
             });
         }
         match event {
-            Event::Start | Event::Usage(_) | Event::Ping | Event::ToolEnd { .. } => {}
-            Event::Text(text) => self.delta(out, |delta| delta.put("content", text)),
+            Event::Start
+            | Event::Usage(_)
+            | Event::Ping
+            | Event::ToolEnd { .. }
+            | Event::Logprobs(_) => {}
+            Event::Text(text) => self.text(text, out),
             Event::Refusal(text) => self.delta(out, |delta| delta.put("refusal", text)),
             Event::Reasoning(text) => {
                 self.thinking = true;
@@ -106,6 +117,19 @@ impl Writer {
             }
             Event::End => self.end(out),
         }
+    }
+
+    fn text(&mut self, text: &str, out: &mut BytesMut) {
+        if self.logprobs.is_empty() {
+            self.delta(out, |delta| delta.put("content", text));
+            return;
+        }
+        self.open(out);
+        Object::write(out, |delta| delta.put("content", text));
+        out.extend_from_slice(b",\"logprobs\":{\"content\":");
+        out.extend_from_slice(self.logprobs.as_bytes());
+        out.extend_from_slice(b",\"refusal\":null},\"finish_reason\":null}]}\n\n");
+        self.logprobs.clear();
     }
 
     /// A piece of a thought: its text, and what lets it be sent back.

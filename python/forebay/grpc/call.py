@@ -1,0 +1,155 @@
+"""One call: its metadata, its message, and how it fails."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+import structlog
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+from forebay._core import Core
+from forebay.gateway.request_id import Headers
+
+log = structlog.get_logger("forebay.grpc")
+
+READ_S = 30.0
+"""Seconds that a request's message may take to arrive."""
+PUSHBACK_MS = 30_000
+"""Milliseconds; clients that retry by themselves are not told to wait for longer than that."""
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Metadata = tuple[tuple[str, str], ...]
+Status = tuple[int, str, bytes]
+"""A failure: gRPC's code, the message, and a `google.rpc.Status` in its wire form."""
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+DETAILS = "grpc-status-details-bin"
+_PUSHBACK = "grpc-retry-pushback-ms"
+_READ = frozenset(
+    {
+        "authorization",
+        "x-api-key",
+        "x-request-id",
+        "x-session-id",
+        "x-forebay-tags",
+        "idempotency-key",
+        "traceparent",
+        "tracestate",
+    }
+)
+_OF_HTTP = frozenset(
+    {b"content-type", b"content-length", b"connection", b"cache-control", b"x-accel-buffering"}
+)
+_AT_THE_END = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
+
+
+def read_headers(context: Context) -> Headers:
+    """The metadata that the gateway reads, as HTTP headers. A key may come as `x-api-key` too."""
+    headers = [
+        (key.encode(), value if isinstance(value, bytes) else value.encode())
+        for key, value in context.invocation_metadata() or ()
+        if key in _READ
+    ]
+    found = dict(reversed(headers))
+    if b"x-api-key" in found and b"authorization" not in found:
+        headers.append((b"authorization", b"Bearer " + found[b"x-api-key"]))
+    return headers
+
+
+def to_metadata(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, Metadata]:
+    """An answer's headers as initial and trailing metadata: rates and waits come at the end."""
+    first: list[tuple[str, str]] = []
+    last: list[tuple[str, str]] = []
+    for name, value in headers:
+        if name in _OF_HTTP:
+            continue
+        late = name.startswith(b"x-ratelimit-") or name in _AT_THE_END
+        (last if late else first).append((name.decode("ascii"), value.decode("latin-1")))
+    return tuple(first), tuple(last)
+
+
+async def fail(context: Context, status: Status, metadata: Metadata = ()) -> None:
+    """End the call with a failure; the error's headers and details are trailing metadata.
+
+    Raises: grpc.aio.AbortError, always.
+    """
+    number, message, details = status
+    code = CODES[number]
+    trailing = (*metadata, *_pushback(code, metadata), (DETAILS, details))
+    await context.abort(code, message, trailing)
+
+
+def _pushback(code: grpc.StatusCode, metadata: Metadata) -> Metadata:
+    """What tells clients that retry by a policy when to, or with -1 that they should not.
+
+    Source: https://github.com/grpc/proposal/blob/master/A6-client-retries.md
+    """
+    if code not in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE):
+        return ()
+    told = dict(metadata)
+    wait = told.get("retry-after-ms")
+    if told.get("x-should-retry") == "false":
+        return ((_PUSHBACK, "-1"),)
+    if wait is None:
+        # Of what is exhausted only a rate comes back.
+        return ((_PUSHBACK, "-1"),) if code is grpc.StatusCode.RESOURCE_EXHAUSTED else ()
+    return ((_PUSHBACK, wait if int(wait) <= PUSHBACK_MS else "-1"),)
+
+
+async def read_message(context: Context, core: Core) -> bytes:
+    """The call's one message. Raises: grpc.aio.AbortError where there is none in time."""
+    try:
+        async with asyncio.timeout(READ_S):
+            message = await context.read()
+    except TimeoutError:
+        await fail(
+            context,
+            core.grpc_error(
+                "invalid_request", "The request did not arrive in time.", code="slow_body"
+            ),
+        )
+        raise  # fail does not return
+    if message is grpc.aio.EOF:
+        # It ended without one, or with a part of one. gRPC's own handlers would never answer.
+        await fail(
+            context,
+            core.grpc_error("invalid_request", "The request has no message.", code="bad_body"),
+        )
+    assert isinstance(message, bytes)
+    return message
+
+
+Serve = Callable[[Any, Context], Awaitable[Any]]
+
+
+def guarded(core: Core, serve: Serve) -> Serve:
+    """`serve`, with faults of ours answered as such instead of with their text."""
+
+    async def call(requests: Any, context: Context) -> Any:
+        try:
+            return await serve(requests, context)
+        except (grpc.aio.AbortError, asyncio.CancelledError):
+            raise
+        except cygrpc.ExecuteBatchError:
+            # The client has gone in the middle of a write.
+            raise asyncio.CancelledError from None
+        except Exception:
+            log.exception("request failed")
+            await fail(
+                context, core.grpc_error("internal", "The gateway failed. Please try again.")
+            )
+
+    return call
+
+
+def unary(core: Core, serve: Serve) -> Handler:
+    """A method with one answer, whose `serve` reads its message itself."""
+    return grpc.stream_unary_rpc_method_handler(guarded(core, serve))
+
+
+def streaming(core: Core, serve: Serve) -> Handler:
+    """A method with many answers, whose `serve` reads its message and writes them itself."""
+    return grpc.stream_stream_rpc_method_handler(guarded(core, serve))

@@ -1,0 +1,471 @@
+//! Requests and answers that pass as they are, but for what the gateway answers for: what came before,
+//! and what is kept.
+use std::borrow::Cow;
+
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Kind};
+use crate::sse::{Decoder, Frame};
+
+use super::super::carry::invalid;
+use super::super::json::{self, List, Members, Object, Path, Text, pairs};
+use super::items::signed;
+
+/// Most responses whose items one request may refer to.
+const MAX_REFERRED: usize = 64;
+
+/// What has to be loaded before a request can be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// `previous_response_id`.
+    pub(crate) previous: Option<String>,
+    /// The responses of items that are referred to.
+    pub(crate) referred: Vec<String>,
+}
+
+/// What a request needs; `None` for most. Errors: `InvalidRequest` that names the field.
+pub(crate) fn needs(body: &str) -> Result<Option<Needs>, Error> {
+    let finds = |what: &str| memchr::memmem::find(body.as_bytes(), what.as_bytes()).is_some();
+    if !finds("previous_response_id") && !finds("item_reference") {
+        return Ok(None);
+    }
+    let at = &Path::ROOT;
+    let mut members = Members::read(body, at)?;
+    let mut needs = Needs {
+        previous: members
+            .text("previous_response_id", at)?
+            .map(Cow::into_owned),
+        referred: Vec::new(),
+    };
+    if needs.previous.as_deref() == Some("") {
+        return Err(at
+            .key("previous_response_id")
+            .has_to_be("the id of a response"));
+    }
+    if let Some(input) = members.take("input").filter(|raw| !json::is_text(raw)) {
+        let at = &at.key("input");
+        for (i, raw) in json::list(input, at)?.into_iter().enumerate() {
+            let Some(id) = reference(raw, &at.index(i))? else {
+                continue;
+            };
+            let Some(response) = response_of(&id) else {
+                continue;
+            };
+            if needs.referred.contains(&response) {
+                continue;
+            }
+            if needs.referred.len() == MAX_REFERRED {
+                let message =
+                    format!("Items of more than {MAX_REFERRED} responses are referred to.");
+                return Err(invalid("input", message));
+            }
+            needs.referred.push(response);
+        }
+    }
+    Ok((needs.previous.is_some() || !needs.referred.is_empty()).then_some(needs))
+}
+
+/// The id that an item refers to another by.
+fn reference<'a>(raw: &'a RawValue, at: &Path<'_>) -> Result<Option<Cow<'a, str>>, Error> {
+    if memchr::memmem::find(raw.get().as_bytes(), b"item_reference").is_none() {
+        return Ok(None);
+    }
+    let mut item = Members::read(raw.get(), at)?;
+    if item.text("type", at)?.as_deref() != Some("item_reference") {
+        return Ok(None);
+    }
+    item.need_text("id", at).map(Some)
+}
+
+/// The response that an item of ours is of: `msg_<response><number>`.
+fn response_of(item: &str) -> Option<String> {
+    let (_, own) = item.split_once('_')?;
+    let response = own.get(..own.len().checked_sub(4)?)?;
+    (response.len() == 32 && response.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .then(|| format!("resp_{response}"))
+}
+
+/// What was loaded: the items of a response's `input` and of its `output`, as JSON lists.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) input: String,
+    pub(crate) output: String,
+}
+
+/// A request with all that came before it in `input`: the JSON, and how many items stand before the
+/// client's own.
+///
+/// Errors: `InvalidRequest`; `NotFound` for an item that is in none of the `referred`; `Internal` for
+/// what was loaded and cannot be read.
+pub(crate) fn expand(
+    body: &str,
+    previous: Option<&Loaded>,
+    referred: &[Loaded],
+) -> Result<(Bytes, u32), Error> {
+    let mut known = Vec::new();
+    for loaded in referred.iter().chain(previous) {
+        known.extend(items(&loaded.output)?);
+    }
+    let mut before = Vec::new();
+    if let Some(previous) = previous {
+        before.extend(items(&previous.input)?);
+        before.extend(items(&previous.output)?);
+    }
+    let count = before.len() as u32;
+    let loaded: usize = before.iter().map(|raw| raw.get().len() + 1).sum();
+    let mut out = BytesMut::with_capacity(body.len() + loaded + 128);
+    Object::write(&mut out, |object| {
+        for (name, raw) in pairs(body, &Path::ROOT)? {
+            if name != "input" || raw.get() == "null" {
+                object.put_named(&name, raw);
+                continue;
+            }
+            object.list("input", |list| {
+                for raw in &before {
+                    list.item().extend_from_slice(raw.get().as_bytes());
+                }
+                own(raw, &known, list)
+            })?;
+        }
+        Ok::<(), Error>(())
+    })?;
+    Ok((out.freeze(), count))
+}
+
+/// The client's own items, those that it refers to in their place.
+fn own(input: &RawValue, known: &[&RawValue], list: &mut List<'_>) -> Result<(), Error> {
+    let at = &Path::ROOT.key("input");
+    if json::is_text(input) {
+        list.object(|item| {
+            item.put("type", "message");
+            item.put("role", "user");
+            item.put("content", input);
+        });
+        return Ok(());
+    }
+    for (i, raw) in json::list(input, at)?.into_iter().enumerate() {
+        let at = &at.index(i);
+        let mut item = raw;
+        if let Some(id) = reference(raw, at)? {
+            item = find(&id, known).ok_or_else(|| {
+                let message = format!("There is no item with the id '{id}'.");
+                Error::new(Kind::NotFound, message)
+                    .param(at.key("id").to_string())
+                    .code("item_not_found")
+            })?;
+        }
+        list.item().extend_from_slice(item.get().as_bytes());
+    }
+    Ok(())
+}
+
+fn find<'k>(id: &str, known: &[&'k RawValue]) -> Option<&'k RawValue> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow, default)]
+        id: Option<Text<'a>>,
+    }
+    let has = |raw: &&&RawValue| {
+        serde_json::from_str::<Named<'_>>(raw.get())
+            .is_ok_and(|named| named.id.is_some_and(|own| own.0 == id))
+    };
+    known.iter().find(has).copied()
+}
+
+fn items(list: &str) -> Result<Vec<&RawValue>, Error> {
+    if list.is_empty() {
+        return Ok(Vec::new());
+    }
+    serde_json::from_str(list).map_err(|cause| {
+        let message = "The previous response could not be read.";
+        Error::new(Kind::Internal, message).cause(cause)
+    })
+}
+
+/// A request's input as a list of items. Empty where there is none.
+pub(crate) fn input_of(body: &str) -> String {
+    let mut members = Members::read(body, &Path::ROOT).unwrap_or_default();
+    let Some(input) = members.take("input") else {
+        return "[]".to_owned();
+    };
+    let mut out = BytesMut::new();
+    let written = List::write(&mut out, |list| own(input, &[], list));
+    match written {
+        Ok(()) => String::from_utf8(out.into()).unwrap_or_default(),
+        Err(_) => "[]".to_owned(),
+    }
+}
+
+/// A request as an upstream with Responses gets it: it keeps nothing, so that any other one can take
+/// the next turn. Thoughts travel sealed; those that this upstream cannot open are left out.
+pub(crate) fn native_body(body: &str, stored: bool) -> Result<Bytes, Error> {
+    let mut out = BytesMut::with_capacity(body.len() + 64);
+    Object::write(&mut out, |object| {
+        let mut included = false;
+        for (name, raw) in pairs(body, &Path::ROOT)? {
+            match &*name {
+                "store" | "previous_response_id" | "background" => {}
+                "include" if stored && raw.get() != "null" => {
+                    included = true;
+                    include(raw, object)?;
+                }
+                "input" if !json::is_text(raw) => {
+                    object.list("input", |list| thoughtful(raw, list))?;
+                }
+                _ => object.put_named(&name, raw),
+            }
+        }
+        if stored && !included {
+            object.put("include", [SEALED]);
+        }
+        object.put("store", false);
+        Ok::<(), Error>(())
+    })?;
+    Ok(out.freeze())
+}
+
+const SEALED: &str = "reasoning.encrypted_content";
+
+fn include(raw: &RawValue, object: &mut Object<'_>) -> Result<(), Error> {
+    let at = &Path::ROOT.key("include");
+    let mut names = Vec::new();
+    for (i, raw) in json::list(raw, at)?.into_iter().enumerate() {
+        names.push(json::text(raw, &at.index(i))?);
+    }
+    if names.iter().all(|name| name != SEALED) {
+        names.push(SEALED.into());
+    }
+    object.put("include", names);
+    Ok(())
+}
+
+/// The items but for thoughts that are not sealed, or by another provider.
+fn thoughtful(input: &RawValue, list: &mut List<'_>) -> Result<(), Error> {
+    #[derive(Deserialize)]
+    struct Thought<'a> {
+        #[serde(borrow, default)]
+        r#type: Option<Text<'a>>,
+        #[serde(borrow, default)]
+        encrypted_content: Option<Text<'a>>,
+    }
+    for raw in json::list(input, &Path::ROOT.key("input"))? {
+        let foreign = serde_json::from_str::<Thought<'_>>(raw.get()).is_ok_and(|item| {
+            let sealed = item.encrypted_content;
+            item.r#type.is_some_and(|kind| kind.0 == "reasoning")
+                && sealed.is_none_or(|sealed| signed(&sealed.0).is_some())
+        });
+        if !foreign {
+            list.item().extend_from_slice(raw.get().as_bytes());
+        }
+    }
+    Ok(())
+}
+
+/// A response's own id.
+pub(crate) fn id_of(response: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        id: Text<'a>,
+    }
+    let named: Named<'_> = serde_json::from_str(response).ok()?;
+    Some(named.id.0.into_owned())
+}
+
+/// What the gateway says of a response in the upstream's place.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept {
+    /// Whether it can be named as a previous response.
+    pub(crate) stored: bool,
+    /// The one before it.
+    pub(crate) previous: Option<String>,
+}
+
+impl Kept {
+    /// An upstream's response as the client gets it.
+    pub(crate) fn response(&self, json: &str) -> Result<Vec<u8>, Error> {
+        let mut out = BytesMut::with_capacity(json.len() + 64);
+        Object::write(&mut out, |object| {
+            let (mut stored, mut previous) = (false, false);
+            for (name, raw) in pairs(json, &Path::ROOT)? {
+                match &*name {
+                    "store" => {
+                        stored = true;
+                        object.put("store", self.stored);
+                    }
+                    "previous_response_id" => {
+                        previous = true;
+                        object.put("previous_response_id", self.previous.as_deref());
+                    }
+                    _ => object.put_named(&name, raw),
+                }
+            }
+            if !stored {
+                object.put("store", self.stored);
+            }
+            if !previous {
+                object.put("previous_response_id", self.previous.as_deref());
+            }
+            Ok::<(), Error>(())
+        })?;
+        Ok(out.into())
+    }
+}
+
+/// An upstream's stream on its way to the client. Its last event waits until it is known whether the
+/// response was stored.
+pub(crate) struct Native {
+    decoder: Decoder,
+    kept: Kept,
+    /// The last event, and its response.
+    last: Option<(Bytes, String)>,
+    /// The response as it was told last.
+    begun: Option<Vec<u8>>,
+    /// Of the next event.
+    sequence: u64,
+}
+
+#[derive(Deserialize)]
+struct Told<'a> {
+    #[serde(borrow)]
+    r#type: Text<'a>,
+    #[serde(borrow, default)]
+    response: Option<&'a RawValue>,
+    #[serde(default)]
+    sequence_number: Option<u64>,
+}
+
+impl Native {
+    /// A stream at its start. max_event_bytes: the longest event taken.
+    pub(crate) fn new(kept: Kept, max_event_bytes: usize) -> Self {
+        Self {
+            decoder: Decoder::new(max_event_bytes),
+            kept,
+            last: None,
+            begun: None,
+            sequence: 0,
+        }
+    }
+
+    /// Takes bytes of the stream and appends what the client gets.
+    pub(crate) fn feed(&mut self, chunk: Bytes, out: &mut BytesMut) -> Result<(), Error> {
+        let overflow = self.decoder.feed(chunk).err();
+        while let Some(frame) = self.decoder.next() {
+            self.frame(&frame, out)?;
+        }
+        match overflow {
+            None => Ok(()),
+            Some(cause) => Err(Error::new(
+                Kind::UpstreamError,
+                "The engine sent an event that is too large.",
+            )
+            .cause(cause)),
+        }
+    }
+
+    fn frame(&mut self, frame: &Frame, out: &mut BytesMut) -> Result<(), Error> {
+        let data = frame.data();
+        let told = data
+            .as_ref()
+            .and_then(|data| serde_json::from_slice::<Told<'_>>(data).ok());
+        if let Some(number) = told.as_ref().and_then(|told| told.sequence_number) {
+            self.sequence = number.saturating_add(1);
+        }
+        let response = told.as_ref().and_then(|told| told.response);
+        let (Some(told), Some(response)) = (&told, response) else {
+            out.extend_from_slice(&frame.raw);
+            return Ok(());
+        };
+        if matches!(
+            &*told.r#type.0,
+            "response.completed" | "response.incomplete"
+        ) {
+            let data = data.as_ref().cloned().unwrap_or_default();
+            self.last = Some((data, response.get().to_owned()));
+            return Ok(());
+        }
+        self.begun = Some(self.kept.response(response.get())?);
+        let data = data.as_deref().unwrap_or_default();
+        self.event(data, out)
+    }
+
+    /// Appends that it failed: `(code, message, param)`.
+    pub(crate) fn fail(
+        &mut self,
+        (code, message, param): (&str, &str, Option<&str>),
+        out: &mut BytesMut,
+    ) {
+        let sequence = self.sequence;
+        out.extend_from_slice(b"event: error\ndata: ");
+        Object::write(out, |event| {
+            event.put("type", "error");
+            event.put("sequence_number", sequence);
+            event.put("code", code);
+            event.put("message", message);
+            event.put("param", param);
+        });
+        out.extend_from_slice(b"\n\n");
+        let begun = self.begun.take().unwrap_or_default();
+        let begun = simdutf8::basic::from_utf8(&begun).unwrap_or_default();
+        let Ok(begun) = pairs(begun, &Path::ROOT) else {
+            return;
+        };
+        out.extend_from_slice(b"event: response.failed\ndata: ");
+        Object::write(out, |event| {
+            event.put("type", "response.failed");
+            event.put("sequence_number", sequence + 1);
+            event.object("response", |response| {
+                for (name, raw) in begun {
+                    match &*name {
+                        "status" => response.put("status", "failed"),
+                        "error" => response.object("error", |error| {
+                            error.put("code", code);
+                            error.put("message", message);
+                        }),
+                        _ => response.put_named(&name, raw),
+                    }
+                }
+            });
+        });
+        out.extend_from_slice(b"\n\n");
+    }
+
+    fn event(&self, data: &[u8], out: &mut BytesMut) -> Result<(), Error> {
+        let json = simdutf8::basic::from_utf8(data).unwrap_or_default();
+        let told = pairs(json, &Path::ROOT)?;
+        out.extend_from_slice(b"event: ");
+        let name = told.iter().find(|(name, _)| name == "type");
+        let name = name.and_then(|(_, raw)| json::text(raw, &Path::ROOT).ok());
+        out.extend_from_slice(name.unwrap_or_default().as_bytes());
+        out.extend_from_slice(b"\ndata: ");
+        Object::write(out, |object| {
+            for (name, raw) in told {
+                if name == "response" {
+                    let response = self.kept.response(raw.get())?;
+                    object.member("response").extend_from_slice(&response);
+                } else {
+                    object.put_named(&name, raw);
+                }
+            }
+            Ok::<(), Error>(())
+        })?;
+        out.extend_from_slice(b"\n\n");
+        Ok(())
+    }
+
+    /// The response that waits to be stored.
+    pub(crate) fn waiting(&self) -> Option<&str> {
+        self.last.as_ref().map(|(_, response)| response.as_str())
+    }
+
+    /// Appends the last event.
+    pub(crate) fn last(&mut self, stored: bool, out: &mut BytesMut) -> Result<(), Error> {
+        self.kept.stored = stored;
+        match self.last.take() {
+            Some((data, _)) => self.event(&data, out),
+            None => Ok(()),
+        }
+    }
+}

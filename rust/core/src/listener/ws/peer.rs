@@ -1,0 +1,286 @@
+//! One end of a WebSocket: what goes out in order and bounded, what comes in, and whether the other
+//! side is still there.
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Sink, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+
+/// How long a connection waits for the other side's half of a close (RFC 6455 §7.1.1).
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// Pings in a row that may stay without any sign of life.
+const MISSED_PINGS: u32 = 2;
+/// What one read takes off the socket: few bytes, as most connections wait.
+const READ_BYTES: usize = 8 * 1024;
+/// How much is read and dropped of a side that goes on sending, bytes.
+const MAX_DRAIN: usize = 64 << 20;
+/// The longest reason that a close frame can carry (RFC 6455 §5.5), bytes.
+const MAX_REASON: usize = 123;
+
+/// What came from the other side.
+#[derive(Debug)]
+pub(super) enum Came {
+    /// A text message.
+    Text(Utf8Bytes),
+    /// A binary message.
+    Binary(Bytes),
+    /// All that was to go out has gone.
+    Flushed,
+    /// Nothing more will come.
+    Gone(Gone),
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// The other side closed it, and may have said why.
+    Closed(Option<CloseFrame>),
+    /// It broke the protocol: to be closed with this.
+    Wrong(CloseCode, &'static str),
+    /// It sends no sign of life.
+    Silent,
+    /// The connection broke.
+    Lost,
+}
+
+/// One end of a WebSocket.
+pub(super) struct Peer<S> {
+    ws: WebSocketStream<S>,
+    out: VecDeque<Message>,
+    /// Something has been handed on that has not been written yet.
+    unflushed: bool,
+    /// A ping goes out then.
+    tick: Pin<Box<Sleep>>,
+    every: Duration,
+    /// Pings since the last sign of life.
+    missed: u32,
+    /// What came cannot be read any more.
+    is_broken: bool,
+    /// How long one message may take to go out, where nothing else bounds that.
+    stall: Option<Duration>,
+    stalls: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    /// A connection after its handshake. `max_message` bytes are the most that one message may have,
+    /// `ping` is the time between two pings.
+    pub(super) async fn new(stream: S, role: Role, max_message: usize, ping: Duration) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BYTES)
+            .write_buffer_size(0)
+            .max_message_size(Some(max_message))
+            .max_frame_size(Some(max_message));
+        Self {
+            ws: WebSocketStream::from_raw_socket(stream, role, Some(config)).await,
+            out: VecDeque::new(),
+            unflushed: false,
+            tick: Box::pin(sleep(ping)),
+            every: ping,
+            missed: 0,
+            is_broken: false,
+            stall: None,
+            stalls: None,
+        }
+    }
+
+    /// Gives up on the other side once it has not taken a message for so long.
+    pub(super) fn stalling(mut self, after: Duration) -> Self {
+        self.stall = Some(after);
+        self
+    }
+
+    /// Puts a message in line.
+    pub(super) fn push(&mut self, message: Message) {
+        self.out.push_back(message);
+    }
+
+    /// Whether something has still to go out.
+    pub(super) fn is_busy(&self) -> bool {
+        self.unflushed || !self.out.is_empty()
+    }
+
+    /// How many messages are in line.
+    pub(super) fn waiting(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Writes what is in line. Ready once all of it has gone.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        let written = self.poll_out(cx);
+        match self.stall {
+            Some(after) if written.is_pending() => self
+                .stalls
+                .get_or_insert_with(|| Box::pin(sleep(after)))
+                .as_mut()
+                .poll(cx)
+                .map(|()| Err(Gone::Lost)),
+            _ => {
+                self.stalls = None;
+                written
+            }
+        }
+    }
+
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        while !self.out.is_empty() {
+            ready!(Pin::new(&mut self.ws).poll_ready(cx)).map_err(|error| gone(&error))?;
+            if let Some(message) = self.out.pop_front() {
+                self.unflushed = true;
+                let sent = Pin::new(&mut self.ws).start_send(message);
+                sent.map_err(|error| gone(&error))?;
+            }
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.ws).poll_flush(cx)).map_err(|error| gone(&error))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The next message, or the end. Pings are answered, and sent.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Came> {
+        loop {
+            let came = match Pin::new(&mut self.ws).poll_next(cx) {
+                Poll::Ready(came) => came,
+                Poll::Pending => break,
+            };
+            self.missed = 0;
+            match came {
+                Some(Ok(Message::Text(text))) => return Poll::Ready(Came::Text(text)),
+                Some(Ok(Message::Binary(bytes))) => return Poll::Ready(Came::Binary(bytes)),
+                Some(Ok(Message::Close(frame))) => {
+                    return Poll::Ready(Came::Gone(Gone::Closed(frame)));
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Err(error)) => {
+                    let gone = gone(&error);
+                    self.is_broken = matches!(gone, Gone::Wrong(..));
+                    return Poll::Ready(Came::Gone(gone));
+                }
+                None => return Poll::Ready(Came::Gone(Gone::Lost)),
+            }
+        }
+        while self.tick.as_mut().poll(cx).is_ready() {
+            let next = Instant::now() + self.every;
+            self.tick.as_mut().reset(next);
+            // Behind what the other side does not take no ping gets there; the write's own bound
+            // ends that.
+            if self.is_busy() {
+                continue;
+            }
+            if self.missed >= MISSED_PINGS {
+                return Poll::Ready(Came::Gone(Gone::Silent));
+            }
+            self.missed += 1;
+            self.out.push_back(Message::Ping(Bytes::new()));
+            if let Poll::Ready(Err(gone)) = self.poll_write(cx) {
+                return Poll::Ready(Came::Gone(gone));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// What comes next, while what is in line goes out. Nothing is lost when this is dropped.
+    pub(super) async fn came(&mut self) -> Came {
+        poll_fn(|cx| {
+            if self.is_busy() {
+                match self.poll_write(cx) {
+                    Poll::Ready(Ok(())) => return Poll::Ready(Came::Flushed),
+                    Poll::Ready(Err(gone)) => return Poll::Ready(Came::Gone(gone)),
+                    Poll::Pending => {}
+                }
+            }
+            self.poll_read(cx)
+        })
+        .await
+    }
+
+    /// Says goodbye: what is in line goes out first, and the other side has a moment to answer.
+    pub(super) async fn close(mut self, code: CloseCode, reason: &str) {
+        self.push(Message::Close(Some(CloseFrame {
+            code,
+            reason: short(reason).into(),
+        })));
+        self.end().await;
+    }
+
+    /// Ends a connection that is over: what is in line goes out, the answer to a close too.
+    pub(super) async fn end(mut self) {
+        let ending = async {
+            let written = poll_fn(|cx| self.poll_write(cx)).await;
+            // The answer to the other side's close waits there.
+            self.unflushed = true;
+            let flushed = poll_fn(|cx| self.poll_write(cx)).await;
+            if written.and(flushed).is_ok() {
+                while !matches!(poll_fn(|cx| self.poll_read(cx)).await, Came::Gone(_)) {}
+                if self.is_broken {
+                    self.linger().await;
+                }
+            }
+        };
+        // One that takes longer finds the connection closed.
+        let _ = timeout(CLOSE_WAIT, ending).await;
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    /// Closes for writing, and drops what comes until the other side closes too, up to a bound:
+    /// unread, what is still on its way of a message that was refused would turn the close into a
+    /// reset before it is read.
+    async fn linger(&mut self) {
+        let stream = self.ws.get_mut();
+        let shut = poll_fn(|cx| Pin::new(&mut *stream).poll_shutdown(cx)).await;
+        if shut.is_err() {
+            return;
+        }
+        let mut left = MAX_DRAIN;
+        let mut bytes = [0; 4096];
+        while left > 0 {
+            let mut read = ReadBuf::new(&mut bytes);
+            let stream = self.ws.get_mut();
+            let came = poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut read)).await;
+            if came.is_err() || read.filled().is_empty() {
+                return;
+            }
+            left = left.saturating_sub(read.filled().len());
+        }
+    }
+}
+
+/// As much of a reason as a close frame carries.
+fn short(reason: &str) -> String {
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason.get(..end).unwrap_or_default().to_owned()
+}
+
+/// What an error means for the connection.
+fn gone(error: &Error) -> Gone {
+    match error {
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => {
+            Gone::Wrong(CloseCode::Size, "the message is too large")
+        }
+        Error::Capacity(_) => Gone::Wrong(CloseCode::Size, "too large"),
+        Error::Utf8(_) => Gone::Wrong(CloseCode::Invalid, "text is not UTF-8"),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+        | Error::ConnectionClosed
+        | Error::AlreadyClosed => Gone::Lost,
+        Error::Protocol(ProtocolError::UnmaskedFrameFromClient) => {
+            Gone::Wrong(CloseCode::Protocol, "a frame is not masked")
+        }
+        Error::Protocol(_) => Gone::Wrong(CloseCode::Protocol, "a frame breaks RFC 6455"),
+        _ => Gone::Lost,
+    }
+}
