@@ -49,9 +49,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_broken_frame_is_answered_with_its_code(
-    gateway: Gateway, key: Key, name: str
-) -> None:
+def test_a_broken_frame_is_answered_with_its_code(gateway: Gateway, key: Key, name: str) -> None:
     data, code = HOSTILE[name]
     client = RawSocket(gateway.port, key.secret)
     client.send(data)

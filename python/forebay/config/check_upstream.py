@@ -31,8 +31,20 @@ def checked_upstream(document: Document, name: str, upstream: Upstream) -> Upstr
         raise document.error(
             (*path, "discover"), f"kind {upstream.kind} does not list models: put them under models"
         )
+    if upstream.responses == "native" and not _has_responses(upstream, form):
+        raise document.error(
+            (*path, "responses"), f"there are no Responses at this {upstream.kind}: bridge them"
+        )
     _bounds(document, path, upstream)
     return upstream
+
+
+def _has_responses(upstream: Upstream, form: Form) -> bool:
+    if upstream.kind == "azure":
+        return not upstream.deployments
+    if upstream.kind == "bedrock":
+        return upstream.api == "openai"
+    return form.responses
 
 
 def _url(document: Document, path: FieldPath, upstream: Upstream, form: Form) -> str | None:

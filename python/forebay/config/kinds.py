@@ -58,6 +58,7 @@ class Form(NamedTuple):
     logins: sets of ``credentials``, of which one is chosen.
     both: ``credentials`` may stand beside ``api_key``.
     lists: its models can be asked for, so that ``discover`` works.
+    responses: may have OpenAI's Responses beside chat.
     extra: a package that it cannot do without.
     """
 
@@ -69,25 +70,28 @@ class Form(NamedTuple):
     logins: tuple[Login, ...] = ()
     both: bool = False
     lists: bool = True
+    responses: bool = False
     extra: Extra | None = None
 
 
 _OWN = Form()
+_BOTH = Form(responses=True)
 _MANAGED = Form(url=False, needs_key=True)
+_MANAGED_BOTH = Form(url=False, needs_key=True, responses=True)
 _CLIENT = ("tenant_id", "client_id", "client_secret")
 
 FORMS: dict[UpstreamKind, Form] = {
-    "sglang": _OWN,
-    "vllm": _OWN,
+    "sglang": _BOTH,
+    "vllm": _BOTH,
     "tgi": _OWN,
-    "trtllm": _OWN,
+    "trtllm": _BOTH,
     "modal": Form(logins=(Login(("key", "secret")),), both=True),
     "baseten": _MANAGED,
     "runpod": Form(),
     "together": _MANAGED,
-    "fireworks": _MANAGED,
+    "fireworks": _MANAGED_BOTH,
     "anyscale": _OWN,
-    "openai": _MANAGED,
+    "openai": _MANAGED_BOTH,
     "anthropic": Form(url=False, needs_key=True, may=("api_version",)),
     "gemini": Form(url=False, needs_key=True, may=("api",)),
     "bedrock": Form(
@@ -99,6 +103,7 @@ FORMS: dict[UpstreamKind, Form] = {
             Login(("profile",)),
         ),
         lists=False,
+        responses=True,
         extra=Extra("bedrock", "botocore", ("api_key", "credentials.access_key_id")),
     ),
     "vertex": Form(
@@ -114,10 +119,11 @@ FORMS: dict[UpstreamKind, Form] = {
         may=("api_version", "deployments"),
         logins=(Login(_CLIENT, ("authority",)), Login((), ("client_id", "authority"))),
         lists=False,
+        responses=True,
         extra=Extra("azure", "azure.identity", ("api_key",)),
     ),
-    "openrouter": _MANAGED,
-    "litellm": _OWN,
-    "openai_compatible": _OWN,
+    "openrouter": _MANAGED_BOTH,
+    "litellm": _BOTH,
+    "openai_compatible": _BOTH,
 }
 """Every kind's form."""

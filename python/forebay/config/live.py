@@ -32,6 +32,7 @@ _PACE = (
     "drain_bytes",
     "drop_params",
     "max_output_tokens",
+    "responses",
     "continues",
     "draining",
     "outlier",

@@ -89,7 +89,7 @@ def _upstream(config: Config, name: str, models: Mapping[str, Model]) -> dict[st
         "url": kind.address(upstream),
         "api_key": kind.bearer_token(upstream),
         "dialect": kind.dialect_for(upstream),
-        "paths": asdict(kind.paths(upstream)),
+        "paths": asdict(kind.paths_used(upstream)),
         "headers": [*kind.headers(upstream), *upstream.headers.items()],
         "credentials": kind.credentials(upstream) is not None,
         "sign": None if sign is None else asdict(sign),

@@ -12,6 +12,9 @@ Errors are OpenAI's. The filter of prompts is a 400 with ``code: content_filter`
 finish reason; a stream may begin with a chunk without choices, and filter results come late. 404
 ``DeploymentNotFound``. ``retry-after-ms`` says how long to wait.
 
+Realtime sessions are WebSockets at ``/openai/v1/realtime?model=DEPLOYMENT``; in the classic form at
+``/openai/realtime?deployment=DEPLOYMENT&api-version=DATE``.
+
 Usage with ``include_usage``. Closing the connection stops a stream, per OpenRouter's list.
 
 Sources: MicrosoftDocs/azure-ai-docs api-version-lifecycle; openai/openai-python lib/azure.py;
@@ -60,6 +63,8 @@ class Azure(Kind):
             chat=f"{below}/chat/completions{version}",
             completions=f"{below}/completions{version}",
             embeddings=f"{below}/embeddings{version}",
+            responses=None if upstream.deployments else f"{below}/responses{version}",
+            realtime=self._realtime(upstream),
         ).having(*_OF_MODEL, below=below, query=version)
         return paths.having("files", "batches", below="/openai/v1", query=version)
 
@@ -90,6 +95,14 @@ class Azure(Kind):
         probe = self.probe
         return self._as_set(None if probe is None else replace(probe, ready=path), upstream)
 
+    @classmethod
+    def _realtime(cls, upstream: Upstream) -> str:
+        """Sessions: the classic form has the deployment in the query."""
+        version = cls._version(upstream).replace("?", "&")
+        if upstream.deployments:
+            return f"/openai/realtime?deployment={{model}}{version}"
+        return f"/openai/v1/realtime?model={{model}}{version}"
+
     @staticmethod
     def _version(upstream: Upstream) -> str:
         return "" if upstream.api_version is None else f"?api-version={upstream.api_version}"
@@ -98,5 +111,6 @@ class Azure(Kind):
 KIND = Azure(
     name="azure",
     bearer=False,
+    responses=True,
     probe=Probe(ready="/openai/v1/models", interval_s=30.0, timeout_s=10.0),
 )

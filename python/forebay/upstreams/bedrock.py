@@ -41,7 +41,12 @@ _NATIVE = Paths(
     completions=None,
     embeddings=None,
 )
-_OPENAI = Paths(chat="/openai/v1/chat/completions", completions=None, embeddings=None)
+_OPENAI = Paths(
+    chat="/openai/v1/chat/completions",
+    completions=None,
+    embeddings=None,
+    responses="/openai/v1/responses",
+)
 
 
 class Bedrock(Kind):

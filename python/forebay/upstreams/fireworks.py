@@ -21,6 +21,6 @@ KIND = Kind(
         ErrorRule(412, "upstream_error", contains="suspended", retry=True, reason="quota"),
         ErrorRule(412, "upstream_error", retry=True),
     ),
-    default_paths=Paths().having("rerank"),
+    default_paths=Paths(responses="/v1/responses").having("rerank"),
     probe=Probe(ready="/v1/models", models="/v1/models", interval_s=30.0, timeout_s=10.0),
 )

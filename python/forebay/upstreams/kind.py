@@ -86,6 +86,7 @@ class Paths:
     """Paths below the address; ``{model}`` is the model's name there. None: not there.
 
     count_tokens: takes a request of Anthropic's Messages, answers how many tokens its input has.
+    realtime: a WebSocket for Realtime sessions.
     """
 
     chat: str | None = "/v1/chat/completions"
@@ -93,6 +94,8 @@ class Paths:
     completions: str | None = "/v1/completions"
     embeddings: str | None = "/v1/embeddings"
     count_tokens: str | None = None
+    responses: str | None = None
+    realtime: str | None = None
     rerank: str | None = None
     score: str | None = None
     moderations: str | None = None
@@ -179,6 +182,8 @@ class Kind:
         to 403 and 5xx are the upstream's own fault, 404 a model it lacks, 408 and 504 time, 429 a
         rate, 503 and 529 too much to do, every other 4xx the request's fault; and by code and words
         (rust/core/src/scrub/reason.rs) an overflow of the context, a filter, a start, a quota.
+    responses: requests of OpenAI's Responses go to its own unless the settings say otherwise; else
+        they are bridged over chat.
     probe: how it is asked how it is; None: only requests tell. wake: how it is started.
     """
 
@@ -198,6 +203,7 @@ class Kind:
     idle_s: float = 0.0
     errors: tuple[ErrorRule, ...] = ()
     default_paths: Paths = Paths()
+    responses: bool = False
     probe: Probe | None = None
     wake: Wake | None = None
 
@@ -215,6 +221,12 @@ class Kind:
     def paths(self, upstream: Upstream) -> Paths:
         """Where each API is."""
         return self.default_paths
+
+    def paths_used(self, upstream: Upstream) -> Paths:
+        """Where each API is that the gateway uses there."""
+        paths = self.paths(upstream)
+        wanted = self.responses if upstream.responses is None else upstream.responses == "native"
+        return paths if wanted else replace(paths, responses=None)
 
     def bearer_token(self, upstream: Upstream) -> str | None:
         """The key that is sent as a bearer token."""

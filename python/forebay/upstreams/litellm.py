@@ -16,7 +16,7 @@ from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="litellm",
-    default_paths=Paths().having(
+    default_paths=Paths(responses="/v1/responses").having(
         "rerank",
         "moderations",
         "images",

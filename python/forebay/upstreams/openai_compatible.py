@@ -12,7 +12,7 @@ from forebay.upstreams.kind import Kind, Paths, Probe
 
 KIND = Kind(
     name="openai_compatible",
-    default_paths=Paths().having(
+    default_paths=Paths(responses="/v1/responses").having(
         "rerank",
         "score",
         "moderations",

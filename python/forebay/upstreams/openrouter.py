@@ -13,11 +13,13 @@ them).
 Sources: openrouter.ai/docs: API reference, streaming, usage accounting, errors.
 """
 
-from forebay.upstreams.kind import ErrorRule, Kind, Probe
+from forebay.upstreams.kind import ErrorRule, Kind, Paths, Probe
 
 KIND = Kind(
     name="openrouter",
     default_url="https://openrouter.ai/api",
+    default_paths=Paths(responses="/v1/responses"),
+    responses=True,
     errors=tuple(
         ErrorRule(403, "invalid_request", contains=text, retry=False, reason="content_filter")
         for text in ("moderation", "flagged")

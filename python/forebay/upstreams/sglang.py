@@ -26,7 +26,7 @@ KIND = Kind(
     abort_path="/abort_request",
     continues=True,
     cold=True,
-    default_paths=Paths(count_tokens="/v1/messages/count_tokens").having(
+    default_paths=Paths(count_tokens="/v1/messages/count_tokens", responses="/v1/responses").having(
         "rerank", "score", "transcriptions"
     ),
     probe=Probe(

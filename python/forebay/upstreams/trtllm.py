@@ -19,7 +19,7 @@ from forebay.upstreams.kind import Kind, Paths, Probe
 KIND = Kind(
     name="trtllm",
     cold=True,
-    default_paths=Paths(embeddings=None),
+    default_paths=Paths(embeddings=None, responses="/v1/responses"),
     probe=Probe(
         ready="/health",
         loading=frozenset({503}),

@@ -22,7 +22,7 @@ KIND = Kind(
     continuous_usage=True,
     continues=True,
     cold=True,
-    default_paths=Paths(count_tokens="/v1/messages/count_tokens").having(
+    default_paths=Paths(count_tokens="/v1/messages/count_tokens", responses="/v1/responses").having(
         "rerank", "score", "transcriptions", "translations"
     ),
     probe=Probe(

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Method;
 use http::header::CONTENT_TYPE;
 
 use crate::arrival::Arrival;
@@ -13,6 +14,7 @@ use crate::exchange::{self, Job, drive};
 use crate::gateway::{Endpoint, Gateway, Request};
 use crate::guard;
 use crate::headers::{rate_headers, request_id_header, upstream_headers};
+use crate::idempotency::Entry;
 use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
 use crate::pass::object::{Act, Object};
@@ -64,6 +66,9 @@ impl Gateway {
         request: Request<'_>,
         upload: Arc<Upload>,
     ) -> Arc<Slot> {
+        if let Some(refusal) = self.unrepeatable(&request) {
+            return refusal;
+        }
         let asked = Asked {
             endpoint: object.endpoint,
             body: Bytes::new(),
@@ -81,6 +86,10 @@ impl Gateway {
         request: Request<'_>,
         body: Bytes,
     ) -> Arc<Slot> {
+        let repeatable = object.method() == Method::POST;
+        if repeatable && let Some(slot) = self.once(Entry::Object(object.clone()), request, &body) {
+            return slot;
+        }
         let asked = Asked {
             endpoint: object.endpoint,
             body,
@@ -99,6 +108,9 @@ impl Gateway {
         request: Request<'_>,
         upload: Arc<Upload>,
     ) -> Arc<Slot> {
+        if let Some(refusal) = self.unrepeatable(&request) {
+            return refusal;
+        }
         let asked = Asked {
             endpoint,
             body: Bytes::new(),
@@ -117,19 +129,9 @@ impl Gateway {
         request: Request<'_>,
         body: Bytes,
     ) -> Arc<Slot> {
-        let request = match request.idempotency_key {
-            // A session of many requests has no one answer.
-            Some(_) if request.front != Front::WebSocket => {
-                if let Some(slot) = self.once(way, request, &body) {
-                    return slot;
-                }
-                Request {
-                    idempotency_key: None,
-                    ..request
-                }
-            }
-            _ => request,
-        };
+        if let Some(slot) = self.once(Entry::Way(way), request, &body) {
+            return slot;
+        }
         if way.door == Door::OpenAi {
             return self.admit(way.endpoint, request, body);
         }
@@ -167,22 +169,9 @@ impl Gateway {
         voice: Option<Box<dyn Voice>>,
         arrival: Arrival,
     ) -> Arc<Slot> {
-        let slot = Arc::new(Slot::of(door, voice));
-        if request.front == Front::WebSocket {
-            slot.remember();
-        }
-        self.begin(slot, request, asked, arrival)
-    }
-
-    fn begin(
-        self: &Arc<Self>,
-        slot: Arc<Slot>,
-        request: Request<'_>,
-        asked: Asked,
-        arrival: Arrival,
-    ) -> Arc<Slot> {
         let id = request_id_header(request.request_id, &arrival.id);
-        let mut answer_headers = slot.door().greeting(id);
+        let mut answer_headers = door.greeting(id);
+        let slot = Arc::new(Slot::of(door, voice));
         let decided = self.decide(&asked, request, &arrival, &mut answer_headers, &slot);
         if !matches!(decided, Err(No::Wanting(_))) {
             self.metrics
@@ -640,7 +629,6 @@ impl Kept {
             idempotency_key,
         ] = self.fields.each_ref().map(Option::as_deref);
         Request {
-            previous: None,
             authorization,
             content_type,
             request_id,

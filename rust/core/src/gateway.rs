@@ -57,9 +57,6 @@ pub struct Request<'a> {
     pub idempotency_key: Option<&'a [u8]>,
     /// `anthropic-beta`.
     pub beta: Option<&'a [u8]>,
-    /// What is remembered of the response before, where its client's connection does
-    /// ([`Slot::remembered`]).
-    pub previous: Option<&'a [u8]>,
     /// How its client is connected.
     pub front: Front,
     /// How long its client waits for all of the answer, where it says so.

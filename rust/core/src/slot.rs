@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
-use crate::door::{Door, Keep, Voice};
+use crate::door::{Door, Voice};
 use crate::error::{Error, Kind};
 use crate::linger::Linger;
 use crate::relay;
@@ -55,7 +55,6 @@ pub fn header_text(text: impl Into<String>) -> HeaderValue {
 }
 
 #[derive(Default)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 struct State {
     head: Option<Head>,
     out: BytesMut,
@@ -73,9 +72,6 @@ struct State {
     telling: Option<Telling>,
     /// Why the answer, or what is left of it, is an error.
     failure: Option<Error>,
-    /// Whole answers are remembered.
-    remembers: bool,
-    remembered: Option<Bytes>,
     form: Form,
 }
 
@@ -253,24 +249,10 @@ impl Slot {
         });
     }
 
-    /// From now on the answer is remembered here once it is whole, as [`Slot::remembered`] gives it.
-    pub fn remember(&self) {
-        self.state.lock().remembers = true;
-    }
-
-    /// What is to be kept of an answer before its end is told. whole: the answer, where it is no
-    /// stream.
-    pub fn keeps(&self, whole: Option<&Bytes>) -> Option<Keep> {
-        if self.door != Door::Responses {
-            return None;
-        }
-        let mut state = self.state.lock();
-        let all = state.remembers;
-        let keep = state.telling.as_ref()?.voice.keeps(whole, all)?;
-        if all {
-            state.remembered = Some(keep.json.clone());
-        }
-        Some(keep).filter(|keep| keep.store)
+    /// What is to be kept of an answer before its end is told, a JSON object. whole: the answer, where it
+    /// is no stream.
+    pub fn keeps(&self, whole: Option<&Bytes>) -> Option<Bytes> {
+        self.state.lock().telling.as_ref()?.voice.keeps(whole)
     }
 
     /// Says whether the store has it; a whole answer tells that.
@@ -279,12 +261,6 @@ impl Slot {
             Some(telling) => telling.voice.kept(stored, whole),
             None => whole,
         }
-    }
-
-    /// What is remembered of an answer that was whole: what a next request may name as its previous
-    /// response, though the store does not have it.
-    pub fn remembered(&self) -> Option<Bytes> {
-        self.state.lock().remembered.clone()
     }
 
     /// An error as this reader names its fields.

@@ -95,6 +95,8 @@ class Upstream(Section, frozen=True, kw_only=True):
     drain_s, drain_bytes: how far it is read at most, in seconds and bytes after the client left.
     drop_params: leave out what the provider's dialect cannot carry, instead of refusing it.
     max_output_tokens: asked for where the dialect wants a bound and the client names none.
+    responses: how requests of OpenAI's Responses reach it. ``native``: as they are, where it has
+        them. ``bridge``: over chat. None: as its kind does.
     continues: can go on from a last message of the assistant's; None: as its kind can.
     draining: takes no new requests.
     probe, outlier, slow_start, cold: how it is watched. slow_start: seconds over which its share
@@ -122,6 +124,7 @@ class Upstream(Section, frozen=True, kw_only=True):
     drain_bytes: Annotated[int, Meta(ge=1024, le=1024 * MIB)] = MIB
     drop_params: bool = False
     max_output_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+    responses: Literal["native", "bridge"] | None = None
     continues: bool | None = None
     draining: bool = False
     probe: ProbeSettings = ProbeSettings()

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::{Asked, Kept, No};
 use crate::arrival::Arrival;
 use crate::door::responses::{self, Loaded, Needs};
-use crate::door::{Entered, Front, Way};
+use crate::door::{Entered, Way};
 use crate::error::{Error, Kind};
 use crate::exchange::drive;
 use crate::gateway::{Gateway, Request};
@@ -29,7 +29,7 @@ struct Question<'a> {
     id: &'a str,
 }
 
-/// What the store has, or a connection remembers; nothing of it where it has none.
+/// What the store has; nothing of it where it has none.
 #[derive(Deserialize)]
 struct Found<'a> {
     #[serde(borrow, default)]
@@ -40,8 +40,6 @@ struct Found<'a> {
 
 #[derive(Deserialize)]
 struct Answer<'a> {
-    #[serde(borrow, default)]
-    id: Option<&'a str>,
     #[serde(borrow)]
     output: &'a RawValue,
 }
@@ -84,18 +82,9 @@ impl Gateway {
             }
             Ok(Ok(needs)) => {
                 let slot = Arc::new(Slot::of(way.door, None));
-                if request.front == Front::WebSocket {
-                    slot.remember();
-                }
-                let here = request.previous.map(<[u8]>::to_vec);
                 let kept = Kept::of(&request);
-                let task = Arc::clone(self).recall(
-                    way,
-                    kept,
-                    (body, needs, here),
-                    arrival,
-                    Arc::clone(&slot),
-                );
+                let task =
+                    Arc::clone(self).recall(way, kept, (body, needs), arrival, Arc::clone(&slot));
                 slot.driven_by(self.runtime.spawn(task).abort_handle());
                 slot
             }
@@ -106,12 +95,12 @@ impl Gateway {
         }
     }
 
-    /// The rest of an admission that waits for what came before. here: what the connection remembers.
+    /// The rest of an admission that waits for what came before.
     async fn recall(
         self: Arc<Self>,
         way: &'static Way,
         kept: Kept,
-        (body, needs, here): (Bytes, Needs, Option<Vec<u8>>),
+        (body, needs): (Bytes, Needs),
         arrival: Arrival,
         slot: Arc<Slot>,
     ) {
@@ -119,7 +108,7 @@ impl Gateway {
         let request = kept.request();
         let id = request_id_header(request.request_id, &arrival.id);
         let mut headers = way.door.greeting(id);
-        let entered = match self.remembered(&request, &body, needs, here).await {
+        let entered = match self.remembered(&request, &body, needs).await {
             Ok(entered) => entered,
             Err(error) => {
                 self.note(&error, &headers);
@@ -153,16 +142,12 @@ impl Gateway {
         request: &Request<'_>,
         body: &Bytes,
         needs: Needs,
-        here: Option<Vec<u8>>,
     ) -> Result<Entered, Error> {
         let account = Arc::clone(&self.whose(request)?.account);
         let previous = match &needs.previous {
             None => None,
             Some(id) => {
-                let found = match here.and_then(|json| here_is(&json, id)) {
-                    Some(loaded) => Some(loaded),
-                    None => self.load(&account, id).await?,
-                };
+                let found = self.load(&account, id).await?;
                 Some(found.ok_or_else(|| not_found(id))?)
             }
         };
@@ -210,13 +195,6 @@ impl Gateway {
             serde_json::from_slice(&answer).map_err(|cause| unreadable(&cause))?;
         Ok(found.loaded())
     }
-}
-
-/// What the connection remembers, if it is that response.
-fn here_is(json: &[u8], id: &str) -> Option<Loaded> {
-    let found: Found<'_> = serde_json::from_slice(json).ok()?;
-    let own = found.response.as_ref().and_then(|response| response.id);
-    (own == Some(id)).then(|| found.loaded()).flatten()
 }
 
 fn not_found(id: &str) -> Error {

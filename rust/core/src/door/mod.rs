@@ -156,10 +156,10 @@ pub trait Voice: Send {
         None
     }
 
-    /// What is to be kept before the end is told. whole: the answer as it is told, where it is no
-    /// stream. all: also what the store is not to have.
-    fn keeps(&self, whole: Option<&Bytes>, all: bool) -> Option<Keep> {
-        let _ = (whole, all);
+    /// What is to be kept before the end is told, a JSON object. whole: the answer as it is told, where
+    /// it is no stream.
+    fn keeps(&self, whole: Option<&Bytes>) -> Option<Bytes> {
+        let _ = whole;
         None
     }
 
@@ -168,15 +168,6 @@ pub trait Voice: Send {
         let _ = stored;
         whole
     }
-}
-
-/// What is kept of an answer.
-#[derive(Clone, Debug)]
-pub struct Keep {
-    /// A JSON object.
-    pub json: Bytes,
-    /// In the store.
-    pub store: bool,
 }
 
 impl Door {
@@ -260,8 +251,8 @@ pub fn enter(way: &Way, body: Bytes, request_id: &str) -> Result<Entered, Error>
             native: None,
             voice: Some(Box::new(grpc::Voice::new(method))),
         }),
-        Door::Messages => messages::enter(body, request_id),
-        Door::Count => messages::count(body),
+        Door::Messages => messages::enter(&body, request_id),
+        Door::Count => messages::count(&body),
         Door::Responses => responses::enter(&body, 0),
     }
 }

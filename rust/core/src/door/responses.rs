@@ -39,10 +39,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use crate::dialect::responses::{Bridged, bridge, input_of, native_body};
+use crate::dialect::responses::{Bridged, bridge, native_body};
 use crate::dialect::{Context, Dialect, Unsaid};
 use crate::error::{Error, Kind};
-use crate::peek::peek;
 
 use super::{Entered, Native};
 
@@ -75,18 +74,17 @@ pub(crate) fn enter(body: &Bytes, before: u32) -> Result<Entered, Error> {
         store,
         previous,
     } = told;
-    let native = native_body(json, store)?;
-    let at = peek(&native).ok().and_then(|seen| seen.model_span);
-    let native = at.map(|model| Native {
+    let (own, at) = native_body(json, store)?;
+    let native = Native {
         dialect: Dialect::Responses,
-        model,
+        model: at,
         unsaid: native_only.map(|error| Unsaid {
             error: own_place(error, before),
             droppable: false,
         }),
         beta: None,
-        body: native.clone(),
-    });
+        body: own,
+    };
     let created = SystemTime::now().duration_since(UNIX_EPOCH);
     let context = Context {
         id: format!("resp_{}", uuid::Uuid::now_v7().simple()),
@@ -94,10 +92,10 @@ pub(crate) fn enter(body: &Bytes, before: u32) -> Result<Entered, Error> {
         created: created.map_or(0, |since| since.as_secs()),
     };
     let told =
-        Told::new(context, asked, places.after(before)).keeping(input_of(json), store, previous);
+        Told::new(context, asked, places.after(before)).keeping(body.clone(), store, previous);
     Ok(Entered {
         body: chat.into(),
-        native,
+        native: Some(native),
         voice: Some(Box::new(told)),
     })
 }

@@ -24,15 +24,16 @@ pub(super) async fn keep(job: &Job, whole: Option<Bytes>) -> Option<Bytes> {
     if job.slot.door() != Door::Responses {
         return whole;
     }
-    let Some(keep) = job.slot.keeps(whole.as_ref()) else {
-        // Too much to be kept, or not to be.
+    // Too much to be kept, or not to be; or nobody keeps anything here.
+    let keep = job.slot.keeps(whole.as_ref());
+    let Some(keep) = keep.filter(|_| job.gateway.port.is_served()) else {
         return job.slot.kept(false, whole);
     };
     let owner = Owner {
         account: &job.account,
         key_id: job.key_id.as_str(),
     };
-    let saved = save(job, &owner, &keep.json).await;
+    let saved = save(job, &owner, &keep).await;
     if let Err(error) = &saved {
         job.gateway.metrics.unsaved_responses.inc();
         job.gateway.log(error, &job.answer_headers);

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Job;
-use super::body::{attempt_rid, body_for, speaks};
+use super::body::{attempt_rid, body_for};
 use super::course::Failed;
 use super::feed::{Feed, Path};
 use super::native::native;
@@ -21,7 +21,7 @@ use super::refuse::{Last, logged};
 use super::resume::End;
 use super::unary::{self, Whole, read_whole};
 use crate::alarm::{Alarm, Elapsed};
-use crate::dialect::{self, Dialect};
+use crate::dialect::Dialect;
 use crate::dispatch::Placed;
 use crate::door::Native;
 use crate::edits::Edits;
@@ -209,28 +209,11 @@ async fn try_open(
     )
     .await?;
     stopper.rid = None;
-    let dialect = own.map_or_else(|| speaks(job, &target), |own| own.dialect);
-    let (body, told) = if dialect == Dialect::OpenAi {
-        (body, None)
-    } else {
-        let turned = dialect::answer(dialect, Dialect::OpenAi, &body, &job.context())?;
-        (turned.into(), own.map(|_| body))
-    };
-    match unary::inspect(job, body, told) {
-        Ok(whole) => {
-            if let Some((usage, _)) = whole.progress.reported {
-                permit.used(usage.total());
-            }
-            Ok(Opened::Whole(target, headers, whole))
-        }
-        Err(unfit) => {
-            let (error, made) = *unfit;
-            if let Some(record) = record {
-                record.progress = made;
-            }
-            Err(error.into())
-        }
+    let whole = unary::judged(job, &target, own, body, record)?;
+    if let Some((usage, _)) = whole.progress.reported {
+        permit.used(usage.total());
     }
+    Ok(Opened::Whole(target, headers, whole))
 }
 
 /// Whether a request goes to where the target has Responses beside chat.

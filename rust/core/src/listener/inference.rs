@@ -127,7 +127,6 @@ pub(super) fn waits(headers: &HeaderMap) -> bool {
 pub(super) fn view(headers: &HeaderMap) -> gateway::Request<'_> {
     let get = |name: HeaderName| headers.get(name).map(HeaderValue::as_bytes);
     gateway::Request {
-        previous: None,
         authorization: get(AUTHORIZATION),
         content_type: get(CONTENT_TYPE),
         request_id: get(HeaderName::from_static("x-request-id")),

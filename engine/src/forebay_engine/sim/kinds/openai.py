@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from typing import Any, ClassVar
+from urllib.parse import parse_qs
 
+from forebay_engine.sim import realtime, websocket
 from forebay_engine.sim.history import Record
 from forebay_engine.sim.jobs import new_id
-from forebay_engine.sim.kinds.base import Cancels, header
-from forebay_engine.sim.kinds.failure import Failure, Problem
+from forebay_engine.sim.kinds.base import Call, Cancels, ended, header
+from forebay_engine.sim.kinds.failure import Failure, Problem, invalid
+from forebay_engine.sim.kinds.form import Form
 from forebay_engine.sim.kinds.openai_form import OpenAIApp, OpenAIForm
+from forebay_engine.sim.kinds.responses_form import ResponsesForm, plain_chat
+from forebay_engine.sim.requests import Body, Generation
+from forebay_engine.sim.wire import Exchange
 
 CHAT_FIELDS = frozenset(
     [
@@ -90,11 +96,45 @@ class OpenAI(OpenAIApp):
     """api.openai.com. Closing a stream stops it; other requests go on."""
 
     cancels: ClassVar[Cancels] = "streams"
+    has_realtime: ClassVar[bool] = True
     chat_form: ClassVar[type[OpenAIForm]] = ManagedForm
     known_fields: ClassVar[frozenset[str] | None] = CHAT_FIELDS
     beside_apis: ClassVar[frozenset[str]] = frozenset(
         {"moderations", *PICTURES, *SOUNDS, "files", "batches"}
     )
+
+    def call(self, exchange: Exchange) -> Call | None:
+        if self.below(exchange.path) == "/responses":
+            return Call("responses")
+        return super().call(exchange)
+
+    def read(self, exchange: Exchange, call: Call, body: Body) -> Generation:
+        if call.api != "responses":
+            return super().read(exchange, call, body)
+        return self.generation(exchange.path, plain_chat(body), str(body.get("model")))
+
+    def form(self, exchange: Exchange, call: Call, body: Body, request: Generation) -> Form:
+        if call.api == "responses":
+            return ResponsesForm(request, body)
+        return super().form(exchange, call, body, request)
+
+    def control(self, exchange: Exchange) -> Any:
+        if self.below(exchange.path) == realtime.PATH and self.has_realtime:
+            return lambda: self._realtime(exchange)
+        return super().control(exchange)
+
+    def _realtime(self, exchange: Exchange) -> None:
+        model = parse_qs(exchange.query).get("model", [""])[0]
+        if not websocket.is_wanted(exchange):
+            self.fail(exchange, invalid("Realtime sessions are WebSockets.", status=400))
+        elif model not in self.options.models:
+            self.fail(exchange, Problem(404, "model", model, param="model"))
+        else:
+            record = self._record(exchange)
+            record.model, record.stream = model, True
+            session = realtime.Realtime(self.options, model)
+            websocket.Socket(exchange, session).accept()
+            ended(record, "ok")
 
     def headers(self, record: Record) -> bytes:
         return (
@@ -166,6 +206,7 @@ class OpenAICompatible(OpenAI):
     """Some server with OpenAI's API: no cache in its usage, any field is taken."""
 
     cancels = "always"
+    has_realtime = False
     chat_form = PlainForm
     known_fields = None
     beside_apis = OpenAI.beside_apis | {"rerank", "score"}

@@ -1,6 +1,7 @@
 //! Requests and answers that pass as they are, but for what the gateway answers for: what came before,
 //! and what is kept.
 use std::borrow::Cow;
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
@@ -199,14 +200,22 @@ pub(crate) fn input_of(body: &str) -> String {
 }
 
 /// A request as an upstream with Responses gets it: it keeps nothing, so that any other one can take
-/// the next turn. Thoughts travel sealed; those that this upstream cannot open are left out.
-pub(crate) fn native_body(body: &str, stored: bool) -> Result<Bytes, Error> {
+/// the next turn. Thoughts travel sealed; those that this upstream cannot open are left out. Gives the
+/// JSON and where in it the model's name stands, quotes included.
+pub(crate) fn native_body(body: &str, stored: bool) -> Result<(Bytes, Range<usize>), Error> {
     let mut out = BytesMut::with_capacity(body.len() + 64);
+    let mut model = 0..0;
     Object::write(&mut out, |object| {
         let mut included = false;
         for (name, raw) in pairs(body, &Path::ROOT)? {
             match &*name {
                 "store" | "previous_response_id" | "background" => {}
+                "model" => {
+                    let place = object.member("model");
+                    let start = place.len();
+                    place.extend_from_slice(raw.get().as_bytes());
+                    model = start..place.len();
+                }
                 "include" if stored && raw.get() != "null" => {
                     included = true;
                     include(raw, object)?;
@@ -223,7 +232,7 @@ pub(crate) fn native_body(body: &str, stored: bool) -> Result<Bytes, Error> {
         object.put("store", false);
         Ok::<(), Error>(())
     })?;
-    Ok(out.freeze())
+    Ok((out.freeze(), model))
 }
 
 const SEALED: &str = "reasoning.encrypted_content";

@@ -3,11 +3,11 @@ use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::dialect::responses::{Asked, Kept, Native, Places, tell};
+use crate::dialect::responses::{Asked, Kept, Native, Places, id_of, input_of, tell};
 use crate::dialect::{Context, Transcoder};
 use crate::error::{Error, Kind};
 
-use super::super::{Keep, Voice};
+use super::super::Voice;
 use super::{MAX_STORED, text};
 
 /// Longest event that is turned. What comes here has passed the exchange, which has a bound of its own.
@@ -18,8 +18,8 @@ pub(super) struct Told {
     context: Context,
     asked: Asked,
     places: Places,
-    /// Everything that the model is given, a JSON list.
-    input: String,
+    /// The request, whose `input` is everything that the model is given.
+    request: Bytes,
     /// The response is to be kept.
     store: bool,
     previous: Option<String>,
@@ -44,7 +44,7 @@ impl Told {
             context,
             asked,
             places,
-            input: String::new(),
+            request: Bytes::new(),
             store: false,
             previous: None,
             stored: false,
@@ -52,10 +52,10 @@ impl Told {
         }
     }
 
-    /// input: everything that the model is given. store: the response is to be kept. previous: the one
+    /// request: its `input` is everything that the model is given. store: the response is to be kept. previous: the one
     /// before it.
-    pub(super) fn keeping(mut self, input: String, store: bool, previous: Option<String>) -> Self {
-        self.input = input;
+    pub(super) fn keeping(mut self, request: Bytes, store: bool, previous: Option<String>) -> Self {
+        self.request = request;
         self.store = store;
         self.stored = store;
         self.previous = previous;
@@ -81,11 +81,12 @@ impl Told {
         }
     }
 
-    /// What is kept of a response, JSON without its braces' end.
+    /// What is kept of a response; nothing of one that is too large.
     fn entry(&self, response: &[u8]) -> Option<Bytes> {
         let json = simdutf8::basic::from_utf8(response).ok()?;
-        let id = crate::dialect::responses::id_of(json)?;
-        let length = self.input.len() + response.len();
+        let id = id_of(json)?;
+        let input = input_of(text(&self.request).ok()?);
+        let length = input.len() + response.len();
         if length > MAX_STORED {
             return None;
         }
@@ -99,7 +100,7 @@ impl Told {
         out.pop();
         out.reserve(length + 32);
         out.extend_from_slice(b",\"input\":");
-        out.extend_from_slice(self.input.as_bytes());
+        out.extend_from_slice(input.as_bytes());
         out.extend_from_slice(b",\"response\":");
         out.extend_from_slice(response);
         out.push(b'}');
@@ -198,25 +199,21 @@ impl Voice for Told {
         Some(named)
     }
 
-    fn keeps(&self, whole: Option<&Bytes>, all: bool) -> Option<Keep> {
-        if !(self.store || all) {
+    fn keeps(&self, whole: Option<&Bytes>) -> Option<Bytes> {
+        if !self.store {
             return None;
         }
-        let json = match (whole, &self.stream) {
-            (Some(whole), _) => self.entry(whole)?,
+        match (whole, &self.stream) {
+            (Some(whole), _) => self.entry(whole),
             (None, Some(Stream::Turned(transcoder))) => {
-                self.entry(&transcoder.whole_response(self.store)?)?
+                self.entry(&transcoder.whole_response(true)?)
             }
             (None, Some(Stream::Native(native))) => {
-                let response = self.kept_as(self.store).response(native.waiting()?).ok()?;
-                self.entry(&response)?
+                let response = self.kept_as(true).response(native.waiting()?).ok()?;
+                self.entry(&response)
             }
-            (None, None) => return None,
-        };
-        Some(Keep {
-            json,
-            store: self.store,
-        })
+            (None, None) => None,
+        }
     }
 
     fn kept(&mut self, stored: bool, whole: Option<Bytes>) -> Option<Bytes> {
