@@ -432,7 +432,7 @@ def test_a_chain(client: OpenAI, upstream: ScriptedUpstream) -> None:
         model="tiny", input="Second?", previous_response_id=first.id
     )
     assert second.previous_response_id == first.id
-    says(upstream, {"content": "Three."})
+    streams(upstream, [{"content": "Three."}])
     events: list[Any] = list(
         client.responses.create(
             model="tiny", input="Third?", previous_response_id=second.id, stream=True

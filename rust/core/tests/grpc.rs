@@ -145,7 +145,6 @@ fn recorded_answers_lose_nothing() {
         ("034-completions-echo-logprobs", Method::Completion),
         ("600-embeddings", Method::Embed),
         ("601-embeddings-batch", Method::Embed),
-        ("604-embeddings-dimensions", Method::Embed),
     ] {
         let body = recorded(&format!("{name}.resp"));
         let framed = Voice::new(method).answer(&body).unwrap();
@@ -251,6 +250,7 @@ fn what_no_field_can_hold_is_kept() {
             {"type": "input_audio", "input_audio": {"data": "no base64", "format": "wav"}},
             "bare",
         ]}]}),
+        json!({"model": "m", "prediction": {"type": "other", "content": "a"}}),
         json!({"model": "m", "messages": "none", "logit_bias": {"x": 1}}),
         json!({"model": "m", "tools": [{"type": "web_search", "filters": {}}]}),
         json!({"model": "m", "tools": [{"function": {"name": "f"}, "type": "odd"}]}),

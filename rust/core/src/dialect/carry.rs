@@ -53,7 +53,7 @@ impl Carry {
         path.push_str(match (self.from, content) {
             (Dialect::OpenAi, Content::Image(_)) => ".image_url.url",
             (Dialect::OpenAi, Content::Document { .. }) => ".file",
-            (Dialect::OpenAi, Content::Audio(_)) => ".input_audio",
+            (Dialect::OpenAi | Dialect::Responses, Content::Audio(_)) => ".input_audio",
             (
                 Dialect::Anthropic,
                 Content::Image(_) | Content::Document { .. } | Content::Audio(_),
@@ -62,7 +62,6 @@ impl Carry {
             (Dialect::Converse, Content::Document { .. }) => ".document",
             (Dialect::Responses, Content::Image(_)) => ".image_url",
             (Dialect::Responses, Content::Document { .. }) => ".file_data",
-            (Dialect::Responses, Content::Audio(_)) => ".input_audio",
             _ => "",
         });
         invalid(

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Job;
 use crate::door::Door;
@@ -16,6 +16,12 @@ const SAVE_WAIT: Duration = Duration::from_secs(3);
 struct Owner<'a> {
     account: &'a str,
     key_id: &'a str,
+}
+
+/// What the store says.
+#[derive(Deserialize)]
+struct Answer {
+    saved: bool,
 }
 
 /// Keeps what the client may come back to, and has the answer say whether that came about. whole: the
@@ -53,10 +59,6 @@ async fn save(job: &Job, owner: &Owner<'_>, entry: &[u8]) -> Result<(), Error> {
     let json = Bytes::from(json);
     let asked = job.gateway.ask("response.save", json, SAVE_WAIT);
     let answer = asked.await.map_err(|error| not_saved(&error))?;
-    #[derive(serde::Deserialize)]
-    struct Answer {
-        saved: bool,
-    }
     match serde_json::from_slice::<Answer>(&answer) {
         Ok(Answer { saved: true }) => Ok(()),
         Ok(Answer { saved: false }) => Err(not_saved(&"the store did not take it")),

@@ -264,3 +264,47 @@ fn places(message: &Message<'_>, messages: &mut Vec<Option<u32>>) {
         messages.push(Some(message.index));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_have_the_clients_names() {
+        let body = r#"{"model":"m","instructions":"Be brief.","input":[
+            {"role":"user","content":"old"},
+            {"type":"function_call","call_id":"c","name":"f","arguments":"{}"},
+            {"type":"function_call_output","call_id":"c","output":"x"},
+            {"role":"user","content":[{"type":"input_text","text":"x"}]}]}"#;
+        let places = bridge(body).map(|told| told.places.after(1));
+        let Ok(places) = places else {
+            unreachable!("it is a request")
+        };
+        for (chat, own) in [
+            ("max_completion_tokens", "max_output_tokens"),
+            ("response_format.json_schema.schema", "text.format.schema"),
+            ("tools[1].function.name", "tools[1].name"),
+            ("messages[0].content", "input"),
+            ("messages[1].content", "previous_response_id"),
+            ("messages[2].tool_calls[0].id", "input[0]"),
+            ("messages[3].tool_call_id", "input[1]"),
+            (
+                "messages[4].content[0].image_url.url",
+                "input[2].content[0].image_url",
+            ),
+            ("messages[9].content", "input"),
+            ("top_k", "top_k"),
+        ] {
+            assert_eq!(places.name(chat), own);
+        }
+    }
+
+    #[test]
+    fn what_only_an_upstream_can_do_is_kept_apart() {
+        let body = r#"{"model":"m","tools":[{"type":"web_search"}],
+            "input":[{"role":"user","content":[{"type":"input_file","file_url":"https://x/a.pdf"}]}]}"#;
+        let told = bridge(body);
+        let field = told.ok().and_then(|told| told.native_only?.param);
+        assert_eq!(field, Some("tools[0].type".into()));
+    }
+}

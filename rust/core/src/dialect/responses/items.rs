@@ -302,17 +302,13 @@ impl<'a> Items<'a, '_> {
         let said = members.read_with("content", at, texts)?.unwrap_or_default();
         let summary = members.read_with("summary", at, texts)?.unwrap_or_default();
         let text = if said.is_empty() { summary } else { said };
-        let (signature, redacted) = match members.text("encrypted_content", at)? {
-            None => (None, false),
-            Some(sealed) => match signed(&sealed) {
-                Some((signature, redacted)) => (Some(signature), redacted),
-                // Sealed by who knows whom: nobody but it can read it.
-                None => {
-                    self.parsed.request.hint(&at.key("encrypted_content"));
-                    (None, false)
-                }
-            },
-        };
+        let sealed = members.text("encrypted_content", at)?;
+        let known = sealed.as_deref().and_then(signed);
+        if sealed.is_some() && known.is_none() {
+            // Sealed by who knows whom: nobody but it can read it.
+            self.parsed.request.hint(&at.key("encrypted_content"));
+        }
+        let (signature, redacted) = known.map_or((None, false), |(by, all)| (Some(by), all));
         let content = match signature {
             Some(signature) if redacted => Content::Redacted(signature),
             signature if signature.is_some() || !text.is_empty() => {

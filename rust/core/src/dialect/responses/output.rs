@@ -59,6 +59,25 @@ pub(super) enum Said {
     Refusal(String),
 }
 
+/// What failed.
+pub(crate) struct Failed<'a> {
+    /// As exact as can be.
+    pub(crate) code: &'a str,
+    /// One of the few codes that a response's own error has.
+    pub(crate) kind: &'static str,
+    pub(crate) message: &'a str,
+    pub(crate) param: Option<&'a str>,
+}
+
+impl Failed<'_> {
+    /// The members of the event that tells it.
+    pub(super) fn event(&self, event: &mut Object<'_>) {
+        event.put("code", self.code);
+        event.put("message", self.message);
+        event.put("param", self.param);
+    }
+}
+
 /// How far an item, or a response, has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Status {

@@ -3,6 +3,8 @@
 //! Order: `response.created`, `response.in_progress`, each item from `output_item.added` to
 //! `output_item.done`, and one of `response.completed`, `response.incomplete`, `response.failed`. Calls
 //! may grow side by side; all else is one item after the other.
+mod done;
+
 use bytes::BytesMut;
 
 use crate::error::{Error, Kind};
@@ -11,11 +13,11 @@ use super::super::Context;
 use super::super::chat::{Event, Stop, Usage};
 use super::super::json::Object;
 use super::asked::Asked;
-use super::items::argument_of;
 use super::output::{
-    Ids, Item, Response, Said, Status, inner, item, last_status, owned, raw_list, sealed,
+    Failed, Ids, Item, Response, Said, Status, inner, item, last_status, owned, raw_list, sealed,
     write_said,
 };
+use done::Thought;
 
 /// Most bytes of an answer: all of it is repeated when it ends.
 const MAX_ANSWER: usize = 32 << 20;
@@ -24,6 +26,7 @@ const MAX_ANSWER: usize = 32 << 20;
 const MAX_ITEMS: usize = 2048;
 
 /// Writes events.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub(crate) struct Writer {
     context: Context,
     asked: Asked,
@@ -192,28 +195,16 @@ impl Writer {
         self.life(name, status, None, out);
     }
 
-    /// Writes that it failed: `(code, message, param)`.
-    pub(crate) fn fail(
-        &mut self,
-        (code, message, param): (&str, &str, Option<&str>),
-        out: &mut BytesMut,
-    ) {
+    /// Writes that it failed.
+    pub(crate) fn fail(&mut self, failed: &Failed<'_>, out: &mut BytesMut) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
         self.start(out);
         self.stored = false;
-        self.tell("error", out, |event| {
-            event.put("code", code);
-            event.put("message", message);
-            event.put("param", param);
-        });
-        self.life(
-            "response.failed",
-            Status::Failed,
-            Some((code, message)),
-            out,
-        );
+        self.tell("error", out, |event| failed.event(event));
+        let error = Some((failed.kind, failed.message));
+        self.life("response.failed", Status::Failed, error, out);
     }
 
     fn status(&self) -> Status {
@@ -416,7 +407,7 @@ impl Writer {
             text.push_str(more);
         }
         self.part("response.refusal.delta", out, |event| {
-            event.put("delta", more)
+            event.put("delta", more);
         });
     }
 
@@ -466,139 +457,6 @@ impl Writer {
     fn call(&self, index: u32) -> Option<usize> {
         let found = self.calls.iter().find(|(number, _)| *number == index);
         found.map(|(_, at)| *at)
-    }
-
-    /// The arguments of a call are whole.
-    fn call_done(&mut self, index: u32, status: Status, out: &mut BytesMut) {
-        let Some(at) = self.call(index) else {
-            return;
-        };
-        self.calls.retain(|(number, _)| *number != index);
-        let Some(Item::Call {
-            name,
-            arguments,
-            custom,
-            ..
-        }) = self.items.get(at)
-        else {
-            return;
-        };
-        if *custom {
-            let text = argument_of(arguments).into_owned();
-            self.of(at, "response.custom_tool_call_input.delta", out, |event| {
-                event.put("delta", &text);
-            });
-            self.of(at, "response.custom_tool_call_input.done", out, |event| {
-                event.put("input", &text);
-            });
-        } else {
-            let (name, arguments) = (name.clone(), arguments.clone());
-            self.of(at, "response.function_call_arguments.done", out, |event| {
-                event.put("name", name);
-                event.put("arguments", arguments);
-            });
-        }
-        self.item_done(at, status, out);
-    }
-
-    fn item_done(&mut self, at: usize, status: Status, out: &mut BytesMut) {
-        let sequence = self.next();
-        let Some(done) = self.items.get(at) else {
-            return;
-        };
-        let id = self.ids.id(done, at);
-        let name = "response.output_item.done";
-        begin(name, out);
-        Object::write(out, |event| {
-            event.put("type", name);
-            event.put("sequence_number", sequence);
-            event.put("output_index", at);
-            event.object("item", |object| {
-                item(object, done, &id, status, &self.asked.telling);
-            });
-        });
-        out.extend_from_slice(b"\n\n");
-    }
-
-    /// The message or thought that grew is whole.
-    fn close(&mut self, status: Status, out: &mut BytesMut) {
-        if !self.open {
-            return;
-        }
-        self.part_done(out);
-        self.open = false;
-        let at = self.items.len().saturating_sub(1);
-        self.item_done(at, status, out);
-    }
-
-    /// The last part of what grows is whole.
-    fn part_done(&mut self, out: &mut BytesMut) {
-        match self.items.last() {
-            Some(Item::Message(parts)) => match parts.last() {
-                Some(Said::Text { text, logprobs }) => {
-                    let (text, logprobs) = (text.clone(), logprobs.clone());
-                    self.part("response.output_text.done", out, |event| {
-                        event.put("text", text);
-                        raw_list(event, "logprobs", &logprobs);
-                    });
-                    self.part_event("response.content_part.done", out);
-                }
-                Some(Said::Refusal(text)) => {
-                    let text = text.clone();
-                    self.part("response.refusal.done", out, |event| {
-                        event.put("refusal", text);
-                    });
-                    self.part_event("response.content_part.done", out);
-                }
-                None => {}
-            },
-            Some(Item::Reasoning { text, .. }) if !text.is_empty() => {
-                let text = text.clone();
-                let names = Thought::of(self.asked.telling.summary);
-                self.part(names.done, out, |event| event.put("text", &text));
-                self.part(names.part_done, out, |event| names.part(event, &text));
-            }
-            _ => {}
-        }
-    }
-}
-
-/// How a thought is told.
-#[derive(Clone, Copy)]
-struct Thought {
-    kind: &'static str,
-    added: &'static str,
-    delta: &'static str,
-    done: &'static str,
-    part_done: &'static str,
-}
-
-impl Thought {
-    const fn of(summary: bool) -> Self {
-        if summary {
-            Self {
-                kind: "summary_text",
-                added: "response.reasoning_summary_part.added",
-                delta: "response.reasoning_summary_text.delta",
-                done: "response.reasoning_summary_text.done",
-                part_done: "response.reasoning_summary_part.done",
-            }
-        } else {
-            Self {
-                kind: "reasoning_text",
-                added: "response.content_part.added",
-                delta: "response.reasoning_text.delta",
-                done: "response.reasoning_text.done",
-                part_done: "response.content_part.done",
-            }
-        }
-    }
-
-    fn part(self, event: &mut Object<'_>, text: &str) {
-        event.object("part", |part| {
-            part.put("type", self.kind);
-            part.put("text", text);
-        });
     }
 }
 

@@ -100,10 +100,6 @@ impl Writer {
         let start = self.out.len();
         // Which fields are in the JSON.
         let mut written = 0_u64;
-        if let Some((name, value)) = message.fixed {
-            self.key(name, start);
-            put_string(value, &mut self.out);
-        }
         for (index, (field, place)) in message.fields.iter().zip(&found).enumerate() {
             if self.root != Root::Answer && field.name == "stream_options" {
                 self.stream(field, place, bytes, path, start)?;
@@ -112,8 +108,13 @@ impl Writer {
                 excludes(message, index, written, path)?;
             }
         }
-        if extras.count > 0 {
-            self.extra(message, &extras, bytes, written, path, start)?;
+        let is_said =
+            extras.count > 0 && self.extra(message, &extras, bytes, written, path, start)?;
+        if let Some((name, value)) = message.fixed
+            && !is_said
+        {
+            self.key(name, start);
+            put_string(value, &mut self.out);
         }
         self.out.push(b'}');
         self.bounded()
@@ -423,7 +424,8 @@ impl Writer {
         self.out.push(b']');
     }
 
-    /// Writes the members that are in `extra`.
+    /// Writes the members that are in `extra`. Gives whether the one is among them that is always the
+    /// same: engines may say something else there.
     fn extra(
         &mut self,
         message: &Message,
@@ -432,7 +434,7 @@ impl Writer {
         written: u64,
         path: &Path<'_>,
         start: usize,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let merged;
         let held = if place.count > 1 {
             merged = joined(EXTRA, place, bytes);
@@ -447,16 +449,12 @@ impl Writer {
         let is_root = matches!(path.to_string().as_str(), "extra");
         let has = |key: &str| {
             let tagged = message.is_tagged().then_some("type").into_iter();
-            let fixed = message.fixed.map(|(name, _)| name).into_iter();
             let is_set = |shape| matches!(shape, Shape::OneOf);
             let mut fields = message.fields.iter().enumerate();
             let has_tag = fields
                 .clone()
                 .any(|(index, field)| written >> index & 1 == 1 && is_set(field.shape));
-            tagged
-                .filter(|_| has_tag)
-                .chain(fixed)
-                .any(|name| name == key)
+            tagged.filter(|_| has_tag).any(|name| name == key)
                 || fields.any(|(index, field)| written >> index & 1 == 1 && field.json == key)
                 || is_root
                     && self.root != Root::Answer
@@ -467,6 +465,8 @@ impl Writer {
             let what = "cannot be given: the message has a field for it";
             return Err(invalid(&path.key(key), what));
         }
+        let fixed = message.fixed.map(|(name, _)| name);
+        let is_said = entries.iter().any(|(key, _)| fixed == Some(*key));
         for (key, value) in entries {
             if self.out.len() > start {
                 self.out.push(b',');
@@ -476,7 +476,7 @@ impl Writer {
             self.any(value, &path.key(key), 1)?;
             self.bounded()?;
         }
-        Ok(())
+        Ok(is_said)
     }
 }
 

@@ -3,7 +3,7 @@ use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::dialect::responses::{Asked, Kept, Native, Places, id_of, input_of, tell};
+use crate::dialect::responses::{Asked, Failed, Kept, Native, Places, id_of, input_of, tell};
 use crate::dialect::{Context, Transcoder};
 use crate::error::{Error, Kind};
 
@@ -171,15 +171,20 @@ impl Voice for Told {
     fn cut(&mut self, error: &Error, out: &mut BytesMut) {
         let error = &self.named(error).unwrap_or_else(|| error.clone());
         let code = error.code.as_deref().or(error.kind.openai_code());
-        let what = (
-            code.unwrap_or("server_error"),
-            &*error.message,
-            error.param.as_deref(),
-        );
+        let failed = &Failed {
+            code: code.unwrap_or("server_error"),
+            kind: match error.kind {
+                Kind::RateLimited | Kind::BudgetExhausted => "rate_limit_exceeded",
+                Kind::InvalidRequest | Kind::PayloadTooLarge => "invalid_prompt",
+                _ => "server_error",
+            },
+            message: &error.message,
+            param: error.param.as_deref(),
+        };
         if let Some(Stream::Native(native)) = &mut self.stream {
-            native.fail(what, out);
+            native.fail(failed, out);
         } else if let Some(writer) = self.transcoder().and_then(Transcoder::response) {
-            writer.fail(what, out);
+            writer.fail(failed, out);
         }
     }
 
