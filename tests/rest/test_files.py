@@ -1,7 +1,7 @@
 """Files and batches: kept at one upstream, each its account's."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
@@ -77,7 +77,7 @@ def test_nobody_reaches_anothers(mine: OpenAI, client: OpenAI) -> None:
     batch = client.batches.create(
         input_file_id=theirs.id, endpoint="/v1/chat/completions", completion_window="24h"
     )
-    for attempt in [
+    attempts: list[Callable[[], object]] = [
         lambda: mine.files.retrieve(theirs.id),
         lambda: mine.files.content(theirs.id),
         lambda: mine.files.delete(theirs.id),
@@ -86,7 +86,8 @@ def test_nobody_reaches_anothers(mine: OpenAI, client: OpenAI) -> None:
         lambda: mine.batches.create(
             input_file_id=theirs.id, endpoint="/v1/chat/completions", completion_window="24h"
         ),
-    ]:
+    ]
+    for attempt in attempts:
         with pytest.raises(openai.NotFoundError) as refused:
             attempt()
         assert refused.value.code == "object_not_found"

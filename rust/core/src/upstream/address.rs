@@ -131,7 +131,7 @@ impl Place {
 #[derive(Clone, Debug)]
 pub(super) struct Places {
     /// By the index of their API.
-    places: [Option<Place>; Endpoint::ALL.len()],
+    all: [Option<Place>; Endpoint::ALL.len()],
     chat_stream: Option<Place>,
     responses: Option<Place>,
 }
@@ -144,12 +144,12 @@ impl Places {
                 .map(|path| Place::new(address, path))
                 .transpose()
         };
-        let mut places = [const { None }; Endpoint::ALL.len()];
-        for (slot, endpoint) in places.iter_mut().zip(Endpoint::ALL) {
+        let mut all = [const { None }; Endpoint::ALL.len()];
+        for (slot, endpoint) in all.iter_mut().zip(Endpoint::ALL) {
             *slot = place(paths.of(endpoint))?;
         }
         Ok(Self {
-            places,
+            all,
             chat_stream: place(&paths.chat_stream)?,
             responses: place(&paths.responses)?,
         })
@@ -159,7 +159,7 @@ impl Places {
         let streamed = self.chat_stream.as_ref();
         streamed
             .filter(|_| stream && endpoint == Endpoint::Chat)
-            .or_else(|| self.places.get(endpoint as usize)?.as_ref())
+            .or_else(|| self.all.get(endpoint as usize)?.as_ref())
     }
 
     /// Whether there is such an API.
