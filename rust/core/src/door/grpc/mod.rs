@@ -5,6 +5,7 @@
 mod base64;
 mod describe;
 mod extra;
+mod fields;
 mod json;
 mod method;
 mod status;
