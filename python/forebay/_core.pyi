@@ -548,7 +548,8 @@ def grpc_table() -> bytes:
     """Which field of `forebay.v1` is which member of OpenAI's JSON, as JSON.
 
     `methods` by path: `request`, `answer`. `messages` by name: `form`, `extra`, `fixed`,
-    `fields` with `name`, `number`, `json`, `alias`, `kind`, `of`, `shape`. `enums` by name: the names from 1 on.
+    `fields` with `name`, `number`, `json`, `alias`, `kind`, `of`, `shape`. `enums` by name: the
+    names from 1 on.
     """
 
 def translate_answer(

@@ -44,10 +44,10 @@ def test_a_keys_life(gateway: Gateway, opened: grpc.Channel, admin: Ask, root: K
         metadata=[("x-request-id", "grpc-create")],
     )
     secret, key = made.only.secret, made.only.key
-    assert made.trailing["x-request-id"] == "grpc-create"
+    assert made.initial["x-request-id"] == "grpc-create"
     assert secret.startswith("fb-")
     assert (key.kind, key.account, key.name) == (pb.KEY_KIND_INFERENCE, "acme", "grpc")
-    assert key.limits == pb.Limits(rpm=60, on_store_loss=pb.ON_STORE_LOSS_SHARE)
+    assert key.limits == pb.Limits(rpm=60, rpm_burst=10, on_store_loss=pb.ON_STORE_LOSS_SHARE)
     assert key.priority == pb.PRIORITY_INTERACTIVE
     assert list(key.models.names) == ["sim"]
     assert key.create_time.seconds > 1_700_000_000

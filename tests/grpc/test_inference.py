@@ -156,7 +156,7 @@ def test_models(gateway: Gateway, opened: grpc.Channel) -> None:
     assert names == [model.id for model in found.data]
     one = ask(opened, "GetModel", pb.GetModelRequest(id="tiny"), key=key.secret)
     assert one.only.id == "tiny"
-    assert one.trailing["x-request-id"]
+    assert one.initial["x-request-id"]
     missing = ask(opened, "GetModel", pb.GetModelRequest(id="plain"), key=key.secret)
     assert missing.brief == ("NOT_FOUND", "MODEL_NOT_FOUND", "model_not_found")
     bad = ask(opened, "ListModels", pb.ListModelsRequest(page_size=-1), key=key.secret)

@@ -127,6 +127,7 @@ def test_files_that_do_not_fit(
     config = {
         "listen": {"grpc": "127.0.0.1:0", "grpc_tls": {"cert": cert, "key": key}},
         "upstreams": {"raw": {"kind": "sglang", "url": upstream.url}},
+        "models": {"tiny": {"targets": [{"upstream": "raw"}]}},
     }
     process = Gateway(tmp_path / "gateway", config, "postgresql://nobody@127.0.0.1:1/x")
     process.launch()

@@ -100,6 +100,7 @@ def test_who_may_not_come_in_is_told_over_http(
 
 def test_an_admin_key_opens_nothing(gateway: Gateway) -> None:
     admin = gateway.new_key(kind="admin")
+    until(lambda: gateway.call("/admin/v1/keys", key=admin.secret).status == 200, "the key")
     with pytest.raises(InvalidStatus) as refused, open_socket(gateway, admin.secret):
         pass
     assert refused.value.response.status_code == 403
@@ -181,12 +182,11 @@ def test_requests_wait_for_each_other(
         connection.end()
 
     upstream.script = script
-    ask = [{"messages": [{"role": "user", "content": f"q{n}"}]} for n in range(10)]
     with open_socket(gateway, key.secret) as client:
-        client.say(chat(**ask[0]))
+        client.say(chat(content="q0"))
         assert '"q0"' in client.text()
         for n in range(1, 10):
-            client.say(chat(**ask[n]))
+            client.say(chat(content=f"q{n}"))
         # Eight wait; the one too many is told so at once.
         refused = client.next()
         assert (refused["status"], refused["error"]["code"]) == (429, "queue_full")

@@ -6,9 +6,10 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.support.processes import Gateway
@@ -49,14 +50,12 @@ class Socket:
 
     def closed(self, timeout_s: float = TIMEOUT_S) -> tuple[int, str]:
         """Read to the end; the code and the reason of the close."""
-        from websockets.exceptions import ConnectionClosed
-
-        try:
+        with suppress(ConnectionClosed):
             while True:
                 self.connection.recv(timeout_s)
-        except ConnectionClosed as closed:
-            assert closed.rcvd is not None, closed
-            return closed.rcvd.code, closed.rcvd.reason
+        code = self.connection.close_code
+        assert code is not None
+        return code, self.connection.close_reason or ""
 
 
 @contextmanager

@@ -61,6 +61,21 @@ def test_the_matrix_is_as_the_file_says(kind: str) -> None:
         assert probe.wakes or kind == "runpod"
 
 
+BESIDE = {row[0].strip("`"): row[1:] for row in table(TEXT, "at")}
+APIS = (
+    *("rerank", "score", "moderations", "images", "image_edits", "image_variations"),
+    *("speech", "transcriptions", "translations", "files"),
+)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_the_matrix_beside_text_is_as_the_file_says(kind: str) -> None:
+    paths = KINDS[kind].paths(upstream(kind))
+    has = [getattr(paths, api) is not None for api in APIS]
+    assert [cell == "yes" for cell in BESIDE[kind]] == has
+    assert (paths.files is None) == (paths.batches is None)
+
+
 @pytest.mark.parametrize("kind", NAMES)
 def test_it_has_a_section_with_an_example(kind: str, tmp_path: Path) -> None:
     section = TEXT.partition(f"\n### {kind}\n")[2].partition("\n##")[0]

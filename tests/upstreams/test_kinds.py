@@ -302,9 +302,9 @@ def test_classic_addresses_of_azure(tmp_path: Path) -> None:
     below = "/openai/deployments/{model}"
     expected = {
         "chat": f"{below}/chat/completions?api-version=2024-10-21",
-        "chat_stream": None,
         "completions": f"{below}/completions?api-version=2024-10-21",
         "embeddings": f"{below}/embeddings?api-version=2024-10-21",
+        "realtime": "/openai/realtime?deployment={model}&api-version=2024-10-21",
         "responses": None,
     }
     assert made["paths"].items() >= expected.items()

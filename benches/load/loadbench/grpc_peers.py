@@ -71,9 +71,8 @@ class Engine(asyncio.Protocol):
         self._pause_s = pause_s
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+    def connection_made(self, transport: Any) -> None:
+        self._transport: asyncio.Transport = transport
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

@@ -63,6 +63,7 @@ def check_references(config: Config, document: Document) -> None:
                 raise document.error(
                     ("models", name, *field), f"no upstream named {upstream!r} (known: {known})"
                 )
+    _check_files(config, document)
     for chain in _CHAINS:
         _check_chain(config, document, chain, owners)
     if not config.upstreams:
@@ -70,6 +71,14 @@ def check_references(config: Config, document: Document) -> None:
     if not config.models and not any(u.discover for u in config.upstreams.values()):
         raise document.error(
             ("models",), "no model: list models, or set discover: true on an upstream"
+        )
+
+
+def _check_files(config: Config, document: Document) -> None:
+    if config.files is not None and config.files.upstream not in config.upstreams:
+        known = ", ".join(config.upstreams) or "none is defined"
+        raise document.error(
+            ("files", "upstream"), f"no upstream named {config.files.upstream!r} (known: {known})"
         )
 
 

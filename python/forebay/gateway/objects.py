@@ -13,7 +13,7 @@ from forebay.store.objects import Claimed, Kind, ObjectStore
 class _Object(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     kind: Kind
-    object: msgspec.Raw | None = None
+    object: msgspec.Raw = msgspec.Raw()
 
 
 class _Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,8 +115,8 @@ def _ids(ask: _Ask) -> list[str]:
 
 def _told(one: _Object) -> tuple[bytes | None, str | None]:
     """An object's JSON, and its purpose."""
-    if one.object is None:
-        return None, None
     text = bytes(one.object)
+    if not text:
+        return None, None
     purpose = msgspec.json.decode(text, type=_File).purpose
     return text, purpose if isinstance(purpose, str) else None

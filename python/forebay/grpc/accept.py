@@ -4,7 +4,9 @@ grpc.aio (1.85) decodes the path of every call as UTF-8 in the one task that acc
 ends for good when that fails: a single request of anybody with the path ``/\\xff`` takes the server
 down. Here the methods are known to gRPC's core, which matches their paths by bytes, each has a
 task that accepts its calls, and every other call, whatever its path, is answered as unknown
-without looking at it. That costs less CPU too, as nothing waits for all methods at once.
+without looking at it. That costs less CPU too, as nothing waits for all methods at once; and an
+answer of one message leaves in one batch with its metadata and its status, for which grpc.aio
+takes two.
 
 It stands on names inside `grpc._cython.cygrpc` that may change with a minor version, which is why
 the version of grpcio has an upper bound.
@@ -12,7 +14,8 @@ the version of grpcio has an upper bound.
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,8 +23,24 @@ import grpc
 import grpc.aio
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-Handlers = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A method with one answer.
+
+    serve: gets a call's context and gives initial metadata, the message, and trailing metadata.
+    """
+
+    serve: Callable[[Any], Awaitable[tuple[Pairs, bytes, Pairs]]]
+
+
+Handlers = Mapping[str, "Whole | grpc.RpcMethodHandler[Any, Any]"]
 """What answers each method, by its full name: ``/package.Service/Method``."""
+
+_NO_FLAGS = 0
+_OK = 0
 
 
 class _AioServer(cygrpc.AioServer):  # type: ignore[misc]
@@ -35,6 +54,8 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]
         self.fewer = asyncio.Event()
         self._ending = False
         self._over: asyncio.Future[Any] = loop.create_future()
+        self._ended_for_good = False
+        self._whole = {name: h.serve for name, h in handlers.items() if isinstance(h, Whole)}
         self._known = cygrpc._MethodResolver([], dict(handlers))
         self._unknown = cygrpc._MethodResolver([], {})
         self.add_registered_method_handlers(dict(handlers))
@@ -72,13 +93,36 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]
                 if not self._over.done():
                     self._over.set_exception(error)
                 return
-            call = cygrpc._handle_rpc(name, resolver, (), state, loop, False)
+            if (serve := self._whole.get(name)) is not None:
+                call = self._answer(state, serve)
+            else:
+                call = cygrpc._handle_rpc(name, resolver, (), state, loop, False)
             self._spawn(cygrpc._schedule_rpc_coro(call, state, loop, name), name)
+
+    async def _answer(self, state: Any, serve: Callable[[Any], Awaitable[Any]]) -> None:
+        """Serve a call whose answer is one message."""
+        first, message, last = await serve(
+            cygrpc._ServicerContext(state, None, None, self._own_loop)
+        )
+        if self._ended_for_good:
+            # gRPC's core is gone, and the call with it.
+            raise asyncio.CancelledError
+        batch = (
+            cygrpc.SendInitialMetadataOperation(first, _NO_FLAGS),
+            cygrpc.SendMessageOperation(message, _NO_FLAGS),
+            cygrpc.SendStatusFromServerOperation(last, _OK, "", _NO_FLAGS),
+        )
+        try:
+            await cygrpc.execute_batch(state, batch, self._own_loop)
+        except cygrpc.ExecuteBatchError:
+            # The client has gone.
+            raise asyncio.CancelledError from None
 
     async def shutdown(self, grace: float | None) -> None:
         """As grpc.aio has it; may be called again, with less grace."""
         self._ending = True
         await super().shutdown(grace)
+        self._ended_for_good = True
 
 
 class Server:

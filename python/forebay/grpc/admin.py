@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from google.protobuf.message import Message
 
 from forebay.gateway.request_id import own_request_id, request_id
+from forebay.grpc.accept import Whole
 from forebay.grpc.admin_messages import (
     NAMES,
     Values,
@@ -20,7 +21,7 @@ from forebay.grpc.admin_messages import (
     set_upstream,
     usage_row,
 )
-from forebay.grpc.call import Context, Handler, Metadata, fail, read_headers, unary
+from forebay.grpc.call import Context, Reply, fail, named, read_headers, refuse, unary
 from forebay.grpc.models import read_as
 from forebay.grpc.v1 import admin_pb2 as pb
 from forebay.http.admin import DatabaseSource
@@ -194,7 +195,7 @@ class Admin:
         self._core = gateway.core
         self._desk = Desk(gateway, database)
 
-    def handlers(self) -> dict[str, Handler]:
+    def handlers(self) -> dict[str, Whole]:
         """Each method's handler by its full name."""
         operations = {(found.method, found.path): found for found in OPERATIONS}
         return {
@@ -204,22 +205,29 @@ class Admin:
             for method in METHODS
         }
 
-    def _handler(self, method: Method, operation: Operation) -> Handler:
-        async def serve(_: object, context: Context) -> bytes:
+    def _handler(self, method: Method, operation: Operation) -> Whole:
+        async def serve(context: Context) -> Reply:
             headers = own_request_id(read_headers(context))
-            told: Metadata = (("x-request-id", request_id(headers)),)
             refusal = self._core.grpc_refusal(headers, admin=True)
             if refusal is not None:
-                await fail(context, refusal, told)
-            request = await read_as(method.request, context, self._core)
+                await fail(context, refusal, named(headers))
+            request = await read_as(method.request, context, self._core, headers)
             who = Actor(holder(headers), request_id(headers), peer_host(context.peer()))
             try:
                 answer = await self._perform(method, operation, request, who)
             except Refused as refused:
-                await fail(context, self._status(refused), told)
-                raise  # fail does not return
-            context.set_trailing_metadata(told)
-            return answer.SerializeToString()
+                message, param = _renamed(refused)
+                await refuse(
+                    context,
+                    self._core,
+                    refused.kind,
+                    message,
+                    headers=headers,
+                    param=param,
+                    code=refused.code,
+                    cause=refused.cause,
+                )
+            return named(headers), answer.SerializeToString(), ()
 
         return unary(self._core, serve)
 
@@ -235,14 +243,13 @@ class Admin:
         answer = await self._desk.perform(operation, who, path=path, query=query, body=body)
         return method.write(answer, request)
 
-    def _status(self, refused: Refused) -> tuple[int, str, bytes]:
-        message, param = refused.message, refused.param
-        if param is not None and param in NAMES:
-            message = message.replace(f"'{param}'", f"'{NAMES[param]}'")
-            param = NAMES[param]
-        return self._core.grpc_error(
-            refused.kind, message, param=param, code=refused.code, cause=refused.cause
-        )
+
+def _renamed(refused: Refused) -> tuple[str, str | None]:
+    """The message and the field at fault, as messages call it."""
+    param = refused.param
+    if param is None or param not in NAMES:
+        return refused.message, param
+    return refused.message.replace(f"'{param}'", f"'{NAMES[param]}'"), NAMES[param]
 
 
 def peer_host(peer: str) -> str | None:

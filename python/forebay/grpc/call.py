@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -10,7 +10,8 @@ import structlog
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from forebay._core import Core
-from forebay.gateway.request_id import Headers
+from forebay.gateway.request_id import Headers, own_request_id, request_id
+from forebay.grpc.accept import Pairs, Whole
 
 log = structlog.get_logger("forebay.grpc")
 
@@ -20,10 +21,10 @@ PUSHBACK_MS = 30_000
 """Milliseconds; clients that retry by themselves are not told to wait for longer than that."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Metadata = tuple[tuple[str, str], ...]
+Metadata = Pairs
 Status = tuple[int, str, bytes]
 """A failure: gRPC's code, the message, and a `google.rpc.Status` in its wire form."""
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Handler: TypeAlias = "Whole | grpc.RpcMethodHandler[Any, Any]"
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 DETAILS = "grpc-status-details-bin"
@@ -71,15 +72,17 @@ def to_metadata(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, Metad
     return tuple(first), tuple(last)
 
 
-async def fail(context: Context, status: Status, metadata: Metadata = ()) -> None:
+async def fail(context: Context, status: Status, metadata: Metadata = ()) -> NoReturn:
     """End the call with a failure; the error's headers and details are trailing metadata.
 
     Raises: grpc.aio.AbortError, always.
     """
     number, message, details = status
     code = CODES[number]
-    trailing = (*metadata, *_pushback(code, metadata), (DETAILS, details))
-    await context.abort(code, message, trailing)
+    trailing: list[tuple[str, str | bytes]] = [*metadata, *_pushback(code, metadata)]
+    trailing.append((DETAILS, details))
+    await context.abort(code, message, tuple(trailing))
+    raise AssertionError("abort returns never")
 
 
 def _pushback(code: grpc.StatusCode, metadata: Metadata) -> Metadata:
@@ -99,38 +102,63 @@ def _pushback(code: grpc.StatusCode, metadata: Metadata) -> Metadata:
     return ((_PUSHBACK, wait if int(wait) <= PUSHBACK_MS else "-1"),)
 
 
-async def read_message(context: Context, core: Core) -> bytes:
-    """The call's one message. Raises: grpc.aio.AbortError where there is none in time."""
+async def refuse(
+    context: Context,
+    core: Core,
+    kind: str,
+    message: str,
+    *,
+    headers: Headers | None = None,
+    param: str | None = None,
+    code: str | None = None,
+    cause: str | None = None,
+) -> NoReturn:
+    """End the call with an error of ours. headers: those of `own_request_id`; None: the call's.
+
+    Raises: grpc.aio.AbortError, always.
+    """
+    headers = own_request_id(read_headers(context)) if headers is None else headers
+    status = core.grpc_error(kind, message, headers=headers, param=param, code=code, cause=cause)
+    await fail(context, status, named(headers))
+
+
+def named(headers: Headers) -> Metadata:
+    """The metadata that names a request. headers: those of `own_request_id`."""
+    return (("x-request-id", request_id(headers)),)
+
+
+async def read_message(context: Context, core: Core, headers: Headers | None = None) -> bytes:
+    """The call's one message. headers: as of `refuse`.
+
+    Raises: grpc.aio.AbortError where there is none in time.
+    """
     try:
         async with asyncio.timeout(READ_S):
             message = await context.read()
     except TimeoutError:
-        await fail(
-            context,
-            core.grpc_error(
-                "invalid_request", "The request did not arrive in time.", code="slow_body"
-            ),
-        )
-        raise  # fail does not return
+        late = "The request did not arrive in time."
+        await refuse(context, core, "invalid_request", late, headers=headers, code="slow_body")
     if message is grpc.aio.EOF:
         # It ended without one, or with a part of one. gRPC's own handlers would never answer.
-        await fail(
-            context,
-            core.grpc_error("invalid_request", "The request has no message.", code="bad_body"),
-        )
+        none = "The request has no message."
+        await refuse(context, core, "invalid_request", none, headers=headers, code="bad_body")
     assert isinstance(message, bytes)
     return message
 
 
-Serve = Callable[[Any, Context], Awaitable[Any]]
+Reply = tuple[Metadata, bytes, Metadata]
+"""Initial metadata, the message, trailing metadata."""
+T = TypeVar("T")
 
 
-def guarded(core: Core, serve: Serve) -> Serve:
+def guarded(
+    core: Core, serve: Callable[[Context], Awaitable[T]]
+) -> Callable[[Context], Awaitable[T]]:
     """`serve`, with faults of ours answered as such instead of with their text."""
 
-    async def call(requests: Any, context: Context) -> Any:
+    async def call(context: Context) -> T:
         try:
-            return await serve(requests, context)
+            return await serve(context)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
         except cygrpc.ExecuteBatchError:
@@ -138,18 +166,29 @@ def guarded(core: Core, serve: Serve) -> Serve:
             raise asyncio.CancelledError from None
         except Exception:
             log.exception("request failed")
-            await fail(
-                context, core.grpc_error("internal", "The gateway failed. Please try again.")
-            )
+            await refuse(context, core, "internal", "The gateway failed. Please try again.")
 
     return call
 
 
-def unary(core: Core, serve: Serve) -> Handler:
+def unary(core: Core, serve: Callable[[Context], Awaitable[Reply]]) -> Whole:
     """A method with one answer, whose `serve` reads its message itself."""
-    return grpc.stream_unary_rpc_method_handler(guarded(core, serve))
+    return Whole(guarded(core, serve))
 
 
-def streaming(core: Core, serve: Serve) -> Handler:
-    """A method with many answers, whose `serve` reads its message and writes them itself."""
-    return grpc.stream_stream_rpc_method_handler(guarded(core, serve))
+def streaming(
+    core: Core,
+    serve: Callable[[Context], Awaitable[None]],
+    serializer: Callable[[Any], bytes] | None = None,
+) -> Handler:
+    """A method with many answers, whose `serve` reads its message and writes them itself.
+
+    serializer: makes bytes of what it writes; None: it writes bytes.
+    """
+    watched = guarded(core, serve)
+
+    async def call(_: object, context: Context) -> None:
+        await watched(context)
+
+    handler: Handler = grpc.stream_stream_rpc_method_handler(call, None, serializer)
+    return handler

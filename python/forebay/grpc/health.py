@@ -9,11 +9,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import grpc
 from grpc_health.v1 import health_pb2 as pb
 
 from forebay._core import Core
-from forebay.grpc.call import Context, Handler, fail, guarded, unary
+from forebay.grpc.call import Context, Handler, Reply, refuse, streaming, unary
 from forebay.grpc.models import read_as
 
 SERVICE = "grpc.health.v1.Health"
@@ -39,9 +38,7 @@ class Health:
 
     def handlers(self) -> dict[str, Handler]:
         """Each method's handler by its full name."""
-        watch: Handler = grpc.stream_stream_rpc_method_handler(
-            guarded(self._core, self._watch), None, pb.HealthCheckResponse.SerializeToString
-        )
+        watch = streaming(self._core, self._watch, pb.HealthCheckResponse.SerializeToString)
         return {f"/{SERVICE}/Check": unary(self._core, self._check), f"/{SERVICE}/Watch": watch}
 
     def start(self) -> None:
@@ -57,10 +54,13 @@ class Health:
 
     async def _follow(self) -> None:
         while True:
+            self._refresh()
             await asyncio.sleep(POLL_S)
-            states = self._look()
-            if states != self._states:
-                self._set(states)
+
+    def _refresh(self) -> None:
+        states = self._states if self._ended else self._look()
+        if states != self._states:
+            self._set(states)
 
     def _set(self, states: _States) -> None:
         self._states = states
@@ -74,16 +74,17 @@ class Health:
         status = pb.HealthCheckResponse
         return status.SERVING if serves else status.NOT_SERVING
 
-    async def _check(self, _: object, context: Context) -> bytes:
+    async def _check(self, context: Context) -> Reply:
         request = await read_as(pb.HealthCheckRequest, context, self._core)
+        self._refresh()
         if request.service not in self._states:
-            await fail(
-                context, self._core.grpc_error("not_found", "There is no service of that name.")
-            )
-        return pb.HealthCheckResponse(status=self._state(request.service)).SerializeToString()
+            await refuse(context, self._core, "not_found", "There is no service of that name.")
+        answer = pb.HealthCheckResponse(status=self._state(request.service))
+        return (), answer.SerializeToString(), ()
 
-    async def _watch(self, _: object, context: Context) -> None:
+    async def _watch(self, context: Context) -> None:
         request = await read_as(pb.HealthCheckRequest, context, self._core)
+        self._refresh()
         told = None
         while True:
             changed, ended, state = self._changed, self._ended, self._state(request.service)

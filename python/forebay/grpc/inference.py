@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from forebay._core import WAYS, Exchange
 from forebay.gateway.answer import Answer
+from forebay.grpc.accept import Whole
 from forebay.grpc.call import (
     Context,
     Handler,
     Metadata,
+    Reply,
     fail,
     read_headers,
     read_message,
@@ -55,8 +57,8 @@ class Inference:
                 found[path] = self._unary(way)
         return found
 
-    def _unary(self, way: int) -> Handler:
-        async def serve(_: object, context: Context) -> bytes:
+    def _unary(self, way: int) -> Whole:
+        async def serve(context: Context) -> Reply:
             exchange = await self._admit(way, context)
             try:
                 answer = exchange.start()
@@ -67,13 +69,17 @@ class Inference:
                 raise
             if answer is None:
                 raise asyncio.CancelledError
-            await self._tell(exchange, answer, context)
-            return answer[2][PREFIX:]
+            _, headers, message, _ = answer
+            first, last = to_metadata(headers)
+            failure = exchange.failure(dict(first).get(REQUEST_ID, ""))
+            if failure is not None:
+                await fail(context, failure, (*first, *last))
+            return first, message[PREFIX:], last
 
         return unary(self._core, serve)
 
     def _streaming(self, way: int) -> Handler:
-        async def serve(_: object, context: Context) -> None:
+        async def serve(context: Context) -> None:
             exchange = await self._admit(way, context)
             try:
                 answer = exchange.start()

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from forebay._core import WAYS
 from forebay.gateway.answer import Answer
 from forebay.http.admin import DatabaseSource, admin_routes
+from forebay.http.core_only import CORE_ONLY, CoreOnly
 from forebay.http.disconnect import DisconnectWatch
 from forebay.http.inference import Inference
 from forebay.http.models import get_model, list_models
@@ -65,8 +66,9 @@ def create_app(
         path: Inference(gateway, index, watch)
         for index, path in enumerate(WAYS)
         # Methods of gRPC are served on its own port.
-        if not path.startswith("/forebay.v1.")
+        if path not in CORE_ONLY and not path.startswith("/forebay.v1.")
     }
+    refused = CoreOnly(gateway)
 
     async def not_found(request: Request, error: Exception) -> Response:
         return render(
@@ -101,6 +103,7 @@ def create_app(
             Route("/v1/models", list_models, methods=["GET"]),
             Route("/v1/models/{model:path}", get_model, methods=["GET"]),
             *RESPONSES,
+            *(Route(path, refused) for path in CORE_ONLY),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),

@@ -61,9 +61,12 @@ class Inference:
             )
 
     def _wrong_method(self, scope: Scope) -> Answer:
+        message = f"Use POST for {WAYS[self._way]}."
+        if any(name == b"upgrade" for name, _ in scope["headers"]):
+            message += " WebSockets are served with 'listen.server: core' only."
         return self._core.error(
             "method_not_allowed",
-            f"Use POST for {WAYS[self._way]}.",
+            message,
             headers=scope["headers"],
             way=self._way,
         )

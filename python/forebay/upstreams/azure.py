@@ -12,6 +12,9 @@ Errors are OpenAI's. The filter of prompts is a 400 with ``code: content_filter`
 finish reason; a stream may begin with a chunk without choices, and filter results come late. 404
 ``DeploymentNotFound``. ``retry-after-ms`` says how long to wait.
 
+Realtime sessions are WebSockets at ``/openai/v1/realtime?model=DEPLOYMENT``; in the classic form at
+``/openai/realtime?deployment=DEPLOYMENT&api-version=DATE``.
+
 Usage with ``include_usage``. Closing the connection stops a stream, per OpenRouter's list.
 
 Sources: MicrosoftDocs/azure-ai-docs api-version-lifecycle; openai/openai-python lib/azure.py;
@@ -61,6 +64,7 @@ class Azure(Kind):
             completions=f"{below}/completions{version}",
             embeddings=f"{below}/embeddings{version}",
             responses=None if upstream.deployments else f"{below}/responses{version}",
+            realtime=self._realtime(upstream),
         ).having(*_OF_MODEL, below=below, query=version)
         return paths.having("files", "batches", below="/openai/v1", query=version)
 
@@ -90,6 +94,14 @@ class Azure(Kind):
         path = f"{below}/models{self._version(upstream)}"
         probe = self.probe
         return self._as_set(None if probe is None else replace(probe, ready=path), upstream)
+
+    @classmethod
+    def _realtime(cls, upstream: Upstream) -> str:
+        """Sessions: the classic form has the deployment in the query."""
+        version = cls._version(upstream).replace("?", "&")
+        if upstream.deployments:
+            return f"/openai/realtime?deployment={{model}}{version}"
+        return f"/openai/v1/realtime?model={{model}}{version}"
 
     @staticmethod
     def _version(upstream: Upstream) -> str:

@@ -16,11 +16,11 @@ from forebay.upstreams.kind import ErrorRule, Kind, Paths, Probe
 KIND = Kind(
     name="fireworks",
     default_url="https://api.fireworks.ai/inference",
-    default_paths=Paths(responses="/v1/responses").having("rerank"),
     errors=(
         ErrorRule(405, "upstream_error", retry=True),
         ErrorRule(412, "upstream_error", contains="suspended", retry=True, reason="quota"),
         ErrorRule(412, "upstream_error", retry=True),
     ),
+    default_paths=Paths(responses="/v1/responses").having("rerank"),
     probe=Probe(ready="/v1/models", models="/v1/models", interval_s=30.0, timeout_s=10.0),
 )

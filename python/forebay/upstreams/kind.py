@@ -86,6 +86,7 @@ class Paths:
     """Paths below the address; ``{model}`` is the model's name there. None: not there.
 
     count_tokens: takes a request of Anthropic's Messages, answers how many tokens its input has.
+    realtime: a WebSocket for Realtime sessions.
     """
 
     chat: str | None = "/v1/chat/completions"
@@ -94,6 +95,7 @@ class Paths:
     embeddings: str | None = "/v1/embeddings"
     count_tokens: str | None = None
     responses: str | None = None
+    realtime: str | None = None
     rerank: str | None = None
     score: str | None = None
     moderations: str | None = None

@@ -11,6 +11,8 @@ country that is not served. Waits are in ``retry-after-ms``, ``retry-after`` and
 Usage with ``include_usage``, in a last chunk without choices; it may be missing after a cut.
 Closing the connection stops a stream.
 
+Realtime sessions are WebSockets at ``/v1/realtime?model=…``, with the same key.
+
 Sources: developers.openai.com: api/reference/overview, guides/error-codes, guides/rate-limits;
 openai/openai-python.
 """
@@ -20,7 +22,7 @@ from forebay.upstreams.kind import Kind, Paths, Probe
 KIND = Kind(
     name="openai",
     default_url="https://api.openai.com",
-    default_paths=Paths(responses="/v1/responses").having(
+    default_paths=Paths(responses="/v1/responses", realtime="/v1/realtime?model={model}").having(
         "moderations",
         "images",
         "image_edits",

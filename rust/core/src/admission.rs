@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Method;
 use http::header::CONTENT_TYPE;
 
 use crate::arrival::Arrival;
@@ -13,6 +14,7 @@ use crate::exchange::{self, Job, drive};
 use crate::gateway::{Endpoint, Gateway, Request};
 use crate::guard;
 use crate::headers::{rate_headers, request_id_header, upstream_headers};
+use crate::idempotency::Entry;
 use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
 use crate::pass::object::{Act, Object};
@@ -64,6 +66,9 @@ impl Gateway {
         request: Request<'_>,
         upload: Arc<Upload>,
     ) -> Arc<Slot> {
+        if let Some(refusal) = self.unrepeatable(&request) {
+            return refusal;
+        }
         let asked = Asked {
             endpoint: object.endpoint,
             body: Bytes::new(),
@@ -81,6 +86,10 @@ impl Gateway {
         request: Request<'_>,
         body: Bytes,
     ) -> Arc<Slot> {
+        let repeatable = object.method() == Method::POST;
+        if repeatable && let Some(slot) = self.once(Entry::Object(object.clone()), request, &body) {
+            return slot;
+        }
         let asked = Asked {
             endpoint: object.endpoint,
             body,
@@ -99,6 +108,9 @@ impl Gateway {
         request: Request<'_>,
         upload: Arc<Upload>,
     ) -> Arc<Slot> {
+        if let Some(refusal) = self.unrepeatable(&request) {
+            return refusal;
+        }
         let asked = Asked {
             endpoint,
             body: Bytes::new(),
@@ -117,19 +129,9 @@ impl Gateway {
         request: Request<'_>,
         body: Bytes,
     ) -> Arc<Slot> {
-        let request = match request.idempotency_key {
-            // A session of many requests has no one answer.
-            Some(_) if request.front != Front::WebSocket => {
-                if let Some(slot) = self.once(way, request, &body) {
-                    return slot;
-                }
-                Request {
-                    idempotency_key: None,
-                    ..request
-                }
-            }
-            _ => request,
-        };
+        if let Some(slot) = self.once(Entry::Way(way), request, &body) {
+            return slot;
+        }
         if way.door == Door::OpenAi {
             return self.admit(way.endpoint, request, body);
         }
@@ -275,24 +277,9 @@ impl Gateway {
             Some(header) => tags::parse(header)?,
             None => None,
         };
-        let body = if let Some(object) = &entered.object {
-            may_touch(&key, object, request.content_type)?;
-            Peek::default()
-        } else if let Some(upload) = &entered.upload {
-            uploaded(endpoint, upload)
-        } else {
-            json_content(request.content_type)?;
-            let body = peek(bytes).map_err(|error| unreadable(&error))?;
-            complete(endpoint, &body)?;
-            body
-        };
+        let body = entered.read(&key, request.content_type)?;
         let snapshot = self.snapshot.load();
-        let (asked, model) = if entered.object.is_some() {
-            let files = snapshot.files.as_ref().ok_or_else(no_files)?;
-            (files.name.to_string(), files)
-        } else {
-            permitted_model(&snapshot, &key, &body)?
-        };
+        let (asked, model) = entered.model(&key, &snapshot, &body)?;
         guard::check(endpoint, &body, &model.known)?;
         let whose = (&*key, &**model, arrival.unix_us);
         let reserved = self.reserve(whose, endpoint, &body, answer_headers);
@@ -490,6 +477,37 @@ pub(crate) fn permitted_model<'s>(
     let (asked, model) = find_model(snapshot, body)?;
     permitted(key, &asked, model)?;
     Ok((asked, model))
+}
+
+impl Asked {
+    /// What is known of the request.
+    fn read(&self, key: &Key, content_type: Option<&[u8]>) -> Result<Peek<'_>, Error> {
+        if let Some(object) = &self.object {
+            may_touch(key, object, content_type)?;
+            return Ok(Peek::default());
+        }
+        if let Some(upload) = &self.upload {
+            return Ok(uploaded(self.endpoint, upload));
+        }
+        json_content(content_type)?;
+        let body = peek(&self.body).map_err(|error| unreadable(&error))?;
+        complete(self.endpoint, &body)?;
+        Ok(body)
+    }
+
+    /// The model that it is for, by the name that the client has for it.
+    fn model<'s>(
+        &self,
+        key: &Key,
+        snapshot: &'s Snapshot,
+        body: &Peek<'_>,
+    ) -> Result<(String, &'s Arc<Model>), Error> {
+        if self.object.is_some() {
+            let files = snapshot.files.as_ref().ok_or_else(no_files)?;
+            return Ok((files.name.to_string(), files));
+        }
+        permitted_model(snapshot, key, body)
+    }
 }
 
 /// Refuses what a key may not do with files and batches.

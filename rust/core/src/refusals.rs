@@ -62,11 +62,10 @@ pub(crate) fn complete(endpoint: Endpoint, body: &Peek<'_>) -> Result<(), Error>
         )
         .param("messages")
         .code("empty_array")),
-        Endpoint::Completions if !body.has_prompt => Err(missing("prompt")),
+        Endpoint::Completions | Endpoint::Images if !body.has_prompt => Err(missing("prompt")),
         Endpoint::Embeddings | Endpoint::Moderations | Endpoint::Speech if !body.has_input => {
             Err(missing("input"))
         }
-        Endpoint::Images if !body.has_prompt => Err(missing("prompt")),
         Endpoint::Rerank if !body.has("query") => Err(missing("query")),
         Endpoint::Rerank if !body.has("documents") => Err(missing("documents")),
         Endpoint::Score => scored(body).map_or(Ok(()), |field| Err(missing(field))),

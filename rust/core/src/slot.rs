@@ -72,9 +72,19 @@ struct State {
     telling: Option<Telling>,
     /// Why the answer, or what is left of it, is an error.
     failure: Option<Error>,
-    /// The answer is no stream of events: one that breaks off is not ended.
-    raw: bool,
-    broken: bool,
+    form: Form,
+}
+
+/// What an answer that breaks off ends with.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Form {
+    /// An event that is an error.
+    #[default]
+    Events,
+    /// Nothing: it is no stream of events.
+    Raw,
+    /// It has broken off, and its reader must not take what it has for the whole.
+    Broken,
 }
 
 /// How an answer is told in the reader's words.
@@ -127,7 +137,7 @@ impl State {
     fn cut(&mut self, error: &Error) {
         match &mut self.telling {
             // Nothing that could be added would be told from the answer.
-            _ if self.raw => self.broken = true,
+            _ if self.form != Form::Events => self.form = Form::Broken,
             Some(telling) => telling.voice.cut(error, &mut self.out),
             None => relay::error_event(error, &mut self.out),
         }
@@ -205,12 +215,12 @@ impl Slot {
 
     /// The answer is no stream of events: an error cannot be told in it.
     pub fn speak_raw(&self) {
-        self.state.lock().raw = true;
+        self.state.lock().form = Form::Raw;
     }
 
     /// The answer broke off, and its reader must not take what it has for the whole.
     pub fn is_broken(&self) -> bool {
-        self.state.lock().broken
+        self.state.lock().form == Form::Broken
     }
 
     /// A whole answer of OpenAI's in the reader's words. Errors: it cannot be told.
@@ -329,7 +339,7 @@ impl Slot {
     /// Whether the answer's body is complete and taken.
     pub fn is_drained(&self) -> bool {
         let state = self.state.lock();
-        state.ended && state.out.is_empty() && !state.broken
+        state.ended && state.out.is_empty() && state.form != Form::Broken
     }
 
     /// The reader has gone: the driver is dropped at its next step, and with it the connection; or it

@@ -427,6 +427,28 @@ fn nothing_grows_without_bound_or_nests_too_deep() {
     assert!(error.message.contains("levels deep"), "{error}");
 }
 
+#[test]
+fn members_and_paths_in_errors_are_bounded() {
+    // 300,000 members without a name: two bytes each.
+    let mut extra = Vec::new();
+    for _ in 0..300_000 {
+        extra.extend_from_slice(&[0x0A, 0]);
+    }
+    let error = grpc::request(Method::Embed, &message_of(&[(15, &extra)])).unwrap_err();
+    assert!(error.message.contains("members"), "{error}");
+    let bad = message_of(&[
+        (1, "é".repeat(5000).as_bytes()),
+        (2, &message_of(&[(3, &[0xFF])])),
+    ]);
+    let error = grpc::request(
+        Method::Embed,
+        &message_of(&[(15, &message_of(&[(1, &bad)]))]),
+    )
+    .unwrap_err();
+    assert!(error.param.unwrap().len() < 300);
+    assert!(error.message.len() < 400);
+}
+
 fn put_varint(mut value: usize, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);

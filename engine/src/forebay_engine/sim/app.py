@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from forebay_engine.sim import errors, faults, metrics, render, requests
+from forebay_engine.sim.beside import Beside, Trouble
 from forebay_engine.sim.engine import Engine
 from forebay_engine.sim.errors import Refused, dump
 from forebay_engine.sim.history import MAX_BODY, History, Record
@@ -53,6 +54,7 @@ class App:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._routes = self._table()
+        self.beside = Beside("sglang", frozenset({"rerank", "score", "transcriptions"}), None)
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer a request."""
@@ -62,6 +64,9 @@ class App:
             return
         if not self._authorized(exchange):
             exchange.respond(401, errors.UNAUTHORIZED, vary=False)
+            return
+        if self.beside.api(path.removeprefix("/v1")) is not None and path.startswith("/v1/"):
+            self._answer_beside(exchange)
             return
         methods = self._routes.get(path)
         if methods is None and path.startswith("/v1/models/"):
@@ -309,6 +314,23 @@ class App:
             self._loop.call_later(fault.seconds, self.engine.submit, job)
         else:
             self.engine.submit(job)
+
+    def _answer_beside(self, exchange: Exchange) -> None:
+        record = self._record(exchange)
+        fault = self.faults.pick()
+        if self._early(exchange, record, fault):
+            return
+
+        def failed(status: int, why: Trouble, message: str, param: str | None) -> None:
+            if why == "model":
+                exchange.respond(404, errors.model_not_found(message))
+            elif why == "path":
+                exchange.respond(405, errors.WRONG_METHOD)
+            else:
+                exchange.respond(status, errors.flat(message, str(status), status))
+
+        path = exchange.path.removeprefix("/v1")
+        self.beside.answer(exchange, path, record, fault, failed)
 
     def _die(self, exchange: Exchange, record: Record) -> None:
         _end(record, "error:died")

@@ -47,6 +47,9 @@ class Line(Protocol):
     def exchange_ended(self, close: bool) -> None:
         """The answer is complete."""
 
+    def switched(self, receiver: Callable[[bytes], None]) -> None:
+        """From now on what comes is for `receiver`."""
+
 
 class Exchange:
     """One request and its answer.
@@ -160,11 +163,22 @@ class Exchange:
         if not (self.ended or self.disconnected):
             self._connection.write(data)
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that were written and not yet sent."""
+        line = self._connection
+        return line.waiting if isinstance(line, Connection) else 0
+
     def end(self) -> None:
         """The answer is complete; the connection goes on or closes as the request asked."""
         if not (self.ended or self.disconnected):
             self.ended = True
             self._connection.exchange_ended(self._close)
+
+    def switch(self, receiver: Callable[[bytes], None]) -> None:
+        """The connection goes on in another protocol: what comes is for `receiver`."""
+        self.started = True
+        self._connection.switched(receiver)
 
     def close(self) -> None:
         """Close the connection after what was written, whatever is missing."""
@@ -203,11 +217,17 @@ class Connection(asyncio.Protocol):
         self._pending_bytes = 0
         self._idle_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._receiver: Callable[[bytes], None] | None = None
 
     @property
     def busy(self) -> bool:
         """Whether an answer is outstanding."""
         return self._exchange is not None
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that were written and not yet sent."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -225,6 +245,9 @@ class Connection(asyncio.Protocol):
                 exchange.on_disconnect()
 
     def data_received(self, data: bytes) -> None:
+        if self._receiver is not None:
+            self._receiver(data)
+            return
         if self._exchange is not None:
             self._pending.append(data)
             self._pending_bytes += len(data)
@@ -243,6 +266,14 @@ class Connection(asyncio.Protocol):
         self._exchange = None
         if self._transport is not None:
             self._transport.close()
+
+    def switched(self, receiver: Callable[[bytes], None]) -> None:
+        """From now on what comes is for `receiver`: what has come already, too."""
+        self._receiver = receiver
+        early = self._parser.trailing_data[0] + b"".join(self._pending)
+        self._pending.clear()
+        if early:
+            receiver(early)
 
     def exchange_ended(self, close: bool) -> None:
         """The answer is complete: go on with the next request, or close."""

@@ -66,6 +66,7 @@ __all__ = [
     "Cold",
     "Config",
     "Credentials",
+    "Files",
     "GrpcTls",
     "Hedge",
     "Idempotency",

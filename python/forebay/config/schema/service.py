@@ -53,9 +53,9 @@ class Listen(Section, frozen=True, kw_only=True):
 class Limits(Section, frozen=True, kw_only=True):
     """Bounds on what a client or an upstream may send, in bytes, and on WebSockets.
 
-    body_bytes: a request's body, or a WebSocket's message. upload_bytes: one that is a form with files
-        in it, of which no more than `body_bytes` are held. event_bytes: one server-sent event of an
-        answer. header_bytes: a request's header block.
+    body_bytes: a request's body, or a WebSocket's message. upload_bytes: one that is a form with
+        files in it, of which no more than `body_bytes` are held. event_bytes: one server-sent event
+        of an answer. header_bytes: a request's header block.
     websockets: how many one process has open. websocket_idle_s: how long one may have no request,
         seconds.
     """

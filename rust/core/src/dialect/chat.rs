@@ -59,34 +59,6 @@ pub(crate) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Leaves out what not every dialect can say: what is left tells how much is asked, not what.
-    pub(crate) fn plain(&mut self) {
-        let common = |content: &Content<'_>| match content {
-            Content::Text(_) | Content::Refusal(_) | Content::Thinking { .. } => true,
-            Content::ToolCall(_) | Content::ToolResult(_) | Content::Redacted(_) => true,
-            Content::Image(media) => !matches!(media, Media::File(_)),
-            Content::Document { .. } | Content::Audio(_) => false,
-        };
-        self.other.clear();
-        for message in &mut self.messages {
-            message.parts.retain(|part| common(&part.content));
-            for part in &mut message.parts {
-                if let Content::ToolResult(result) = &mut part.content {
-                    result.content.retain(common);
-                }
-            }
-        }
-        self.messages.retain(|message| !message.parts.is_empty());
-        if self.messages.is_empty() {
-            self.messages.push(Message {
-                role: Role::User,
-                parts: vec![Part::new(Content::Text("".into()), Spot::default())],
-                name: None,
-                index: 0,
-            });
-        }
-    }
-
     /// Notes what no other dialect has, of which the first [`MAX_LISTED`] are kept.
     pub(crate) fn elsewhere(&mut self, path: &Path<'_>, raw: &'a RawValue) {
         if self.other.len() < MAX_LISTED {

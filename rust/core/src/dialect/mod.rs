@@ -16,6 +16,7 @@ mod gemini;
 pub(crate) mod json;
 mod media;
 mod openai;
+mod plain;
 pub(crate) mod responses;
 
 use bytes::{Bytes, BytesMut};

@@ -251,8 +251,8 @@ pub fn enter(way: &Way, body: Bytes, request_id: &str) -> Result<Entered, Error>
             native: None,
             voice: Some(Box::new(grpc::Voice::new(method))),
         }),
-        Door::Messages => messages::enter(body, request_id),
-        Door::Count => messages::count(body),
+        Door::Messages => messages::enter(&body, request_id),
+        Door::Count => messages::count(&body),
         Door::Responses => responses::enter(&body, 0),
     }
 }

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Job;
-use super::body::{attempt_rid, body_for, speaks};
+use super::body::{attempt_rid, body_for};
 use super::course::Failed;
 use super::feed::{Feed, Path};
 use super::native::native;
@@ -21,7 +21,7 @@ use super::refuse::{Last, logged};
 use super::resume::End;
 use super::unary::{self, Whole, read_whole};
 use crate::alarm::{Alarm, Elapsed};
-use crate::dialect::{self, Dialect};
+use crate::dialect::Dialect;
 use crate::dispatch::Placed;
 use crate::door::Native;
 use crate::edits::Edits;
@@ -147,14 +147,8 @@ async fn try_open(
         None => (&job.body, &job.edits),
     };
     let whole = body.is_none() && matches!(path, Path::Fresh(_));
-    let body = match &job.upload {
-        None => body_for(job, given, &target, rid.as_deref(), whole).map(Outgoing::from),
-        Some(upload) => upload
-            .body(&target.model)
-            .map(Outgoing::from)
-            .ok_or_else(gone),
-    };
-    let body = body.map_err(|error| Failed { error, sent: false })?;
+    let body = outgoing(job, given, &target, rid.as_deref(), whole)
+        .map_err(|error| Failed { error, sent: false })?;
     let first_byte = (Instant::now() + timeouts.first_byte).min(total);
     let mut stopper = Stopper {
         upstream: Arc::clone(&upstream),
@@ -215,28 +209,11 @@ async fn try_open(
     )
     .await?;
     stopper.rid = None;
-    let dialect = own.map_or_else(|| speaks(job, &target), |own| own.dialect);
-    let (body, told) = if dialect == Dialect::OpenAi {
-        (body, None)
-    } else {
-        let turned = dialect::answer(dialect, Dialect::OpenAi, &body, &job.context())?;
-        (turned.into(), own.map(|_| body))
-    };
-    match unary::inspect(job, body, told) {
-        Ok(whole) => {
-            if let Some((usage, _)) = whole.progress.reported {
-                permit.used(usage.total());
-            }
-            Ok(Opened::Whole(target, headers, whole))
-        }
-        Err(unfit) => {
-            let (error, made) = *unfit;
-            if let Some(record) = record {
-                record.progress = made;
-            }
-            Err(error.into())
-        }
+    let whole = unary::judged(job, &target, own, body, record)?;
+    if let Some((usage, _)) = whole.progress.reported {
+        permit.used(usage.total());
     }
+    Ok(Opened::Whole(target, headers, whole))
 }
 
 /// Whether a request goes to where the target has Responses beside chat.
@@ -244,6 +221,23 @@ fn beside(own: Option<&Native>, target: &Target) -> bool {
     let upstream = &target.upstream;
     own.is_some_and(|own| own.dialect == Dialect::Responses)
         && upstream.dialect != Dialect::Responses
+}
+
+/// What this target is sent.
+fn outgoing(
+    job: &Job,
+    given: (&Bytes, &Edits),
+    target: &Target,
+    rid: Option<&str>,
+    whole: bool,
+) -> Result<Outgoing, Error> {
+    match &job.upload {
+        None => body_for(job, given, target, rid, whole).map(Outgoing::from),
+        Some(upload) => {
+            let body = upload.body(&target.model).map(Outgoing::from);
+            body.ok_or_else(gone)
+        }
+    }
 }
 
 /// A body that came by cannot be sent once more.

@@ -4,8 +4,8 @@
 //! of events ends with one that is an error, and any other is broken off, so that nobody takes half of
 //! it for the whole.
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -50,7 +50,7 @@ impl Passing {
         unread: Unread,
         permit: Permit,
     ) -> Self {
-        let media = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
+        let media = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
         let form = Form::of(media);
         Self {
             target,

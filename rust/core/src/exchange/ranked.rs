@@ -80,18 +80,18 @@ enum Document<'a> {
 }
 
 /// Checks an answer and reads its usage. Of one that is none: why, and what it has cost all the same.
-pub(super) fn inspect(job: &Job, body: Bytes) -> Result<Whole, Box<(Error, Progress)>> {
+pub(super) fn inspect(job: &Job, body: &Bytes) -> Result<Whole, Box<(Error, Progress)>> {
     let nothing = |error: Error| Box::new((error, Progress::default()));
     if body.trim_ascii_start().starts_with(b"[") && job.endpoint == Endpoint::Rerank {
         let id = format!("rerank-{}", job.rid);
-        let (body, usage) = turned(&body, id, &job.model_asked).map_err(nothing)?;
+        let (body, usage) = turned(body, id, &job.model_asked).map_err(nothing)?;
         return told(job, body, progress(usage));
     }
-    let seen = Inspected::parse(&body).map_err(|cause| nothing(not_json(cause)))?;
+    let seen = Inspected::parse(body).map_err(|cause| nothing(not_json(cause)))?;
     if seen.failed() {
-        return Err(nothing(scrub::stream_error(&body, job.shape.asked)));
+        return Err(nothing(scrub::stream_error(body, job.shape.asked)));
     }
-    told(job, body.clone(), progress(counted(&body)))
+    told(job, body.clone(), progress(counted(body)))
 }
 
 /// An answer in its reader's words.

@@ -6,15 +6,19 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Job;
+use super::body::speaks;
 use super::read::frame;
 use super::{objects, ranked};
 use crate::alarm::{Alarm, Elapsed};
+use crate::dialect::{self, Dialect};
+use crate::door::Native;
 use crate::error::{Error, Kind};
 use crate::gateway::Endpoint;
 use crate::linger::Unread;
 use crate::record::{Progress, Record};
 use crate::relay;
 use crate::scrub;
+use crate::snapshot::Target;
 use crate::usage::Inspected;
 
 /// An answer that can be given to the client as it is.
@@ -102,18 +106,39 @@ fn estimated(endpoint: Endpoint, bytes: usize) -> Progress {
     }
 }
 
+/// Judges a whole answer, turned into OpenAI's where that is not what is spoken. own: what the target
+/// was sent is the client's own request.
+pub(super) fn judged(
+    job: &Job,
+    target: &Target,
+    own: Option<&Native>,
+    body: Bytes,
+    record: Option<&mut Record>,
+) -> Result<Whole, Error> {
+    let dialect = own.map_or_else(|| speaks(job, target), |own| own.dialect);
+    let (body, told) = if dialect == Dialect::OpenAi {
+        (body, None)
+    } else {
+        let turned = dialect::answer(dialect, Dialect::OpenAi, &body, &job.context())?;
+        (turned.into(), own.map(|_| body))
+    };
+    inspect(job, body, told).map_err(|unfit| {
+        let (error, made) = *unfit;
+        if let Some(record) = record {
+            record.progress = made;
+        }
+        error
+    })
+}
+
 /// Checks an answer and reads its usage. `own`: it in the client's own words, where it came in these.
 /// Of one that is none: why, and what it has cost all the same.
-pub(super) fn inspect(
-    job: &Job,
-    body: Bytes,
-    own: Option<Bytes>,
-) -> Result<Whole, Box<(Error, Progress)>> {
+fn inspect(job: &Job, body: Bytes, own: Option<Bytes>) -> Result<Whole, Box<(Error, Progress)>> {
     if matches!(
         job.endpoint,
         Endpoint::Rerank | Endpoint::Score | Endpoint::Moderations
     ) {
-        return ranked::inspect(job, body);
+        return ranked::inspect(job, &body);
     }
     if job.object.is_some() {
         return objects::inspect(job, body);

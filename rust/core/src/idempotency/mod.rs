@@ -11,6 +11,7 @@ use crate::slot::{Head, Headers};
 mod once;
 pub mod wire;
 
+pub(crate) use once::Entry;
 use wire::AnswerHead;
 
 /// The header, and gRPC's metadata.
@@ -199,6 +200,16 @@ fn too_large() -> Error {
     .code("idempotency_answer_too_large");
     error.should_retry = Some(false);
     error
+}
+
+/// A form with files is not kept, so that a repeat cannot be compared with it.
+fn unsupported() -> Error {
+    Error::new(
+        Kind::InvalidRequest,
+        "The header Idempotency-Key is not supported for requests with files.",
+    )
+    .param("Idempotency-Key")
+    .code("idempotency_key_unsupported")
 }
 
 /// Nobody can say whether the request was answered before.

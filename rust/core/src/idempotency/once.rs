@@ -3,6 +3,7 @@
 //! What works on it is an exchange as any other, read by a task in the client's place: it copies what
 //! it reads to the client and to what is kept. So the exchange goes on when its client leaves, and at
 //! the pace of a client that is there. The end of an answer reaches the client once it is kept.
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +13,15 @@ use http::{HeaderName, HeaderValue};
 use uuid::Uuid;
 
 use super::wire::{AnswerHead, Begin, Begun, Finish, Leave, begun, pack};
-use super::{Keeping, Kept, busy, check, fingerprint, replayed, reused, too_large, unknown};
+use super::{
+    Keeping, Kept, busy, check, fingerprint, replayed, reused, too_large, unknown, unsupported,
+};
 use crate::admission::Kept as KeptRequest;
-use crate::door::Way;
+use crate::door::{Door, Front, Way};
 use crate::error::Error;
 use crate::gateway::{Gateway, Request};
 use crate::headers::request_id_header;
+use crate::pass::object::Object;
 use crate::peek::peek;
 use crate::slot::{Answering, Head, Slot, stopped};
 
@@ -29,31 +33,33 @@ const MARGIN: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(5);
 
 impl Gateway {
-    /// Starts a request that has a key. A request that would be refused whatever its key is left to
-    /// [`Gateway::enter`]: `None`.
+    /// Starts a request that has a key. `None`: it has none, or is refused whatever its key.
     pub(crate) fn once(
         self: &Arc<Self>,
-        way: &'static Way,
+        entry: Entry,
         request: Request<'_>,
         body: &Bytes,
     ) -> Option<Arc<Slot>> {
+        let key = request.idempotency_key?;
+        // A session of many requests has no one answer.
+        if request.front == Front::WebSocket {
+            return None;
+        }
         let account = Arc::clone(&self.whose(&request).ok()?.account);
         let id = request_id_header(request.request_id, &Uuid::now_v7());
-        let key = match check(request.idempotency_key.unwrap_or_default()) {
+        let door = entry.door();
+        let key = match check(key) {
             Ok(key) => key.to_owned(),
-            Err(error) => {
-                let refusal = self.refusal(way.door, &error, way.door.greeting(id));
-                return Some(Arc::new(refusal));
-            }
+            Err(error) => return Some(Arc::new(self.refusal(door, &error, door.greeting(id)))),
         };
-        let client = Arc::new(Slot::of(way.door, None));
+        let client = Arc::new(Slot::of(door, None));
         let course = Course {
             claim: Claim {
                 gateway: Arc::clone(self),
                 owner: Uuid::now_v7(),
                 told: false,
             },
-            way,
+            entry,
             key,
             account,
             request: KeptRequest::of(&request),
@@ -66,6 +72,20 @@ impl Gateway {
         Some(client)
     }
 
+    /// The refusal of a request that has a key and a body that is not kept: nobody could say whether
+    /// a repeat is the same.
+    pub(crate) fn unrepeatable(&self, request: &Request<'_>) -> Option<Arc<Slot>> {
+        request.idempotency_key?;
+        self.whose(request).ok()?;
+        let id = request_id_header(request.request_id, &Uuid::now_v7());
+        let door = Door::OpenAi;
+        Some(Arc::new(self.refusal(
+            door,
+            &unsupported(),
+            door.greeting(id),
+        )))
+    }
+
     /// How long a request waits for another one: as long as it would for an answer.
     fn patience(&self, request: &Request<'_>, body: &[u8]) -> Duration {
         let model = peek(body).ok().and_then(|body| self.model(&body.model?));
@@ -73,6 +93,41 @@ impl Gateway {
         request
             .deadline
             .map_or(total, |deadline| deadline.min(total))
+    }
+}
+
+/// Where a request came in.
+pub(crate) enum Entry {
+    /// At one of the ways in.
+    Way(&'static Way),
+    /// With files or batches.
+    Object(Object),
+}
+
+impl Entry {
+    const fn door(&self) -> Door {
+        match self {
+            Self::Way(way) => way.door,
+            Self::Object(_) => Door::OpenAi,
+        }
+    }
+
+    /// What of a repeat must be the same besides its body.
+    fn path(&self) -> Cow<'static, str> {
+        match self {
+            Self::Way(way) => way.path.into(),
+            Self::Object(object) => {
+                let path = object.endpoint.path();
+                format!("{path}{}?{}", object.below(), object.query).into()
+            }
+        }
+    }
+
+    fn start(&self, gateway: &Arc<Gateway>, request: Request<'_>, body: Bytes) -> Arc<Slot> {
+        match self {
+            Self::Way(way) => gateway.enter(way, request, body),
+            Self::Object(object) => gateway.admit_object(object.clone(), request, body),
+        }
     }
 }
 
@@ -136,7 +191,7 @@ impl Drop for Inner {
 /// One request with a key, on its way.
 struct Course {
     claim: Claim,
-    way: &'static Way,
+    entry: Entry,
     key: String,
     account: Arc<str>,
     request: KeptRequest,
@@ -179,7 +234,7 @@ impl Course {
         let begin = Begin {
             account: &self.account,
             key: &self.key,
-            fingerprint: fingerprint(self.way.path, &self.body),
+            fingerprint: fingerprint(&self.entry.path(), &self.body),
             owner: self.claim.owner,
             wait_s: wait.as_secs_f64(),
         };
@@ -193,14 +248,14 @@ impl Course {
         self.claim.told = outcome != "unknown";
         let gateway = &self.claim.gateway;
         gateway.metrics.repeated(outcome);
-        let headers = self.way.door.greeting(self.id.clone());
+        let headers = self.entry.door().greeting(self.id.clone());
         gateway.note(error, &headers);
         self.client.refuse(error, headers);
     }
 
     fn replay(mut self, answer: &AnswerHead, body: &Bytes) {
         self.claim.told = true;
-        let headers = replayed(answer, self.way.door.greeting(self.id.clone()));
+        let headers = replayed(answer, self.entry.door().greeting(self.id.clone()));
         self.client.start(Head {
             status: answer.status,
             headers,
@@ -226,7 +281,7 @@ impl Course {
             request_id: Some(self.id.1.as_bytes()),
             ..self.request.request()
         };
-        let inner = Inner(gateway.enter(self.way, request, self.body.clone()));
+        let inner = Inner(self.entry.start(gateway, request, self.body.clone()));
         let Some(head) = poll_fn(|cx| inner.0.poll_head(cx)).await else {
             return;
         };

@@ -93,10 +93,12 @@ impl Upload {
         named: Option<String>,
         limits: Limits,
         waits: bool,
-    ) -> Result<Arc<Self>, Refused> {
-        let refused = |error: Error, source: Source| Refused {
-            error,
-            rest: Some(source),
+    ) -> Result<Arc<Self>, Box<Refused>> {
+        let refused = |error: Error, source: Source| {
+            Box::new(Refused {
+                error,
+                rest: Some(source),
+            })
         };
         let boundary = match multipart::boundary(content_type.unwrap_or_default()) {
             Ok(boundary) => boundary,
@@ -128,7 +130,7 @@ impl Upload {
         content_type: Option<&[u8]>,
         limits: Limits,
         waits: bool,
-    ) -> Result<Arc<Self>, Refused> {
+    ) -> Result<Arc<Self>, Box<Refused>> {
         let length = source.size_hint().exact();
         let error = match multipart::boundary(content_type.unwrap_or_default()) {
             Ok(_) if length.is_some_and(|length| length > limits.bytes) => too_large(limits.bytes),
@@ -140,10 +142,10 @@ impl Upload {
             }
             Err(fault) => unsupported(fault),
         };
-        Err(Refused {
+        Err(Box::new(Refused {
             error,
             rest: Some(source),
-        })
+        }))
     }
 
     fn of(
@@ -153,15 +155,17 @@ impl Upload {
         (model, named): (String, Named),
         limits: Limits,
         waits: bool,
-    ) -> Result<Arc<Self>, Refused> {
+    ) -> Result<Arc<Self>, Box<Refused>> {
         let quoted = boundary
             .bytes()
             .any(|byte| b"()<>@,;:\\\"/[]?=".contains(&byte));
         let mark = if quoted { "\"" } else { "" };
         let text = format!("multipart/form-data; boundary={mark}{boundary}{mark}");
-        let content_type = HeaderValue::try_from(text).map_err(|cause| Refused {
-            error: Error::new(Kind::Internal, "The request could not be read.").cause(cause),
-            rest: None,
+        let content_type = HeaderValue::try_from(text).map_err(|cause| {
+            Box::new(Refused {
+                error: Error::new(Kind::Internal, "The request could not be read.").cause(cause),
+                rest: None,
+            })
         })?;
         Ok(Arc::new(Self {
             boundary,

@@ -49,7 +49,7 @@ fn text() -> Made {
 }
 
 fn is_whole(value: f64) -> bool {
-    value.trunc() == value
+    value.fract() == 0.0
 }
 
 /// A number, whole ones as integers. No more digits than serde_json reads exactly.

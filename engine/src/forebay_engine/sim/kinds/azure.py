@@ -56,6 +56,7 @@ class Azure(OpenAI):
     """`{resource}.openai.azure.com`, with `api-key` or a bearer token."""
 
     base = "/openai/v1"
+    beside_apis = OpenAI.beside_apis - {"moderations", "image_variations"}
     chat_form = AzureForm
 
     def authorized(self, exchange: Exchange) -> bool:

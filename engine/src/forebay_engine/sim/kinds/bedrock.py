@@ -58,6 +58,7 @@ class Bedrock(OpenAI):
     Nothing is stopped for a client that leaves.
     """
 
+    beside_apis = frozenset()
     base = "/openai/v1"
     cancels = "never"
     filters = "answer"  # the stop reason is `guardrail_intervened`

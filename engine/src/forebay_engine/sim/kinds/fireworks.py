@@ -44,6 +44,7 @@ class FireworksForm(OpenAIForm):
 class Fireworks(OpenAIApp):
     """api.fireworks.ai; models are `accounts/{account}/models/{model}`."""
 
+    beside_apis = frozenset({"rerank"})
     base = "/inference/v1"
     chat_form = FireworksForm
     filters = "none"

@@ -9,7 +9,7 @@ from forebay_engine.sim.history import Record
 from forebay_engine.sim.jobs import new_id
 from forebay_engine.sim.kinds.base import header
 from forebay_engine.sim.kinds.failure import Problem
-from forebay_engine.sim.kinds.openai import envelope
+from forebay_engine.sim.kinds.openai import OpenAICompatible, envelope
 from forebay_engine.sim.kinds.openai_form import OpenAIApp, OpenAIForm
 from forebay_engine.sim.wire import Exchange
 
@@ -34,6 +34,7 @@ class LiteLLMForm(OpenAIForm):
 class LiteLLM(OpenAIApp):
     """`litellm --config`. Served with and without `/v1`; an error's `code` is a string."""
 
+    beside_apis = OpenAICompatible.beside_apis - {"score", "image_variations"}
     cancels = "streams"
     chat_form = LiteLLMForm
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from typing import Any, ClassVar
+from urllib.parse import parse_qs
 
+from forebay_engine.sim import realtime, websocket
 from forebay_engine.sim.history import Record
 from forebay_engine.sim.jobs import new_id
-from forebay_engine.sim.kinds.base import Call, Cancels, header
-from forebay_engine.sim.kinds.failure import Failure, Problem
+from forebay_engine.sim.kinds.base import Call, Cancels, ended, header
+from forebay_engine.sim.kinds.failure import Failure, Problem, invalid
 from forebay_engine.sim.kinds.form import Form
 from forebay_engine.sim.kinds.openai_form import OpenAIApp, OpenAIForm
 from forebay_engine.sim.kinds.responses_form import ResponsesForm, plain_chat
@@ -54,6 +56,8 @@ CHAT_FIELDS = frozenset(
     ]
 )
 """Fields of a chat request, as openai-python's `CompletionCreateParams` has them."""
+PICTURES = ("images", "image_edits", "image_variations")
+SOUNDS = ("speech", "transcriptions", "translations")
 _TYPES = {
     401: "invalid_request_error",
     403: "invalid_request_error",
@@ -92,8 +96,12 @@ class OpenAI(OpenAIApp):
     """api.openai.com. Closing a stream stops it; other requests go on."""
 
     cancels: ClassVar[Cancels] = "streams"
+    has_realtime: ClassVar[bool] = True
     chat_form: ClassVar[type[OpenAIForm]] = ManagedForm
     known_fields: ClassVar[frozenset[str] | None] = CHAT_FIELDS
+    beside_apis: ClassVar[frozenset[str]] = frozenset(
+        {"moderations", *PICTURES, *SOUNDS, "files", "batches"}
+    )
 
     def call(self, exchange: Exchange) -> Call | None:
         if self.below(exchange.path) == "/responses":
@@ -109,6 +117,24 @@ class OpenAI(OpenAIApp):
         if call.api == "responses":
             return ResponsesForm(request, body)
         return super().form(exchange, call, body, request)
+
+    def control(self, exchange: Exchange) -> Any:
+        if self.below(exchange.path) == realtime.PATH and self.has_realtime:
+            return lambda: self._realtime(exchange)
+        return super().control(exchange)
+
+    def _realtime(self, exchange: Exchange) -> None:
+        model = parse_qs(exchange.query).get("model", [""])[0]
+        if not websocket.is_wanted(exchange):
+            self.fail(exchange, invalid("Realtime sessions are WebSockets.", status=400))
+        elif model not in self.options.models:
+            self.fail(exchange, Problem(404, "model", model, param="model"))
+        else:
+            record = self._record(exchange)
+            record.model, record.stream = model, True
+            session = realtime.Realtime(self.options, model)
+            websocket.Socket(exchange, session).accept()
+            ended(record, "ok")
 
     def headers(self, record: Record) -> bytes:
         return (
@@ -180,8 +206,10 @@ class OpenAICompatible(OpenAI):
     """Some server with OpenAI's API: no cache in its usage, any field is taken."""
 
     cancels = "always"
+    has_realtime = False
     chat_form = PlainForm
     known_fields = None
+    beside_apis = OpenAI.beside_apis | {"rerank", "score"}
 
     def headers(self, record: Record) -> bytes:
         return b""

@@ -10,12 +10,15 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import unquote
 
 from forebay_engine.sim import render, requests
+from forebay_engine.sim.beside import Beside
 from forebay_engine.sim.errors import Refused, dump
 from forebay_engine.sim.jobs import new_id
 from forebay_engine.sim.kinds.base import Call, KindApp, ended
-from forebay_engine.sim.kinds.failure import SIMULATED, Failure, Problem, invalid
+from forebay_engine.sim.kinds.failure import SIMULATED, Failure, Problem, Why, invalid
 from forebay_engine.sim.kinds.form import Form
 from forebay_engine.sim.kinds.jobs import Answer
+from forebay_engine.sim.options import SimOptions
+from forebay_engine.sim.others import Style
 from forebay_engine.sim.requests import Body, Generation
 from forebay_engine.sim.text import Delta
 from forebay_engine.sim.wire import Exchange
@@ -271,6 +274,7 @@ class OpenAIApp(KindApp):
     base: what precedes `/chat/completions`; `apis`: what is served below it.
     chat_form: what writes chat answers. continuous: knows `continuous_usage_stats`.
     known_fields: fields that a chat request may have; None: any.
+    beside_apis: what it has beside text, and in whose shapes (beside_style).
     """
 
     base: ClassVar[str] = "/v1"
@@ -280,6 +284,14 @@ class OpenAIApp(KindApp):
     continuous: ClassVar[bool] = False
     continues: ClassVar[bool] = False
     known_fields: ClassVar[frozenset[str] | None] = None
+    beside_apis: ClassVar[frozenset[str]] = frozenset()
+    beside_style: ClassVar[Style] = "openai"
+
+    def __init__(self, options: SimOptions) -> None:
+        super().__init__(options)
+        self.beside = Beside(
+            self.beside_style, self.beside_apis, None if self.any_model else self._names
+        )
 
     def below(self, path: str) -> str | None:
         """What follows the base in a path; None: it is not below it."""
@@ -291,6 +303,8 @@ class OpenAIApp(KindApp):
 
     def control(self, exchange: Exchange) -> Any:
         rest = self.below(exchange.path)
+        if rest is not None and self.beside.api(rest) is not None:
+            return lambda: self._beside(exchange, rest)
         if exchange.method == "GET" and rest == "/models":
             return lambda: self.reply(exchange, dump(self.model_list()))
         if exchange.method == "GET" and rest is not None and rest.startswith("/models/"):
@@ -299,6 +313,20 @@ class OpenAIApp(KindApp):
                 return lambda: self.reply(exchange, dump(self.model_entry(name)))
             return lambda: self.fail(exchange, Problem(404, "model", name, param="model"))
         return None
+
+    def _beside(self, exchange: Exchange, path: str) -> None:
+        record = self._record(exchange)
+        fault = self.faults.pick()
+        if self._early_fault(exchange, record, fault):
+            return
+
+        def failed(status: int, why: Why, message: str, param: str | None) -> None:
+            self.fail(exchange, Problem(status, why, message, param=param))
+
+        def go() -> None:
+            self.beside.answer(exchange, path, record, fault, failed)
+
+        self.when_warm(exchange, record, go)
 
     def model_entry(self, name: str) -> dict[str, Any]:
         """One entry of the list of models."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from forebay_engine.sim.history import Record
 from forebay_engine.sim.kinds.failure import Failure, Problem
-from forebay_engine.sim.kinds.openai import PlainForm, envelope
+from forebay_engine.sim.kinds.openai import SOUNDS, PlainForm, envelope
 from forebay_engine.sim.kinds.openai_form import OpenAIApp
 
 _TYPES = {401: "invalid_request_error", 429: "rate_limit", 500: "server_error", 503: "overloaded"}
@@ -23,6 +23,7 @@ class Together(OpenAIApp):
     """api.together.ai."""
 
     chat_form = TogetherForm
+    beside_apis = frozenset({"rerank", "images", *SOUNDS})
     filters = "none"
 
     def headers(self, record: Record) -> bytes:

@@ -67,6 +67,8 @@ class VLLM(OpenAIApp):
     chat_form = VLLMForm
     cold_way: ClassVar[ColdWay] = "refuse"
     filters: ClassVar[Filters] = "none"
+    beside_apis = frozenset({"rerank", "score", "transcriptions", "translations"})
+    beside_style = "vllm"
     continuous = True
     continues = True
 

@@ -12,6 +12,15 @@ use super::wire::{Reader, Value};
 /// Containers within containers, the outermost one included.
 const MAX_DEPTH: u32 = 100;
 
+/// Most members of an object; as many tokens as no vocabulary has. While it is written, a member takes
+/// far more memory than its two bytes on the wire.
+pub(super) const MAX_MEMBERS: usize = 1 << 18;
+
+pub(super) fn too_many(path: &Path<'_>) -> Error {
+    let what = format!("has more than {MAX_MEMBERS} members");
+    invalid(path, what)
+}
+
 /// Text that has to be UTF-8.
 pub(super) fn text<'a>(bytes: &'a [u8], path: &Path<'_>) -> Result<&'a str, Error> {
     simdutf8::basic::from_utf8(bytes).map_err(|_| invalid(path, "has to be UTF-8"))
@@ -61,6 +70,9 @@ pub(super) fn entries<'a>(
                 (2, Value::Bytes(bytes)) => value = bytes,
                 _ => {}
             }
+        }
+        if found.len() >= MAX_MEMBERS {
+            return Err(too_many(path));
         }
         found.push((key, value));
     }

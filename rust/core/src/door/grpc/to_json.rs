@@ -55,9 +55,17 @@ pub(super) struct Writer {
     root: Root,
 }
 
+/// Longest path that an error names, bytes: keys of `extra` may be of any length.
+const MAX_PATH: usize = 256;
+
 /// The error that names the field.
 pub(super) fn invalid(path: &Path<'_>, what: impl fmt::Display) -> Error {
-    let path = path.to_string();
+    let mut path = path.to_string();
+    if path.len() > MAX_PATH {
+        let end = (0..=MAX_PATH).rev().find(|at| path.is_char_boundary(*at));
+        path.truncate(end.unwrap_or(0));
+        path.push('…');
+    }
     if path.is_empty() {
         return Error::new(ErrorKind::InvalidRequest, format!("The message {what}."));
     }
@@ -316,11 +324,14 @@ impl Writer {
                 match part {
                     (1, Value::Varint(key)) => number = key as i32,
                     (1, Value::Bytes(key)) => name = extra::text(key, path)?,
-                    (2, value) if fits(field, value) || wire_of(field.kind, value) => {
+                    (2, value) if wire_of(field.kind, value) => {
                         held = Some(value);
                     }
                     _ => {}
                 }
+            }
+            if entries.len() >= extra::MAX_MEMBERS {
+                return Err(extra::too_many(path));
             }
             entries.push((number, name, held));
         }

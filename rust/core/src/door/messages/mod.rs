@@ -23,18 +23,18 @@ const MAX_EVENT_BYTES: usize = 64 << 20;
 
 /// Reads a request. Errors: `InvalidRequest` whose `param` is the field's path in the client's own
 /// names, `messages[2].content`.
-pub(crate) fn enter(body: Bytes, request_id: &str) -> Result<Entered, Error> {
+pub(crate) fn enter(body: &Bytes, request_id: &str) -> Result<Entered, Error> {
     read(body, request_id, "")
 }
 
 /// Reads a request whose tokens are to be counted, which asks for no answer. Errors: as [`enter`].
-pub(crate) fn count(body: Bytes) -> Result<Entered, Error> {
+pub(crate) fn count(body: &Bytes) -> Result<Entered, Error> {
     read(body, "", "\"max_tokens\":1,")
 }
 
 /// given: members that are read before the request's own.
-fn read(body: Bytes, request_id: &str, given: &str) -> Result<Entered, Error> {
-    let seen = peek(&body).map_err(|error| unreadable(&error))?;
+fn read(body: &Bytes, request_id: &str, given: &str) -> Result<Entered, Error> {
+    let seen = peek(body).map_err(|error| unreadable(&error))?;
     let (Some(model), Some(at)) = (&seen.model, &seen.model_span) else {
         return Err(
             Error::new(Kind::InvalidRequest, "You must provide a model parameter.")
@@ -49,7 +49,7 @@ fn read(body: Bytes, request_id: &str, given: &str) -> Result<Entered, Error> {
         max_output_tokens: 0,
     };
     let entry = if given.is_empty() {
-        dialect::enter(Dialect::Anthropic, &body, &options)?
+        dialect::enter(Dialect::Anthropic, body, &options)?
     } else {
         let (head, rest) = body.split_at_checked(seen.body_start).unwrap_or_default();
         let whole = [head, given.as_bytes(), rest].concat();

@@ -68,23 +68,19 @@ impl Answer {
             self.stage = Stage::Body;
         }
         while self.stage == Stage::Body {
-            let events = match ready!(self.guard.0.poll_bytes(cx)) {
-                Some(bytes) => {
-                    // Every event has been bounded before it got here; what does not fit is dropped.
-                    if self.decoder.feed(bytes).is_err() {
-                        self.stage = Stage::Over;
-                    }
-                    std::iter::from_fn(|| self.decoder.next())
-                        .filter_map(|frame| frame.data())
-                        .collect()
-                }
-                None => {
+            let events: Vec<Bytes> = if let Some(bytes) = ready!(self.guard.0.poll_bytes(cx)) {
+                // Every event has been bounded before it got here; what does not fit is dropped.
+                if self.decoder.feed(bytes).is_err() {
                     self.stage = Stage::Over;
-                    let last = self.decoder.finish();
-                    last.and_then(|frame| frame.data()).into_iter().collect()
                 }
+                std::iter::from_fn(|| self.decoder.next())
+                    .filter_map(|frame| frame.data())
+                    .collect()
+            } else {
+                self.stage = Stage::Over;
+                let last = self.decoder.finish();
+                last.and_then(|frame| frame.data()).into_iter().collect()
             };
-            let events: Vec<Bytes> = events;
             if !events.is_empty() {
                 return Poll::Ready(Piece::Events(events));
             }
@@ -169,14 +165,16 @@ mod tests {
 
     #[test]
     fn whole_answers_and_refusals_are_told_apart() {
-        let slot = Arc::new(Slot::answered(head(200, b"{}", false)));
+        let slot = Arc::new(Slot::new());
+        slot.start(head(200, b"{}", false));
         let mut answer = Answer::new(Guard(slot), 1000);
         assert_eq!(
             next(&mut answer),
             Some(Piece::Whole(Bytes::from_static(b"{}")))
         );
         assert_eq!(next(&mut answer), Some(Piece::End));
-        let slot = Arc::new(Slot::answered(head(429, b"{\"error\":{}}", false)));
+        let slot = Arc::new(Slot::new());
+        slot.start(head(429, b"{\"error\":{}}", false));
         let mut answer = Answer::new(Guard(slot), 1000);
         let refused = Piece::Refused {
             status: 429,

@@ -68,16 +68,18 @@ impl Mode {
     pub(super) fn tell(&mut self, piece: Piece) -> Vec<Utf8Bytes> {
         match piece {
             Piece::Events(events) => match self {
-                Self::Chat => events.into_iter().map(text).collect(),
+                Self::Chat => events.iter().map(text).collect(),
                 Self::Responses(responses) => {
-                    let events = events.into_iter().map(text);
+                    let events = events.iter().map(text);
                     let events: Vec<_> =
                         events.filter(|event| event.as_str() != "[DONE]").collect();
-                    events.iter().for_each(|event| responses.said(event));
+                    for event in &events {
+                        responses.said(event);
+                    }
                     events
                 }
             },
-            Piece::Whole(body) => vec![text(body)],
+            Piece::Whole(body) => vec![text(&body)],
             Piece::Refused {
                 status,
                 body,
@@ -128,14 +130,14 @@ impl Mode {
             message.put_some("request_id", refusal.request_id);
             message.put_some("retry_after_ms", refusal.retry_after_ms);
         });
-        text(out.freeze())
+        text(&out.freeze())
     }
 }
 
 /// What a message's bytes say: text it was, or it is made so.
-pub(super) fn text(bytes: Bytes) -> Utf8Bytes {
+pub(super) fn text(bytes: &Bytes) -> Utf8Bytes {
     Utf8Bytes::try_from(bytes.clone())
-        .unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into())
+        .unwrap_or_else(|_| String::from_utf8_lossy(bytes).into_owned().into())
 }
 
 /// A chat request that is streamed unless it says otherwise. What is no object is for admission to

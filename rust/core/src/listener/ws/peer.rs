@@ -284,3 +284,94 @@ fn gone(error: &Error) -> Gone {
         _ => Gone::Lost,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::advance;
+
+    use super::*;
+
+    const PING: Duration = Duration::from_secs(20);
+
+    /// A server's end, with room for `bytes` on the way, and the raw other end.
+    async fn server(bytes: usize) -> (Peer<DuplexStream>, DuplexStream) {
+        let (ours, theirs) = duplex(bytes);
+        (Peer::new(ours, Role::Server, 1000, PING).await, theirs)
+    }
+
+    /// What has come at the other end, at most `length` bytes.
+    async fn sent(theirs: &mut DuplexStream, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        let read = theirs.read(&mut bytes).await.unwrap_or_default();
+        bytes.truncate(read);
+        bytes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_answers_pings_is_there_and_one_that_does_not_is_not() {
+        let (mut peer, mut theirs) = server(1000).await;
+        let pong = [0x8a, 0x80, 0, 0, 0, 0];
+        for _ in 0..5 {
+            let quiet = timeout(Duration::from_secs(21), peer.came()).await;
+            assert!(quiet.is_err());
+            assert_eq!(sent(&mut theirs, 10).await, [0x89, 0]);
+            assert!(theirs.write_all(&pong).await.is_ok());
+        }
+        let since = Instant::now();
+        assert!(matches!(peer.came().await, Came::Gone(Gone::Silent)));
+        let waited = since.elapsed();
+        assert!(waited >= 2 * PING && waited <= 4 * PING, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_taken_has_no_pings_behind_it() {
+        let (mut peer, _theirs) = server(16).await;
+        peer.push(Message::Text("x".repeat(500).into()));
+        assert!(timeout(10 * PING, peer.came()).await.is_err());
+        assert!(peer.is_busy());
+        assert_eq!(peer.waiting(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_side_that_takes_nothing_is_given_up_where_that_is_asked_for() {
+        let (peer, _theirs) = server(16).await;
+        let mut peer = peer.stalling(Duration::from_secs(30));
+        peer.push(Message::Text("x".repeat(500).into()));
+        let since = Instant::now();
+        assert!(matches!(peer.came().await, Came::Gone(Gone::Lost)));
+        assert_eq!(since.elapsed().as_secs(), 30);
+    }
+
+    #[tokio::test]
+    async fn all_in_line_goes_out_before_it_is_told() {
+        let (mut peer, mut theirs) = server(1000).await;
+        for text in ["a", "b"] {
+            peer.push(Message::Text(text.into()));
+        }
+        assert!(peer.is_busy());
+        assert!(matches!(peer.came().await, Came::Flushed));
+        assert!(!peer.is_busy());
+        assert_eq!(sent(&mut theirs, 10).await, b"\x81\x01a\x81\x01b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_says_why_and_waits_a_moment() {
+        let (peer, mut theirs) = server(1000).await;
+        let closing = tokio::spawn(async move {
+            peer.close(CloseCode::Away, &"ü".repeat(100)).await;
+        });
+        let frame = sent(&mut theirs, 200).await;
+        // A reason of 100 letters of two bytes is cut between two of them.
+        assert_eq!(frame.get(..4), Some(&[0x88, 124, 0x03, 0xe9][..]));
+        assert_eq!(frame.len(), 2 + 2 + 122);
+        advance(CLOSE_WAIT).await;
+        assert!(closing.await.is_ok());
+    }
+
+    #[test]
+    fn reasons_are_cut_at_a_letter() {
+        assert_eq!(short("why"), "why");
+        assert_eq!(short(&"ü".repeat(100)).len(), 122);
+    }
+}

@@ -17,7 +17,6 @@ use super::peer::{Came, Gone, Peer};
 use super::session::{Session, Taken};
 use crate::door::Way;
 use crate::error::{Error, Kind};
-use crate::gateway::Request;
 
 /// How long a connection of the Responses API lasts, as at OpenAI.
 const MOST_TIME: Duration = Duration::from_secs(60 * 60);
@@ -169,10 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<'_, S> {
         let now = now.map_or(0, |since| since.as_secs());
         let id = uuid::Uuid::now_v7().simple().to_string();
         let gateway = &self.shared.gateway;
-        let known = gateway.authenticate(&Request {
-            authorization: Some(&self.client.authorization),
-            ..Request::default()
-        });
+        let known = gateway.authenticate(&self.client.request());
         let read = self.mode.read(text, now, &id);
         let asked = known.and_then(|key| Ok((key, read?)));
         match asked {

@@ -146,7 +146,7 @@ impl Responses {
                     response.put("store", false);
                 });
             });
-            text(out.freeze())
+            text(&out.freeze())
         };
         let says = vec![
             event(0, "response.created", "in_progress"),

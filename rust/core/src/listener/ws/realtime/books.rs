@@ -12,11 +12,11 @@ pub(super) const MAX_OPEN: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cut {
     /// Its client has left.
-    ByClient,
+    Client,
     /// The provider has.
-    ByProvider,
+    Provider,
     /// The gateway stops.
-    ByGateway,
+    Gateway,
 }
 
 /// A response that was asked for, and has not begun.
@@ -153,13 +153,13 @@ impl Books {
         let running = self.running.into_iter().map(|running| running.record);
         for mut record in asked.chain(running) {
             match cut {
-                Cut::ByClient => record.client_gone(),
-                Cut::ByProvider => {
+                Cut::Client => record.client_gone(),
+                Cut::Provider => {
                     let kind = Kind::UpstreamError;
                     record.close(Outcome::UpstreamCut, 200, Some(kind), None);
                 }
                 // A record that is dropped without an end says so.
-                Cut::ByGateway => {}
+                Cut::Gateway => {}
             }
             record.book();
         }

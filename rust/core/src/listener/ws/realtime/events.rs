@@ -65,6 +65,7 @@ pub(super) struct Done {
 }
 
 #[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the wire")]
 struct Event<'a> {
     #[serde(borrow, default)]
     r#type: Option<Text<'a>>,
@@ -249,7 +250,7 @@ pub(super) fn error(error: &Error, about: Option<&str>) -> Utf8Bytes {
             body.put("event_id", about);
         });
     });
-    text(out.freeze())
+    text(&out.freeze())
 }
 
 /// Stops a response.
@@ -259,7 +260,7 @@ pub(super) fn cancel(id: &str) -> Utf8Bytes {
         event.put("type", "response.cancel");
         event.put("response_id", id);
     });
-    text(out.freeze())
+    text(&out.freeze())
 }
 
 #[cfg(test)]

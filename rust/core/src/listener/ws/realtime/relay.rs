@@ -281,9 +281,9 @@ where
         } = self.relay;
         let used = self.books.used();
         let cut = match &end {
-            End::Client(_) => Cut::ByClient,
-            End::Provider(_) => Cut::ByProvider,
-            End::Close(..) | End::Halted => Cut::ByGateway,
+            End::Client(_) => Cut::Client,
+            End::Provider(_) => Cut::Provider,
+            End::Close(..) | End::Halted => Cut::Gateway,
         };
         // Before goodbyes are said: the client's next request finds its place free.
         self.books.end(cut);
