@@ -15,6 +15,7 @@ help:
 	@echo "make test   every test        make lint    every check"
 	@echo "make bench  micro-benchmarks  make load    whole-gateway benchmark"
 	@echo "make sim    limits of many nodes, simulated"
+	@echo "make compat SDKs of others, also JavaScript's (needs Node 20)"
 	@echo "make protos Python's code from the gRPC protos"
 
 prerequisites:
@@ -50,6 +51,22 @@ test-rust: setup
 test-python: setup
 	$(BIN)/python -m pytest -q
 
+# Packages of others for which the gateway's own tests have no room; needs Node and a registry.
+COMPAT := .venv-compat
+
+$(COMPAT)/.installed: tests/compat/python/requirements.txt
+	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/pip install --quiet -r $<
+	@touch $@
+
+tests/compat/node_modules/.package-lock.json: tests/compat/package-lock.json
+	@command -v npm >/dev/null || { echo "forebay: make compat needs Node 20 or newer with npm" >&2; exit 1; }
+	npm ci --silent --no-audit --no-fund --prefix tests/compat
+	@touch $@
+
+compat: setup $(COMPAT)/.installed tests/compat/node_modules/.package-lock.json
+	$(BIN)/python -m tests.compat.run
+
 lint: setup
 	cargo fmt --check
 	cargo clippy --quiet --release --workspace --all-targets -- -D warnings
@@ -75,4 +92,4 @@ soak: setup
 	$(BIN)/python benches/load/soak.py $(ARGS)
 
 clean:
-	rm -rf target $(VENV) .forebay
+	rm -rf target $(VENV) .venv-compat tests/compat/node_modules .forebay

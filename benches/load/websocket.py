@@ -82,9 +82,14 @@ class Round:
         return self.p99_ms - self.direct_p99_ms
 
 
+async def connect(client: Client, port: int) -> None:
+    """Open a client's connection."""
+    loop = asyncio.get_running_loop()
+    await loop.create_connection(lambda: client, "127.0.0.1", port)
+
+
 async def drive(port: int, kind: str, key: str, direct: bool, options: Any) -> Seen:
     """One round's clients, against the gateway or the upstream itself."""
-    loop = asyncio.get_running_loop()
     messages = max(1, int(options.seconds / 0.1))
     seen = Seen()
     clients = []
@@ -101,7 +106,7 @@ async def drive(port: int, kind: str, key: str, direct: bool, options: Any) -> S
                 # The first message goes with the handshake.
                 first, talks = handshake("/v1/chat/completions", key) + masked(body), False
         client = Client(first, talks=talks, seen=seen, wanted=messages)
-        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
+        await connect(client, port)
         clients.append(client)
         if number % 10 == 9:
             await asyncio.sleep(RAMP_S * 10 / options.sockets)
@@ -171,9 +176,7 @@ def report(rounds: list[Round], before_mb: float, options: argparse.Namespace) -
     if options.json:
         print(json.dumps({"before_mb": before_mb, "rounds": [vars(r) for r in rounds]}, indent=2))
     else:
-        print(
-            f"{options.sockets} sockets, {options.seconds:g} s each; {before_mb:.1f} MB before"
-        )
+        print(f"{options.sockets} sockets, {options.seconds:g} s each; {before_mb:.1f} MB before")
         head = ("kind", "direct p50", "p99", "gateway p50", "p99", "added p99", "messages", "MB")
         print(" | ".join(head))
         for r in rounds:

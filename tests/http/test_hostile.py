@@ -347,3 +347,10 @@ def test_http_2_prior_knowledge(gateway: Gateway) -> None:
         client.send(preface)
         first = client.socket.recv(9)
         assert first.startswith(b"HTTP/1.1 ") or first == b"" or first[3] == 4
+
+
+def test_a_body_that_nobody_reads_costs_the_next_nothing(gateway: Gateway, key: Key) -> None:
+    """The application answers a path that is not there without reading; others are not cut off."""
+    for _ in range(20):
+        assert gateway.call("/v1/nothing", b"x" * 300_000, key=key.secret).status == 404
+        assert gateway.call("/readyz").status == 200

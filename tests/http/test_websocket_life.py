@@ -1,11 +1,11 @@
 """How long sockets live: idle ones, too many, and those of a gateway that shuts down."""
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 
-import psutil
 import pytest
 from forebay.store import EmbeddedPostgres
 from websockets.exceptions import InvalidStatus
@@ -120,7 +120,7 @@ def test_a_drain_ends_idle_sockets_and_lets_answers_end(
         assert '"a"' in busy.text()
         # One in line is not started.
         busy.say(chat())
-        psutil.Process(short.pid).send_signal(signal.SIGTERM)
+        os.kill(short.pid, signal.SIGTERM)
         assert idle.closed() == (1001, "the gateway is shutting down")
         go.set()
         assert busy.answer()[-1] == "[DONE]"
@@ -141,7 +141,7 @@ def test_what_is_cut_off_at_the_end_gets_an_error(short: Gateway, engine: Script
     with open_socket(short, key.secret) as client:
         client.say(chat())
         assert '"a"' in client.text()
-        psutil.Process(short.pid).send_signal(signal.SIGTERM)
+        os.kill(short.pid, signal.SIGTERM)
         assert '"service_unavailable"' in client.answer()[-1]
         assert client.closed()[0] in (1001, 1006)
 

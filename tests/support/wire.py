@@ -138,7 +138,8 @@ class Client:
         line, _, self._buffer = self._buffer.partition(b"\r\n")
         return line
 
-    def _take(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
+        """The next bytes; fewer where the server closes before. Raises: TimeoutError."""
         while len(self._buffer) < size and self._more():
             pass
         taken, self._buffer = self._buffer[:size], self._buffer[size:]
@@ -153,7 +154,7 @@ class Client:
             head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
             lines = head.decode("latin-1").split("\r\n")
             status = int(lines[0].split(" ", 2)[1])
-            if status >= 200:
+            if status >= 200 or status == 101:  # after which the connection is no longer HTTP
                 pairs = [line.split(":", 1) for line in lines[1:]]
                 return Answer(status, [(k.lower(), v.strip()) for k, v in pairs])
 
@@ -168,14 +169,14 @@ class Client:
                 if size == 0:
                     answer.complete = self._line() == b""
                     return
-                data = self._take(size)
+                data = self.take(size)
                 yield time.monotonic(), data
                 if len(data) < size or self._line() != b"":
                     return
             return
         length = answer.header("content-length")
         if length is not None:
-            data = self._take(int(length))
+            data = self.take(int(length))
             answer.complete = len(data) == int(length)
             yield time.monotonic(), data
             return

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from forebay.config import Config, Upstream, load, to_public
+from forebay.config import Config, ConfigError, Upstream, load, to_public
 from forebay.config.kinds import FORMS, UpstreamKind
 from forebay.gateway import snapshot
 from forebay.upstreams import KINDS, Probe, Wake
@@ -300,12 +300,29 @@ def test_the_shared_models_of_baseten(tmp_path: Path) -> None:
 def test_classic_addresses_of_azure(tmp_path: Path) -> None:
     made = spec(tmp_path, "azure", deployments=True, api_version="2024-10-21")
     below = "/openai/deployments/{model}"
-    assert {name: path for name, path in made["paths"].items() if path is not None} == {
+    expected = {
         "chat": f"{below}/chat/completions?api-version=2024-10-21",
         "completions": f"{below}/completions?api-version=2024-10-21",
         "embeddings": f"{below}/embeddings?api-version=2024-10-21",
         "realtime": "/openai/realtime?deployment={model}&api-version=2024-10-21",
+        "responses": None,
     }
+    assert made["paths"].items() >= expected.items()
+
+
+def test_who_has_responses(tmp_path: Path) -> None:
+    for kind, path in (
+        ("openai", "/v1/responses"),
+        ("openrouter", "/v1/responses"),
+        ("azure", "/openai/v1/responses"),
+        ("vllm", None),
+        ("together", None),
+    ):
+        assert spec(tmp_path, kind)["paths"]["responses"] == path, kind
+    for kind, switch, path in (("vllm", "native", "/v1/responses"), ("openai", "bridge", None)):
+        assert spec(tmp_path, kind, responses=switch)["paths"]["responses"] == path, kind
+    with pytest.raises(ConfigError, match="bridge them"):
+        spec(tmp_path, "together", responses="native")
 
 
 def test_a_key_of_azure_and_the_address_as_the_portal_has_it(tmp_path: Path) -> None:

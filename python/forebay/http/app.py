@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,8 +18,11 @@ from forebay.http.core_only import CORE_ONLY, CoreOnly
 from forebay.http.disconnect import DisconnectWatch
 from forebay.http.inference import Inference
 from forebay.http.models import get_model, list_models
+from forebay.http.openapi import PATH as OPENAPI
+from forebay.http.openapi import openapi
 from forebay.http.probes import healthz, metrics, readyz
 from forebay.http.responses import ROUTES as RESPONSES
+from forebay.http.unread import ReadFirst
 
 if TYPE_CHECKING:
     from forebay.gateway import Gateway
@@ -103,12 +107,14 @@ def create_app(
             Route("/v1/models", list_models, methods=["GET"]),
             Route("/v1/models/{model:path}", get_model, methods=["GET"]),
             *RESPONSES,
+            Route(OPENAPI, openapi, methods=["GET"]),
             *(Route(path, refused) for path in CORE_ONLY),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
             *admin_routes(gateway, database),
         ],
+        middleware=[Middleware(ReadFirst)],
         exception_handlers={404: not_found, 405: wrong_method, 500: failed},
     )
     app.hot = hot

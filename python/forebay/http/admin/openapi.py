@@ -120,12 +120,16 @@ def _errors(operation: Operation) -> dict[str, str]:
     errors = {"400": "The request is wrong; `param` names the field."}
     errors["401"] = "No key, or none that is good."
     errors["403"] = "The key is no admin key."
-    if "{" in operation.path:
+    if "{" in operation.path or _names_an_account(operation.query):
         errors["404"] = "There is nothing of that name."
     if operation.body is not None:
         errors["413"] = "The body is too large."
     errors["503"] = "The database cannot be reached now."
     return errors
+
+
+def _names_an_account(query: type[msgspec.Struct] | None) -> bool:
+    return query is not None and "account" in query.__struct_fields__
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:

@@ -95,12 +95,11 @@ impl Responses {
         }
         let mut body = BytesMut::with_capacity(turn.len() + known.map_or(0, str::len) + 64);
         json::Object::write(&mut body, |out| {
-            match (&items, known) {
-                (Some(items), Some(_)) => list(out.member("input"), items),
-                _ => {
-                    out.put_some("previous_response_id", previous.as_deref());
-                    out.put_some("input", input);
-                }
+            if let (Some(items), Some(_)) = (&items, known) {
+                list(out.member("input"), items);
+            } else {
+                out.put_some("previous_response_id", previous.as_deref());
+                out.put_some("input", input);
             }
             out.put_some("store", store);
             out.put("stream", true);

@@ -112,7 +112,6 @@ enum Bound {
 }
 
 #[derive(Deserialize)]
-#[expect(clippy::struct_field_names, reason = "the names of the wire")]
 struct Used {
     #[serde(default)]
     input_tokens: Option<u64>,

@@ -137,7 +137,8 @@ pub(super) async fn serve(shared: Arc<Shared>, ready: Ready, upgrade: OnUpgrade,
         gateway: Arc::clone(&shared.gateway),
         idle: bounds.sockets.idle,
     };
-    let used = relay.run().await;
+    // Large: apart, so that this task is no larger while its client comes over.
+    let used = Box::pin(relay.run()).await;
     permit.used(used);
 }
 

@@ -135,7 +135,7 @@ where
             let mut moved = false;
             if to_client && let Poll::Ready(came) = self.relay.provider.poll_read(cx) {
                 moved = true;
-                if let Some(gone) = self.from_provider(came) {
+                if let Some(gone) = self.heard_provider(came) {
                     return Poll::Ready(End::Provider(gone));
                 }
             }
@@ -145,7 +145,7 @@ where
                 && let Poll::Ready(came) = self.relay.client.poll_read(cx)
             {
                 moved = true;
-                if let Some(gone) = self.from_client(came) {
+                if let Some(gone) = self.heard_client(came) {
                     return Poll::Ready(End::Client(gone));
                 }
             }
@@ -182,7 +182,7 @@ where
         ))
     }
 
-    fn from_client(&mut self, came: Came) -> Option<Gone> {
+    fn heard_client(&mut self, came: Came) -> Option<Gone> {
         let message = match came {
             Came::Text(text) => Message::Text(text),
             Came::Binary(bytes) => Message::Binary(bytes),
@@ -205,7 +205,7 @@ where
         None
     }
 
-    fn from_provider(&mut self, came: Came) -> Option<Gone> {
+    fn heard_provider(&mut self, came: Came) -> Option<Gone> {
         let message = match came {
             Came::Text(text) => Message::Text(text),
             Came::Binary(bytes) => Message::Binary(bytes),
