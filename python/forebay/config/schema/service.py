@@ -75,7 +75,7 @@ class Files(Section, frozen=True, kw_only=True):
     """
 
     upstream: Name
-    timeouts: Timeouts = Timeouts(total=3600.0)
+    timeouts: Timeouts = Timeouts()
 
 
 class PromptLogs(Section, frozen=True, kw_only=True):
