@@ -59,6 +59,7 @@ fn rig(upstreams: Vec<UpstreamSpec>, models: Vec<ModelSpec>) -> Rig {
         max_answer_bytes: 1 << 20,
         complete: true,
         prompt_logs: None,
+        files: None,
     };
     rig.gateway.configure(spec).unwrap();
     rig

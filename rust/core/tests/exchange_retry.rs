@@ -73,6 +73,7 @@ fn rig(engines: &[&Engine], models: Vec<ModelSpec>) -> Rig {
         max_answer_bytes: 1 << 20,
         complete: true,
         prompt_logs: None,
+        files: None,
     };
     rig.gateway.configure(spec).unwrap();
     rig

@@ -74,6 +74,7 @@ fn spec(engines: &[&Engine]) -> SnapshotSpec {
         max_answer_bytes: 1 << 20,
         complete: true,
         prompt_logs: None,
+        files: None,
     }
 }
 

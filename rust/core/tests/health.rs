@@ -680,6 +680,7 @@ fn snapshot(previous: &Snapshot, url: &str, outlier: OutlierSpec) -> Snapshot {
         max_answer_bytes: 1024,
         complete: true,
         prompt_logs: None,
+        files: None,
     };
     let region = Arc::new(Region::small(64, 1, 0));
     Snapshot::build(spec, previous, &Counters::new(), &region).unwrap()

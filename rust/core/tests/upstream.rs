@@ -52,6 +52,7 @@ fn configure(rig: &Rig, upstreams: Vec<UpstreamSpec>, model: &str) {
             max_answer_bytes: 1 << 20,
             complete: true,
             prompt_logs: None,
+            files: None,
         })
         .unwrap();
 }
@@ -97,7 +98,7 @@ async fn each_api_has_its_path_with_the_model_in_it() {
         chat_stream: Some("/models/{model}:stream?alt=sse".to_owned()),
         completions: None,
         embeddings: Some("/embed".to_owned()),
-        count_tokens: None,
+        ..PathsSpec::default()
     };
     let (rig, engine) = rig(|spec| UpstreamSpec {
         url: spec.url + "/v1beta/?api-version=2",
@@ -374,6 +375,7 @@ async fn a_chain_of_redirects_ends_with_the_deadline() {
             max_answer_bytes: 1 << 20,
             complete: true,
             prompt_logs: None,
+            files: None,
         })
         .unwrap();
     assert_eq!(rig.chat(false).await.status, 504);

@@ -250,12 +250,12 @@ mod tests {
         (finder.usage(), finder.seconds(), finder.failed())
     }
 
-    fn usage(prompt: u64, completion: u64) -> Option<Usage> {
-        Some(Usage {
+    fn usage(prompt: u64, completion: u64) -> Usage {
+        Usage {
             prompt,
             completion,
             ..Usage::default()
-        })
+        }
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
             for cut in 0..=text.len() {
                 assert_eq!(
                     found(Form::Json, text, cut),
-                    (usage(14, 3), None, false),
+                    (Some(usage(14, 3)), None, false),
                     "{text}"
                 );
             }
@@ -279,7 +279,10 @@ mod tests {
     fn the_last_event_with_usage_counts() {
         let text = "event: transcript.text.delta\r\ndata: {\"type\":\"transcript.text.delta\",\"delta\":\"a\"}\r\n\r\n: usage\n\ndata:{\"usage\":null}\n\ndata: {\"type\":\"transcript.text.done\",\"usage\":{\"input_tokens\":5,\"output_tokens\":2}}\n\ndata: [DONE]\n\n";
         for cut in 0..=text.len() {
-            assert_eq!(found(Form::Events, text, cut), (usage(5, 2), None, false));
+            assert_eq!(
+                found(Form::Events, text, cut),
+                (Some(usage(5, 2)), None, false)
+            );
         }
     }
 

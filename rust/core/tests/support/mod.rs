@@ -204,6 +204,7 @@ impl Rig {
                 max_answer_bytes: setup.max_answer_bytes,
                 complete: true,
                 prompt_logs: setup.prompt_logs,
+                files: None,
             })
             .unwrap();
         gateway.load_prices(setup.prices).unwrap();

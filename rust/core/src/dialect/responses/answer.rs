@@ -117,7 +117,6 @@ impl Fault<'_> {
 
 /// Token counts as Responses names them.
 #[derive(Deserialize)]
-#[expect(clippy::struct_field_names, reason = "the names of the wire")]
 pub(super) struct Counts {
     #[serde(default)]
     input_tokens: Option<u64>,

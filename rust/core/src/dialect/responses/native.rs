@@ -211,6 +211,7 @@ impl Native {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use serde_json::{Value, json};
 

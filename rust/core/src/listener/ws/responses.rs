@@ -263,6 +263,7 @@ fn body(asked: Result<Asked, Error>) -> serde_json::Value {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use serde_json::{Value, json};
 

@@ -263,6 +263,7 @@ pub(super) fn cancel(id: &str) -> Utf8Bytes {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use super::*;
     use crate::error::Kind;
