@@ -5,6 +5,7 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
+#[expect(dead_code, reason = "what came back signed is asked for otherwise")]
 #[path = "support/golden.rs"]
 mod golden;
 
@@ -147,7 +148,9 @@ fn chat(words: &[(u8, String)]) -> Vec<u8> {
     let mut out = String::new();
     let mut chunk = |delta: Value, reason: Option<&str>| {
         let choice = json!({"index": 0, "delta": delta, "finish_reason": reason});
-        out.push_str(&format!("data: {}\n\n", json!({"choices": [choice]})));
+        out.push_str("data: ");
+        out.push_str(&json!({"choices": [choice]}).to_string());
+        out.push_str("\n\n");
     };
     let mut calls = 0;
     for (kind, word) in words {

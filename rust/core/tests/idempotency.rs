@@ -1,4 +1,5 @@
 //! Keys, what is kept of an answer, and how it is given again.
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -52,7 +53,7 @@ fn keys() {
     let long = "x".repeat(MAX_KEY + 1);
     for bad in ["", "\u{e9}", "a\tb", "\u{7f}", "a\0", long.as_str()] {
         let error = check(bad.as_bytes()).err();
-        let error = error.map(|error| (error.kind, error.param.map(|param| param.into_owned())));
+        let error = error.map(|error| (error.kind, error.param.map(Cow::into_owned)));
         let named = Some("Idempotency-Key".to_owned());
         assert_eq!(error, Some((Kind::InvalidRequest, named)), "{bad:?}");
     }
@@ -143,7 +144,7 @@ fn a_reader_that_leaves_is_noticed_by_who_fills_and_who_watches() {
     let (fills, watches) = (Arc::new(Told(false.into())), Arc::new(Told(false.into())));
     let (fill, watch) = (Waker::from(fills.clone()), Waker::from(watches.clone()));
     slot.start(head(200, b"", true));
-    slot.write(|out| out.extend_from_slice(&[0; 100_000]));
+    slot.write(|out| out.extend_from_slice(&vec![0; 100_000]));
     assert!(slot.poll_room(&mut Context::from_waker(&fill)).is_pending());
     assert!(
         slot.poll_left(&mut Context::from_waker(&watch))
@@ -154,7 +155,7 @@ fn a_reader_that_leaves_is_noticed_by_who_fills_and_who_watches() {
     assert!(slot.poll_room(&mut Context::from_waker(&fill)).is_ready());
     assert!(slot.poll_left(&mut Context::from_waker(&watch)).is_ready());
     // What is written for nobody is not kept.
-    slot.write(|out| out.extend_from_slice(&[0; 100_000]));
+    slot.write(|out| out.extend_from_slice(&vec![0; 100_000]));
     assert!(slot.poll_room(&mut Context::from_waker(&fill)).is_ready());
 }
 
