@@ -4,11 +4,12 @@ import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { APICallError, embedMany, generateObject, generateText, stepCountIs, streamObject, streamText, tool } from "ai";
 import { z } from "zod";
-import { base, key, model } from "./support.mjs";
+import { base, embedding, key, model } from "./support.mjs";
 
 const schema = z.object({ answer: z.string(), score: z.number() });
 const compatible = createOpenAICompatible({
   name: "forebay", baseURL: `${base}/v1`, apiKey: key, supportsStructuredOutputs: true,
+  includeUsage: true,
 });
 const openai = createOpenAI({ baseURL: `${base}/v1`, apiKey: key });
 const doors = {
@@ -64,7 +65,7 @@ for (const [name, chosen] of Object.entries(doors)) {
 
 test("embeddings", async () => {
   const got = await embedMany({
-    model: compatible.textEmbeddingModel(model), values: ["one", "two"], maxRetries: 0,
+    model: compatible.textEmbeddingModel(embedding), values: ["one", "two"], maxRetries: 0,
   });
   assert.equal(got.embeddings.length, 2);
 });

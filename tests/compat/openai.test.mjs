@@ -3,7 +3,7 @@ import { test } from "node:test";
 import OpenAI from "openai";
 import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { base, key, model, parameters } from "./support.mjs";
+import { base, embedding, key, model, parameters } from "./support.mjs";
 
 const client = new OpenAI({ baseURL: `${base}/v1`, apiKey: key, maxRetries: 0 });
 const messages = [{ role: "user", content: "Say something." }];
@@ -85,7 +85,7 @@ test("structured output", async () => {
 });
 
 test("embeddings", async () => {
-  const got = await client.embeddings.create({ model, input: ["one", "two"] });
+  const got = await client.embeddings.create({ model: embedding, input: ["one", "two"] });
   assert.equal(got.data.length, 2);
   assert.equal(typeof got.data[0].embedding[0], "number");
 });

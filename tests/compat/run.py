@@ -75,6 +75,10 @@ NODE_SUITES = (
 )
 
 
+APART_OPTIONS = ("-c", "/dev/null", "--noconftest", "--import-mode=importlib")
+"""Nothing of the gateway's tests can be imported there."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What came of a suite. failed: names of tests."""
@@ -89,7 +93,9 @@ class Result:
 def gateway(folder: Path) -> Iterator[Gateway]:
     """A gateway, its database and a simulated engine."""
     postgres = EmbeddedPostgres(folder / "pg", durable=False)
-    engine = Engine(folder / "engine", "--model", "tiny", "--embed-any", "--decode-rate", "2000")
+    engine = Engine(
+        folder / "engine", "--model", "tiny", "--embedding", "tiny-embed", "--decode-rate", "2000"
+    )
     os.environ["XDG_STATE_HOME"] = str(folder / "state")
     try:
         postgres.start()
@@ -98,7 +104,10 @@ def gateway(folder: Path) -> Iterator[Gateway]:
         config = {
             "upstreams": {"sim": {"kind": "sglang", "url": engine.url}},
             # Some clients know the models of OpenAI alone.
-            "models": {"tiny": {"targets": [{"upstream": "sim"}], "aliases": ["gpt-4o-mini"]}},
+            "models": {
+                "tiny": {"targets": [{"upstream": "sim"}], "aliases": ["gpt-4o-mini"]},
+                "tiny-embed": {"targets": [{"upstream": "sim"}]},
+            },
         }
         process = Gateway(folder / "gateway", config, postgres.url)
         process.start()
@@ -121,11 +130,12 @@ def by_pytest(python: Path, suite: Suite, folder: Path, env: dict[str, str]) -> 
     report = folder / "report.xml"
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", suite.file]
     # The other environment has none of the plugins that the settings of the whole name.
-    own = [] if python == Path(sys.executable) else ["-c", "/dev/null", f"--rootdir={ROOT}"]
+    own = [] if python == Path(sys.executable) else [*APART_OPTIONS, f"--rootdir={ROOT}"]
     subprocess.run([*command, *own, f"--junit-xml={report}"], cwd=ROOT, env=env, timeout=TIMEOUT_S)
     if own:
         code = "import sys, importlib.metadata as m; print(*map(m.version, sys.argv[1:]))"
-        told = subprocess.check_output([str(python), "-c", code, *suite.packages], text=True)
+        ask = [str(python), "-c", code, *suite.packages]
+        told = subprocess.check_output(ask, env=env, text=True)
         versions = told.split()
     else:
         versions = [version(name) for name in suite.packages]
@@ -191,7 +201,8 @@ def main() -> int:
         with gateway(folder) as running:
             url, key = running.url, running.key().secret
             env = {**os.environ, "FOREBAY_COMPAT_URL": url, "FOREBAY_COMPAT_KEY": key}
-            results.append(by_pytest(apart, APART, folder, env))
+            alone = {name: value for name, value in env.items() if name != "PYTHONPATH"}
+            results.append(by_pytest(apart, APART, folder, alone))
             results += [by_node(suite, folder, env) for suite in NODE_SUITES]
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)

@@ -2,6 +2,7 @@
 export const base = process.env.FOREBAY_COMPAT_URL;
 export const key = process.env.FOREBAY_COMPAT_KEY;
 export const model = "tiny";
+export const embedding = "tiny-embed";
 
 if (!base || !key) {
   throw new Error("FOREBAY_COMPAT_URL and FOREBAY_COMPAT_KEY are needed: run `make compat`");

@@ -38,7 +38,7 @@ def test_invoke_and_stream(model: ChatOpenAI) -> None:
     assert isinstance(whole.content, str)
     assert whole.usage_metadata is not None
     assert whole.usage_metadata["output_tokens"] > 0
-    total = AIMessageChunk("")
+    total = AIMessageChunk(content="")
     for chunk in model.stream("Say something.", stream_usage=True):
         total += chunk
     assert total.content == whole.content

@@ -150,7 +150,12 @@ def test_a_failure_is_tried_again(base: str, secret: str, upstream: ScriptedUpst
 
 
 def test_a_client_s_own_timeout(gateway: Gateway, base: str, upstream: ScriptedUpstream) -> None:
-    upstream.script = lambda connection, _: connection.hung_up() and connection.close()
+
+    def script(connection: Connection, _: Received) -> None:
+        connection.hung_up()
+        connection.close()
+
+    upstream.script = script
     key = gateway.key()
     with (
         OpenAI(base_url=base, api_key=key.secret, max_retries=0, timeout=0.3) as client,
