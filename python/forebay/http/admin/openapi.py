@@ -120,7 +120,8 @@ def _errors(operation: Operation) -> dict[str, str]:
     errors = {"400": "The request is wrong; `param` names the field."}
     errors["401"] = "No key, or none that is good."
     errors["403"] = "The key is no admin key."
-    if "{" in operation.path or _names_an_account(operation.query):
+    named = (operation.query, operation.body)
+    if "{" in operation.path or any(_names_an_account(given) for given in named):
         errors["404"] = "There is nothing of that name."
     if operation.body is not None:
         errors["413"] = "The body is too large."
@@ -128,8 +129,8 @@ def _errors(operation: Operation) -> dict[str, str]:
     return errors
 
 
-def _names_an_account(query: type[msgspec.Struct] | None) -> bool:
-    return query is not None and "account" in query.__struct_fields__
+def _names_an_account(given: Any) -> bool:
+    return "account" in getattr(given, "__struct_fields__", ())
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
