@@ -25,6 +25,7 @@ DOCUMENTS = [
     ROOT / "benches" / "micro" / "README.md",
 ]
 ADDRESS = "http://127.0.0.1:8080"
+GRPC = "127.0.0.1:50051"
 FOREBAY = [sys.executable, "-m", "forebay.cli"]
 
 
@@ -55,7 +56,8 @@ class Dev:
 
     def fill(self, text: str) -> str:
         """Put the running gateway's address and key where the README has its own."""
-        return text.replace(ADDRESS, self.facts["http"]).replace("$KEY", self.facts["key"])
+        text = text.replace(ADDRESS, self.facts["http"]).replace(GRPC, self.facts["grpc"])
+        return text.replace("$KEY", self.facts["key"])
 
     def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("FOREBAY_", "INFERENCE_"))}
