@@ -11,13 +11,14 @@ _PEER = b"x-forebay-peer"
 
 
 def holder(headers: Headers) -> str:
-    """The admin key in the headers, as the audit log names it."""
+    """The admin key in the headers, as the audit log names it: the one that the core looked at."""
     ours = dict(reversed(headers))  # the first of a name counts, as for the core
-    secret = ours.get(b"authorization", b"")[len("bearer ") :].strip() or ours.get(
-        b"x-api-key", b""
-    )
+    scheme, secret = ours.get(b"authorization", b"")[:7], ours.get(b"authorization", b"")[7:]
+    if scheme.lower() != b"bearer ":
+        # A header of any other scheme is none, whatever it says.
+        secret = ours.get(b"x-api-key", b"")
     try:
-        return f"key:{parse(secret.decode('latin-1')).id}"
+        return f"key:{parse(secret.strip().decode('latin-1')).id}"
     except MalformedKey:
         return "key:unknown"
 
