@@ -115,17 +115,19 @@ def test_clients_need_a_certificate(make: Make, tmp_path: Path) -> None:
         (("missing.pem", "server.key"), "missing.pem"),
         (("server.pem", "other.key"), "another certificate's"),
         (("server.key", "server.key"), "listen.grpc_tls"),
+        (("server.pem", "server.key", "server.key"), "client_ca"),
     ],
 )
 def test_files_that_do_not_fit(
-    tmp_path: Path, upstream: ScriptedUpstream, files: tuple[str, str], words: str
+    tmp_path: Path, upstream: ScriptedUpstream, files: tuple[str, ...], words: str
 ) -> None:
     authority = Authority()
     authority.write(tmp_path, "server")
     authority.write(tmp_path, "other")
-    cert, key = (str(tmp_path / name) for name in files)
+    names = ("cert", "key", "client_ca")
+    tls = {name: str(tmp_path / file) for name, file in zip(names, files, strict=False)}
     config = {
-        "listen": {"grpc": "127.0.0.1:0", "grpc_tls": {"cert": cert, "key": key}},
+        "listen": {"grpc": "127.0.0.1:0", "grpc_tls": tls},
         "upstreams": {"raw": {"kind": "sglang", "url": upstream.url}},
         "models": {"tiny": {"targets": [{"upstream": "raw"}]}},
     }

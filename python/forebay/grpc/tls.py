@@ -22,11 +22,12 @@ class CertificateFiles:
         self._lock = threading.Lock()
         self._stamp: _Stamp = ()
         self._failed: _Stamp = ()
+        self._told = ""
 
     def credentials(self) -> grpc.ServerCredentials:
         """For a listener: each handshake takes the files as they are then.
 
-        Raises: OSError that names the file which cannot be read.
+        Raises: OSError that names the file which cannot be read; ValueError: they do not fit.
         """
         self._stamp = self._look()
         return grpc.dynamic_ssl_server_credentials(
@@ -48,15 +49,22 @@ class CertificateFiles:
                     return None
                 certificate = self._read()
             except OSError as error:
-                log.warning("certificate cannot be read, the earlier one stays", cause=str(error))
+                self._tell("certificate cannot be read, the earlier one stays", error)
                 return None
             except ValueError as error:
                 self._failed = stamp
-                log.warning("no certificate and its key, the earlier ones stay", cause=str(error))
+                self._tell("no certificate and its key, the earlier ones stay", error)
                 return None
             self._stamp = stamp
+            self._told = ""
         log.info("certificate read again", file=self._tls.cert)
         return certificate
+
+    def _tell(self, what: str, error: Exception) -> None:
+        """Say it once for a cause: every handshake meets it."""
+        if self._told != str(error):
+            self._told = str(error)
+            log.warning(what, cause=self._told)
 
     def _look(self) -> _Stamp:
         found = (os.stat(path) for path in self._paths)
@@ -69,6 +77,8 @@ class CertificateFiles:
                 contents.append(file.read())
         check_pair(contents[0], contents[1])
         ca = contents[2] if self._tls.client_ca else None
+        if ca is not None:
+            check_authorities(ca)
         return grpc.ssl_server_certificate_configuration([(contents[1], contents[0])], ca)
 
 
@@ -92,3 +102,16 @@ def check_pair(cert: bytes, key: bytes) -> None:
     shape = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if own.public_bytes(*shape) != secret.public_key().public_bytes(*shape):
         raise ValueError("the private key is another certificate's")
+
+
+def check_authorities(ca: bytes) -> None:
+    """Raises: ValueError unless it is PEM with a certificate.
+
+    gRPC would take anything and let nobody in.
+    """
+    from cryptography.x509 import load_pem_x509_certificates
+
+    try:
+        load_pem_x509_certificates(ca)
+    except ValueError as error:
+        raise ValueError(f"client_ca: {error}") from None
