@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from forebay.gateway.asks import Unanswerable
-from forebay.gateway.port import Port
+from forebay.gateway.port import ENDINGS, Port
 
 Asks = list[tuple[int, str, bytes]]
 
@@ -96,6 +96,28 @@ async def test_an_ask_that_waits_holds_up_no_other() -> None:
     free.set()
     await settled(core, 5)
     assert core.replies == {1: b"a", 2: b"b", 3: b"c", 4: b"d", 5: None}
+    await port.stop()
+
+
+async def test_what_makes_room_is_always_taken() -> None:
+    core, free = Core(), asyncio.Event()
+
+    async def wait(payload: bytes) -> bytes:
+        await free.wait()
+        return payload
+
+    endings = {kind: wait for kind in ENDINGS}
+    port = Port(core, {"echo": echo, "wait": wait, **endings}, most=1)
+    port.start()
+    core.ask(*((number, kind, b"") for number, kind in enumerate(sorted(ENDINGS))))
+    core.ask((10, "wait", b""), (11, "wait", b""))
+    await settled(core, 1)
+    assert core.replies == {11: None}, "one of the others has its place"
+    free.set()
+    await settled(core, 2 + len(ENDINGS))
+    core.ask((12, "echo", b"e"))
+    await settled(core, 3 + len(ENDINGS))
+    assert [ticket for ticket, reply in core.replies.items() if reply is None] == [11]
     await port.stop()
 
 

@@ -166,6 +166,34 @@ def test_no_more_than_so_many_wait() -> None:
     run(main())
 
 
+def test_who_may_not_wait_leaves_no_name() -> None:
+    async def main() -> None:
+        async with processes(max_waiting=0) as (_, one):
+            await one.begin()
+            assert (await one.begin())[0] == {"do": "busy"}
+            assert not one.repeats._waiting
+
+    run(main())
+
+
+def test_the_end_waits_no_longer_than_so_for_a_store_that_hangs() -> None:
+    async def main() -> None:
+        async with processes() as (store, one):
+            for number in range(10):
+                await one.begin(str(number))
+
+            async def hang(claim: Any) -> None:
+                await asyncio.sleep(5)
+
+            store.release = hang
+            began = asyncio.get_running_loop().time()
+            await one.repeats.stop()
+            assert asyncio.get_running_loop().time() - began <= 2
+            assert one.repeats.running == 0
+
+    run(main())
+
+
 def test_a_client_that_leaves_while_it_waits_leaves_nothing() -> None:
     async def main() -> None:
         async with processes() as (store, one):

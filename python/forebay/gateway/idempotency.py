@@ -30,6 +30,7 @@ MAX_WAITING_FOR_ONE = 64
 _RENEWALS = 3
 """Renewals that a lease lasts for: two may be lost."""
 _RETRY_S = 1.0
+_STOP_S = 2.0
 
 _UNANSWERABLE = (StoreUnavailable, LogKeyMissing, LogUnreadable)
 
@@ -146,12 +147,16 @@ class Repeats:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        claims = list(self._running.values())
+        self._running.clear()
         store = self._source()
-        for claim in list(self._running.values()):
-            del self._running[claim.owner]
-            if store is not None:
-                with contextlib.suppress(StoreUnavailable):
-                    await store.release(claim)
+        if store is None:
+            return
+        # What is not given up in time lapses.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_S):
+                gone = (store.release(claim) for claim in claims)
+                await asyncio.gather(*gone, return_exceptions=True)
 
     def _store(self) -> Store:
         store = self._source()
@@ -195,9 +200,10 @@ class Repeats:
 
     async def _wait(self, name: tuple[str, str], asking: _Asking, deadline: float) -> bool:
         """Wait until it may be asked again. False: too long, or too many do."""
-        waiting = self._waiting.setdefault(name, set())
-        if self._waiters >= self._most or len(waiting) >= self._most_for_one:
+        others = len(self._waiting.get(name, ()))
+        if self._waiters >= self._most or others >= self._most_for_one:
             return False
+        waiting = self._waiting.setdefault(name, set())
         waiting.add(asking)
         self._waiters += 1
         self._wanted.set()

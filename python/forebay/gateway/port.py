@@ -10,6 +10,8 @@ from forebay.gateway.asks import Unanswerable
 
 MAX_ASKS = 4096
 """Asks that are answered at a time; the core is told at once that others will not be."""
+ENDINGS = frozenset({"idempotency.finish", "idempotency.leave", "object.forget"})
+"""Kinds that end what was begun, and so make room: they are always taken, and do not count."""
 _RETRY_S = 0.1
 _TELL_S = 10.0
 
@@ -35,7 +37,7 @@ class Port:
     """Serves the core's asks until `stop`. Nothing that a handler does ends it.
 
     handlers: by the kind of ask.
-    most: asks that are answered at a time.
+    most: asks that are answered at a time, besides those of `ENDINGS`.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Port:
         self._handlers = dict(handlers)
         self._most = most
         self._running: set[asyncio.Task[None]] = set()
+        self._counted = 0
         self._serving: asyncio.Task[None] | None = None
         self._told: dict[tuple[str, str], float] = {}
 
@@ -89,14 +92,20 @@ class Port:
 
     def _take(self, ticket: int, kind: str, payload: bytes) -> None:
         handler = self._handlers.get(kind)
-        if handler is None or len(self._running) >= self._most:
+        counts = kind not in ENDINGS
+        if handler is None or (counts and self._counted >= self._most):
             why = "nobody answers asks of this kind" if handler is None else "too many asks"
             self._tell(kind, why)
             self._core.reply(ticket, None)
             return
         task = asyncio.create_task(self._answer(ticket, kind, handler, payload), name=f"ask:{kind}")
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._counted += counts
+        task.add_done_callback(self._ended if counts else self._running.discard)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._counted -= 1
 
     async def _answer(self, ticket: int, kind: str, handler: Handler, payload: bytes) -> None:
         answer = None
