@@ -19,6 +19,7 @@ _CONNECT_TIMEOUT_S = 5.0
 _CLOSE_TIMEOUT_S = 5.0
 _COMMAND_TIMEOUT_S = 30.0
 _MIGRATE_WAIT_S = 300.0
+_ASKING = 2
 # A month: asyncpg has no word for none here.
 _STEP_TIMEOUT_S = 30 * 86_400.0
 
@@ -109,6 +110,28 @@ class Database:
     def __init__(self, url: str, pool: "asyncpg.Pool[asyncpg.Record]"):
         self.url = url
         self.pool = pool
+        self._asking = asyncio.Semaphore(_ASKING)
+
+    async def ask(
+        self, query: str, *arguments: object, timeout_s: float, upkeep: bool = False
+    ) -> "list[asyncpg.Record]":
+        """The rows of a query for which a request waits, within so many seconds in all.
+
+        Such use two connections at most, however many they are, so that the rest of the pool goes
+        on. upkeep: it is no request's, and does not wait for them.
+
+        Raises: StoreUnavailable.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                if upkeep:
+                    return await self.pool.fetch(query, *arguments, timeout=timeout_s)
+                async with self._asking:
+                    return await self.pool.fetch(query, *arguments, timeout=timeout_s)
+        except UNREACHABLE as error:
+            raise StoreUnavailable(
+                f"the database cannot be reached: {str(error) or type(error).__name__}"
+            ) from error
 
     @classmethod
     async def connect(cls, url: str, *, min_size: int = 1, max_size: int = 4) -> "Database":

@@ -12,8 +12,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from forebay.store.database import UNREACHABLE, Connection
-from forebay.store.errors import StoreUnavailable
+from forebay.store.database import Connection
 from forebay.store.prompt_cipher import PromptCipher
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ class IdempotencyStore:
         cipher: PromptCipher,
         clock: Callable[[], datetime] | None = None,
     ):
-        self._pool = database.pool
+        self._database = database
         self._cipher = cipher
         self._clock = clock
 
@@ -181,7 +180,11 @@ class IdempotencyStore:
         """Hold on to these claims for so many seconds from now."""
         names = [claim.account for claim in claims], [claim.key for claim in claims]
         owners = [claim.owner for claim in claims]
-        await self._fetch(_RENEW, self._now(), timedelta(seconds=lease_s), *names, owners)
+        await self._database.ask(
+            *(_RENEW, self._now(), timedelta(seconds=lease_s), *names, owners),
+            timeout_s=_TIMEOUT_S,
+            upkeep=True,
+        )
 
     async def running(self, names: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         """Those of these accounts and keys that someone works on."""
@@ -193,12 +196,7 @@ class IdempotencyStore:
         return None if self._clock is None else self._clock()
 
     async def _fetch(self, query: str, *arguments: object) -> "list[asyncpg.Record]":
-        try:
-            return await self._pool.fetch(query, *arguments, timeout=_TIMEOUT_S)
-        except UNREACHABLE as error:
-            raise StoreUnavailable(
-                f"the database cannot be reached: {str(error) or type(error).__name__}"
-            ) from error
+        return await self._database.ask(query, *arguments, timeout_s=_TIMEOUT_S)
 
 
 async def sweep(connection: Connection, now: datetime) -> int:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
-from forebay.store.database import UNREACHABLE, Connection
-from forebay.store.errors import ResponseExists, StoreUnavailable
+from forebay.store.database import Connection
+from forebay.store.errors import ResponseExists
 from forebay.store.prompt_cipher import Part, PromptCipher
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class ResponseStore:
         cipher: PromptCipher,
         clock: Callable[[], datetime] | None = None,
     ):
-        self._pool = database.pool
+        self._database = database
         self._cipher = cipher
         self._clock = clock
 
@@ -137,12 +137,7 @@ class ResponseStore:
         return None if self._clock is None else self._clock()
 
     async def _fetch(self, query: str, *arguments: object) -> "list[asyncpg.Record]":
-        try:
-            return await self._pool.fetch(query, *arguments, timeout=_TIMEOUT_S)
-        except UNREACHABLE as error:
-            raise StoreUnavailable(
-                f"the database cannot be reached: {str(error) or type(error).__name__}"
-            ) from error
+        return await self._database.ask(query, *arguments, timeout_s=_TIMEOUT_S)
 
 
 async def sweep(connection: Connection, now: datetime) -> int:
