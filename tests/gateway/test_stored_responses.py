@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from forebay.config import Responses
 from forebay.config.schema import PromptLogs
@@ -25,6 +26,8 @@ SAVE: dict[str, Any] = {
     "response": {"id": "resp_1", "object": "response", "output": []},
 }
 
+ODD = '{"type": "x", "a": 1e999, "b": [123456789012345678901234567890]}'
+
 
 async def asked(shelf: StoredResponses, kind: str, **what: Any) -> Any:
     return json.loads(await shelf.handlers[f"response.{kind}"](json.dumps(what).encode()))
@@ -40,6 +43,24 @@ async def test_what_the_core_saves_it_gets_back(database: Database) -> None:
     assert await asked(shelf, "load", account="other", id="resp_1") == {}
     with pytest.raises(Unanswerable):
         await asked(shelf, "save", **{**SAVE, "account": "other"})
+
+
+async def test_numbers_are_listed_as_they_were(database: Database) -> None:
+    store = ResponseStore(database, PromptCipher(PromptLogs()))
+    shelf = StoredResponses(lambda: store, Responses)
+    payload = json.dumps({**SAVE, "input": ["HERE"]}).replace('"HERE"', ODD)
+    await shelf.handlers["response.save"](payload.encode())
+    found = await shelf.items("acme", "resp_1", after=None, limit=9, order="asc")
+    assert found is not None
+    shown = msgspec.json.encode(found.items)
+    assert b"1e999" in shown
+    assert b"123456789012345678901234567890" in shown
+
+
+async def test_half_a_surrogate_pair_is_not_kept() -> None:
+    shelf = StoredResponses(lambda: None, Responses)
+    with pytest.raises(Unanswerable, match="cannot be kept"):
+        await asked(shelf, "save", **{**SAVE, "input": [{"content": "\ud800"}]})
 
 
 async def test_without_a_database_nothing_is_said() -> None:
@@ -78,10 +99,11 @@ async def test_without_a_database_nothing_is_said() -> None:
     ],
 )
 def test_items_as_they_are_listed(item: dict[str, Any], shown: dict[str, Any]) -> None:
-    got = listed("resp_1", 0, item)
+    raw = msgspec.json.decode(json.dumps(item), type=dict[str, msgspec.Raw])
+    got = json.loads(msgspec.json.encode(listed("resp_1", 0, raw)))
     if "id" not in shown:
-        assert got == listed("resp_1", 0, item)
-        assert got["id"] != listed("resp_1", 1, item)["id"] != listed("resp_2", 1, item)["id"]
+        assert got["id"] == listed("resp_1", 0, raw)["id"]
+        assert got["id"] != listed("resp_1", 1, raw)["id"] != listed("resp_2", 1, raw)["id"]
         shown = {**shown, "id": got["id"]}
     assert got == shown
 

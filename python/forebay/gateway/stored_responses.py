@@ -1,6 +1,6 @@
 """Responses that are kept, as the core and the front ends ask for them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
@@ -110,7 +110,10 @@ class StoredResponses:
             raise Unanswerable(str(error)) from error
         if found is None:
             return None
-        given: list[dict[str, Any]] = msgspec.json.decode(found)
+        try:
+            given = msgspec.json.decode(found, type=list[dict[str, msgspec.Raw]])
+        except msgspec.DecodeError as error:
+            raise Unanswerable(f"the items of a response cannot be read: {error}") from None
         return page(
             [listed(response_id, index, item) for index, item in enumerate(given)],
             after=after,
@@ -132,7 +135,11 @@ class StoredResponses:
         )
 
     async def _save(self, payload: bytes) -> bytes:
-        ask = msgspec.json.decode(payload, type=_Save)
+        try:
+            ask = msgspec.json.decode(payload, type=_Save)
+        except msgspec.DecodeError as error:
+            # A client may write half of a surrogate pair, which is no text.
+            raise Unanswerable(f"the response cannot be kept: {error}") from None
         new = NewResponse(
             *(ask.id, ask.account, ask.key_id, ask.model, ask.previous_response_id),
             *(ask.created_at, bytes(ask.response), bytes(ask.input)),
@@ -150,22 +157,33 @@ class StoredResponses:
         return store
 
 
-def listed(response_id: str, index: int, item: dict[str, Any]) -> dict[str, Any]:
-    """An item as a list has it: with an id, which stays the same, a type, and content in parts."""
-    kind = item.get("type") or "message"
-    known = item.get("id")
-    if not isinstance(known, str) or not known:
+def listed(response_id: str, index: int, item: Mapping[str, msgspec.Raw]) -> dict[str, Any]:
+    """An item as a list has it: with an id, which stays the same, a type, and content in parts.
+
+    What need not be read stays as it was: a number may be larger than any here.
+    """
+    kind = _text(item, "type") or "message"
+    known = _text(item, "id")
+    if not known:
         made = sha256(f"{response_id}:{index}".encode()).hexdigest()[:48]
         known = f"{_PREFIXES.get(kind, 'item')}_{made}"
-    full = {**item, "id": known, "type": kind}
-    content = item.get("content")
+    full: dict[str, Any] = {**item, "id": known, "type": kind}
     if kind == "message":
         full.setdefault("status", "completed")
-        if isinstance(content, str):
-            said = item.get("role") == "assistant"
+        content = _text(item, "content")
+        if content is not None:
+            said = _text(item, "role") == "assistant"
             text = {"type": "output_text", "text": content, "annotations": []}
             full["content"] = [text if said else {"type": "input_text", "text": content}]
     return full
+
+
+def _text(item: Mapping[str, msgspec.Raw], name: str) -> str | None:
+    """A member that is a text, else None."""
+    raw = item.get(name)
+    if raw is None or not bytes(raw).startswith(b'"'):
+        return None
+    return msgspec.json.decode(raw, type=str)
 
 
 def page(items: list[dict[str, Any]], *, after: str | None, limit: int, order: Order) -> Page:

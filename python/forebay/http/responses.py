@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import orjson
+import msgspec
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
@@ -91,7 +91,7 @@ def _served(work: Callable[[_Call], Awaitable[Any]]) -> Callable[[Request], Awai
                 )
         except _Refused as refused:
             return render(refused.answer)
-        content = given if isinstance(given, bytes) else orjson.dumps(given)
+        content = given if isinstance(given, bytes) else msgspec.json.encode(given)
         return Response(content, media_type="application/json")
 
     return endpoint
