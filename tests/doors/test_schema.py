@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import schemathesis
 from forebay._core import WAYS
+from forebay.http.core_only import CORE_ONLY, PASSED
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import CheckFunction, not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -96,6 +97,10 @@ def test_every_way_is_in_the_document(stage: Stage) -> None:
     described = set(document["paths"])
     ways = {path for path in WAYS if not path.startswith("/forebay.")}
     assert ways <= described
+    told = {(path, method) for path, item in document["paths"].items() for method in item}
+    assert {(path, method.lower()) for path, method, _ in PASSED} <= told
+    passed = {re.sub("{id}.*", "{rest:path}", path) for path, _, _ in PASSED}
+    assert set(CORE_ONLY) == passed | (ways & set(CORE_ONLY))
     assert {"/v1/models", "/healthz", "/readyz", "/metrics"} <= described
     assert not [path for path in described if path.startswith("/admin")]
     operations = [one for item in document["paths"].values() for one in item.values()]

@@ -21,6 +21,24 @@ CORE_ONLY = (
     "/v1/batches/{rest:path}",
 )
 
+_FORM = "multipart/form-data"
+PASSED = (
+    ("/v1/audio/transcriptions", "POST", _FORM),
+    ("/v1/audio/translations", "POST", _FORM),
+    ("/v1/images/edits", "POST", _FORM),
+    ("/v1/images/variations", "POST", _FORM),
+    ("/v1/files", "POST", _FORM),
+    ("/v1/files", "GET", None),
+    ("/v1/files/{id}", "GET", None),
+    ("/v1/files/{id}", "DELETE", None),
+    ("/v1/files/{id}/content", "GET", None),
+    ("/v1/batches", "POST", "application/json"),
+    ("/v1/batches", "GET", None),
+    ("/v1/batches/{id}", "GET", None),
+    ("/v1/batches/{id}/cancel", "POST", None),
+)
+"""What the core's listener serves there besides its ways: path, method, and the body's type."""
+
 
 class CoreOnly:
     """Refuses what is asked for at one of `CORE_ONLY`, and says what would serve it."""

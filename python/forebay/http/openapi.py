@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from forebay._core import WAYS
+from forebay.http.core_only import PASSED
 
 PATH = "/openapi.json"
 _GRPC = "/forebay."
@@ -128,6 +129,8 @@ def document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
     for path in WAYS:
         if not path.startswith(_GRPC):
             paths[path] = {"post": _way(path)}
+    for path, method, kind in PASSED:
+        paths.setdefault(path, {})[method.lower()] = _passed(path, method, kind)
     for route in routes:
         if not isinstance(route, Route) or route.path.startswith(_ADMIN) or route.path == PATH:
             continue
@@ -174,6 +177,19 @@ def _way(path: str) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {"200": {"description": "The answer.", "content": answers}, **_errors(path)},
     }
+
+
+def _passed(path: str, method: str, kind: str | None) -> dict[str, Any]:
+    """A route whose body and answer pass as they come. kind: of the body; None: it has none."""
+    described = _route(path, method)
+    described["summary"] = "Passed on to the upstream, with listen.server: core."
+    described["responses"]["200"]["content"] = {"*/*": {}}
+    if kind is not None:
+        described["requestBody"] = {
+            "required": True,
+            "content": {kind: {"schema": {"type": "object"}}},
+        }
+    return described
 
 
 def _route(path: str, method: str) -> dict[str, Any]:
