@@ -1,5 +1,6 @@
 """The Python client against a running gateway."""
 
+import asyncio
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 from forebay.client import (
     AsyncClient,
     BudgetExhausted,
+    Cancelled,
     Client,
     DeadlineExceeded,
     Error,
@@ -73,6 +75,30 @@ async def test_asyncio(gateway: Gateway, key: Key) -> None:
         assert caught.value.kind == "model_not_found"
         with pytest.raises(NotFound):
             _ = [chunk async for chunk in client.stream_chat(model="nope", messages=HI)]
+
+
+async def test_close_while_others_wait(
+    gateway: Gateway, key: Key, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = lambda connection, _: connection.hung_up()
+    client = AsyncClient(gateway.grpc, api_key=key.secret)
+    stream = client.stream_chat(model="plain", messages=HI)
+    left = client.stream_chat(model="plain", messages=HI)
+    calls = [
+        asyncio.create_task(client.chat(model="plain", messages=HI)),
+        asyncio.create_task(stream.__anext__()),
+        asyncio.create_task(left.__anext__()),
+    ]
+    own = asyncio.create_task(client.chat(model="plain", messages=HI))
+    await asyncio.sleep(0.5)
+    own.cancel()
+    left.close()
+    await client.close()
+    for call in calls:
+        with pytest.raises(Cancelled):
+            await call
+    with pytest.raises(asyncio.CancelledError):
+        await own
 
 
 def test_what_an_engine_is_asked(

@@ -1,6 +1,7 @@
 """The client for asyncio. To be made where the loop runs."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar, Unpack
 
@@ -9,7 +10,7 @@ import grpc.aio
 
 from forebay.client import requests
 from forebay.client.connection import TIMEOUT_S, CallOptions, Place, Tls, channel_options
-from forebay.client.errors import Error, to_error
+from forebay.client.errors import Cancelled, Error, to_error
 from forebay.grpc.v1 import inference_pb2 as pb
 from forebay.grpc.v1.inference_pb2_grpc import InferenceServiceStub
 
@@ -27,10 +28,7 @@ class AsyncStream(Generic[T]):
 
     async def __anext__(self) -> T:
         """Raises: Error."""
-        try:
-            message = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise _error(error) from None
+        message = await _told(self._call.read())
         if message is grpc.aio.EOF:
             raise StopAsyncIteration
         found: T = message
@@ -53,7 +51,7 @@ class AsyncStream(Generic[T]):
 
     async def request_id(self) -> str | None:
         """What the gateway calls the request; waits for the answer's start."""
-        return _metadata(await self._call.initial_metadata()).get("x-request-id")
+        return _metadata(await _told(self._call.initial_metadata())).get("x-request-id")
 
 
 class AsyncClient:
@@ -190,10 +188,21 @@ class AsyncClient:
         return method(request, timeout=place.limit_s(options), metadata=place.metadata(options))
 
     async def _call(self, method: Any, request: Any, options: CallOptions) -> Any:
-        try:
-            return await self._begin(method, request, options)
-        except grpc.aio.AioRpcError as error:
-            raise _error(error) from None
+        return await _told(self._begin(method, request, options))
+
+
+async def _told(awaited: Awaitable[Any]) -> Any:
+    """What comes of a call. Raises: Error."""
+    try:
+        return await awaited
+    except grpc.aio.AioRpcError as error:
+        raise _error(error) from None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # gRPC says so of a call that was closed, though nobody cancelled who waits for it.
+        raise Cancelled("The call was closed.", grpc.StatusCode.CANCELLED) from None
 
 
 def _metadata(pairs: Any) -> dict[str, str]:

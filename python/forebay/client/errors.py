@@ -15,7 +15,7 @@ class Error(Exception):
     """A call that failed.
 
     message: for people. code: gRPC's status. kind: what went wrong in the gateway's terms, such as
-    ``rate_limited`` (docs/errors.md); None where the gateway was not reached. reason: the exact
+    ``rate_limited`` (docs/grpc.md); None where the gateway was not reached. reason: the exact
     one of `google.rpc.ErrorInfo`. param: the request's field at fault. retry_after: seconds after
     which it may go better; None where waiting does not help, or nobody knows. request_id: names
     the request in the gateway's log. metadata: all of `ErrorInfo`'s.
