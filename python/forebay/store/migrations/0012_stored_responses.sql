@@ -19,4 +19,3 @@ CREATE TABLE stored_responses (
 );
 
 CREATE INDEX stored_responses_by_expiry ON stored_responses (expires_at);
-CREATE INDEX stored_responses_by_account ON stored_responses (account, created_at);
