@@ -7,7 +7,7 @@ SOURCES := $(shell find rust benches/micro -name '*.rs' -o -name Cargo.toml) Car
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup run test test-rust test-python lint bench load sim soak protos clean help prerequisites
+.PHONY: setup run test test-rust test-python lint bench load sim soak protos compat clean help prerequisites
 .DELETE_ON_ERROR:
 
 help:

@@ -208,7 +208,8 @@ def main() -> int:
     _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{BEGIN}\n{page(results)}\n{END}{after}")
     print(page(results))
-    return int(any(result.failed for result in results))
+    # A suite without a test has not run.
+    return int(any(result.failed or not result.passed for result in results))
 
 
 if __name__ == "__main__":
