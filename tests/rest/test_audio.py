@@ -31,6 +31,8 @@ FILE = field("file", SOUND, '; filename="a.wav"')
 EARS, EARS_2 = field("model", b"ears"), field("model", b"ears-2")
 NAMED = [("x-forebay-model", "ears")]
 MISSING = "missing_required_parameter"
+# The SDK calls some of these APIs old.
+DEPRECATED = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 
 
 def hear(
@@ -84,6 +86,7 @@ def test_a_speech_that_breaks_off_is_not_taken_for_whole(
     assert (row["outcome"], row["error_kind"]) == ("upstream_cut", "upstream_error")
 
 
+@DEPRECATED
 @pytest.mark.parametrize("model", ["ears", "ears-2"])
 def test_transcriptions_and_translations(client: OpenAI, rest: Gateway, model: str) -> None:
     got = client.audio.transcriptions.create(model=model, file=("a.wav", SOUND), language="de")
@@ -268,6 +271,7 @@ def test_a_hang_up_stops_the_engine(
     until(lambda: sims["openai"].last()["outcome"] == "disconnected", "the engine to stop")
 
 
+@DEPRECATED
 def test_images_are_changed(client: OpenAI, rest: Gateway) -> None:
     raw = client.images.with_raw_response.edit(
         model="image", image=("a.png", b"png"), prompt="a hat"

@@ -539,16 +539,17 @@ fn no_files() -> Error {
 /// Bytes of sound that are taken for an input token: of an MP3 of 128 kbit/s, a tenth of a second.
 const SOUND_A_TOKEN: u64 = 1600;
 
+/// The input of a file of sound, by what is known of its size.
+pub(crate) fn sound_tokens(upload: &Upload) -> u64 {
+    upload.size() / SOUND_A_TOKEN
+}
+
 /// What is known of a request whose body still comes.
 fn uploaded(endpoint: Endpoint, upload: &Upload) -> Peek<'_> {
     let is_sound = matches!(endpoint, Endpoint::Transcriptions | Endpoint::Translations);
     Peek {
         model: Some(upload.model().into()),
-        prompt_token_ids: if is_sound {
-            upload.size() / SOUND_A_TOKEN
-        } else {
-            0
-        },
+        prompt_token_ids: if is_sound { sound_tokens(upload) } else { 0 },
         prompt_items: 1,
         ..Peek::default()
     }

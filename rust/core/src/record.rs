@@ -1,7 +1,7 @@
 //! What one admitted request leaves behind: exactly one usage event, and its tokens settled.
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::arrival::Arrival;
 use crate::attempts::{self, Attempts, Why};
@@ -10,7 +10,7 @@ use crate::error::{Error, Kind};
 use crate::gateway::{Endpoint, Gateway};
 use crate::keys::KeyId;
 use crate::limit::Reservation;
-use crate::linger::{Linger, OnDisconnect};
+use crate::linger::{Cap, Linger, OnDisconnect};
 use crate::price::Price;
 use crate::prompt_log::Capture;
 use crate::slot::stopped;
@@ -364,6 +364,19 @@ impl Record {
                 cap,
             }),
         };
+        self.lingers = linger.is_some();
+        linger
+    }
+
+    /// How an attempt goes on that has to be known to its end, whatever the upstream's policy.
+    pub fn linger_for(&mut self, time: Duration) -> Option<Linger> {
+        let linger = self.reservation.as_mut().map(|reservation| Linger {
+            places: reservation.places(),
+            cap: Cap {
+                time,
+                bytes: u64::MAX,
+            },
+        });
         self.lingers = linger.is_some();
         linger
     }

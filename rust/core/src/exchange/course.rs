@@ -22,7 +22,7 @@ use crate::dispatch::{self, Trail};
 use crate::error::{Error, Kind};
 use crate::gateway::monotonic;
 use crate::guard;
-use crate::pass::object::Act;
+use crate::pass::object::{Act, Object};
 use crate::peek::peek;
 use crate::record::{Outcome, Record};
 use crate::retry::{Tries, backoff};
@@ -121,7 +121,13 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
                 }
                 let (upstream, at) = (&placed.target.upstream, placed.at);
                 let number = record.attempt(&placed.target);
-                if !job.slot.lingers(record.linger(upstream)) {
+                // Whoever leaves may leave something behind, which has to be recorded or taken back.
+                let linger = if job.object.as_ref().is_some_and(Object::changes) {
+                    record.linger_for(job.total)
+                } else {
+                    record.linger(upstream)
+                };
+                if !job.slot.lingers(linger) {
                     return;
                 }
                 Ok((Try::of(placed, &course.model, number), at))

@@ -189,7 +189,8 @@ pub fn drive(job: Box<Job>, mut record: Record) -> impl Future<Output = ()> + Se
     let gateway = Arc::clone(&job.gateway);
     let may_linger = |target: &Target| target.upstream.on_disconnect != OnDisconnect::Abort;
     // Of fallbacks it is not known before.
-    let lingers = job.model.falls_back() || job.model.targets.iter().any(may_linger);
+    let changes = job.object.as_ref().is_some_and(Object::changes);
+    let lingers = changes || job.model.falls_back() || job.model.targets.iter().any(may_linger);
     // An async function would have room for its arguments twice.
     async move {
         let mut gone = false;

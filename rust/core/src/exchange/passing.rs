@@ -13,6 +13,7 @@ use super::Job;
 use super::out::{Out, head};
 use super::read::{frame, joined_frame};
 use super::refuse::{Last, cut};
+use crate::admission::sound_tokens;
 use crate::alarm::{Alarm, Elapsed};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind};
@@ -80,6 +81,7 @@ impl Passing {
     /// Takes a piece on its way to the client.
     fn took(&mut self, job: &Job, chunk: &Bytes, record: &mut Record) {
         self.bytes += chunk.len() as u64;
+        heard(job, record);
         self.finder.feed(chunk);
         record.advance(self.progress(job.endpoint));
         job.slot.write(|out| out.extend_from_slice(chunk));
@@ -87,7 +89,7 @@ impl Passing {
 
     /// What it has cost so far, as far as the gateway can tell by itself.
     fn progress(&self, endpoint: Endpoint) -> Progress {
-        let is_text = matches!(endpoint, Endpoint::Transcriptions | Endpoint::Translations);
+        let is_text = hears(endpoint);
         // Text of four bytes a token, in JSON of as much again.
         let each = if self.form == Form::Other { 4 } else { 8 };
         Progress {
@@ -99,6 +101,7 @@ impl Passing {
 
     /// What it has cost, by what it said.
     fn settle(&mut self, job: &Job, record: &mut Record) {
+        heard(job, record);
         let mut progress = self.progress(job.endpoint);
         if let Some(usage) = self.finder.usage() {
             progress.reported = Some((usage, true));
@@ -107,6 +110,17 @@ impl Passing {
             record.estimate_input((seconds * TOKENS_A_SECOND).ceil() as u64);
         }
         record.advance(progress);
+    }
+}
+
+fn hears(endpoint: Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Transcriptions | Endpoint::Translations)
+}
+
+/// Sound may come without a length: how much it was is known once it has come.
+fn heard(job: &Job, record: &mut Record) {
+    if let Some(upload) = job.upload.as_ref().filter(|_| hears(job.endpoint)) {
+        record.estimate_input(sound_tokens(upload));
     }
 }
 

@@ -55,6 +55,11 @@ pub struct Page {
 }
 
 impl Object {
+    /// Whether it makes something, or deletes it: what has come of that is to be recorded.
+    pub fn changes(&self) -> bool {
+        matches!(self.act, Act::Create | Act::Delete)
+    }
+
     /// What a path and a method ask for. None: it is no such path. An error: which methods it has.
     pub fn of(method: &Method, path: &str, query: &str) -> Option<Result<Self, &'static str>> {
         let endpoint = [Endpoint::Files, Endpoint::Batches]

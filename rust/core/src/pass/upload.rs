@@ -18,6 +18,8 @@ use crate::error::{Error, Kind};
 
 /// How much of a body is kept so that it can be sent once more, bytes.
 pub const REPLAY_BYTES: usize = 1 << 20;
+/// Chunks below this are kept joined, bytes: each alone would cost more than what is in it.
+const SMALL: usize = 4096;
 /// How much of a refused body is read, and for how long, so that its sender gets to read why.
 const DRAIN_BYTES: u64 = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(10);
@@ -32,7 +34,7 @@ pub struct Limits {
     pub bytes: u64,
     /// Most of them that are held until the model is known.
     pub head_bytes: usize,
-    /// Longest pause of its sender.
+    /// Longest pause of its sender, and longest wait for the model's name.
     pub idle: Duration,
 }
 
@@ -66,13 +68,28 @@ struct State {
     /// Its end has been read.
     ended: bool,
     /// What was read, as long as it is kept.
-    kept: Option<Vec<Bytes>>,
+    kept: Option<Kept>,
     kept_bytes: usize,
     read: u64,
     /// Which body of those that were made is the one that reads.
     reader: u64,
     fault: Option<Error>,
     moved: Instant,
+}
+
+/// What is kept of a body.
+#[derive(Default)]
+struct Kept {
+    chunks: Vec<Bytes>,
+    /// Behind them: small ones.
+    tail: BytesMut,
+}
+
+/// How far what is kept has been sent: chunks, and bytes of the next one or of the tail.
+#[derive(Clone, Copy, Default)]
+struct At {
+    chunks: usize,
+    bytes: usize,
 }
 
 /// A body that is refused.
@@ -112,7 +129,10 @@ impl Upload {
         let (model, named) = if let Some(model) = named {
             (model, Named::Outside)
         } else {
-            match find(&mut source, &boundary, limits, &mut state).await {
+            // However small its pieces are, and however often they come.
+            let found = find(&mut source, &boundary, limits, &mut state);
+            let found = tokio::time::timeout(limits.idle, found).await;
+            match found.unwrap_or_else(|_| Err(too_slow())) {
                 Ok(model) => {
                     let inside = Named::Inside(model.len());
                     (model, inside)
@@ -243,7 +263,7 @@ impl Upload {
             reader: state.reader,
             upload: Arc::clone(self),
             scanner: rule.map(|rule| Scanner::new(&self.boundary, rule)),
-            at: 0,
+            at: At::default(),
             ready: VecDeque::new(),
             remaining,
             is_over: false,
@@ -272,7 +292,7 @@ impl State {
         Self {
             source: None,
             ended: false,
-            kept: Some(Vec::new()),
+            kept: Some(Kept::default()),
             kept_bytes: 0,
             read: 0,
             reader: 0,
@@ -290,8 +310,41 @@ impl State {
             self.kept = None;
         }
         if let Some(kept) = &mut self.kept {
-            kept.push(chunk.clone());
+            kept.push(chunk);
         }
+    }
+}
+
+impl Kept {
+    fn push(&mut self, chunk: &Bytes) {
+        let is_small = chunk.len() < SMALL;
+        if is_small {
+            self.tail.extend_from_slice(chunk);
+        }
+        if self.tail.len() >= SMALL || !(is_small || self.tail.is_empty()) {
+            self.chunks.push(self.tail.split().freeze());
+        }
+        if !is_small {
+            self.chunks.push(chunk.clone());
+        }
+    }
+
+    fn end(&self) -> At {
+        At {
+            chunks: self.chunks.len(),
+            bytes: self.tail.len(),
+        }
+    }
+
+    /// What comes after `at`, which moves behind it.
+    fn next(&self, at: &mut At) -> Option<Bytes> {
+        if let Some(chunk) = self.chunks.get(at.chunks) {
+            at.chunks += 1;
+            return Some(chunk.slice(std::mem::take(&mut at.bytes).min(chunk.len())..));
+        }
+        let rest = self.tail.get(at.bytes..).filter(|rest| !rest.is_empty())?;
+        at.bytes = self.tail.len();
+        Some(Bytes::copy_from_slice(rest))
     }
 }
 
@@ -305,8 +358,7 @@ async fn find(
     let mut scanner = Scanner::new(boundary, Rule::Find);
     let mut passed = BytesMut::new();
     loop {
-        let next = tokio::time::timeout(limits.idle, next(source));
-        let Some(chunk) = next.await.map_err(|_| too_slow())?? else {
+        let Some(chunk) = next(source).await? else {
             scanner.end().map_err(malformed)?;
             return Err(missing());
         };
@@ -369,7 +421,7 @@ pub struct UploadBody {
     reader: u64,
     scanner: Option<Scanner>,
     /// How much of what is kept has been sent.
-    at: usize,
+    at: At,
     ready: VecDeque<Bytes>,
     remaining: Option<u64>,
     is_over: bool,
@@ -402,9 +454,8 @@ impl UploadBody {
         if state.reader != self.reader {
             return Poll::Ready(Err(broken()));
         }
-        let kept = state.kept.as_ref().and_then(|kept| kept.get(self.at));
-        if let Some(chunk) = kept.cloned() {
-            self.at += 1;
+        let kept = state.kept.as_ref();
+        if let Some(chunk) = kept.and_then(|kept| kept.next(&mut self.at)) {
             return Poll::Ready(self.take(&chunk).map(|()| true));
         }
         if state.ended {
@@ -423,7 +474,7 @@ impl UploadBody {
                 if state.read > self.upload.limits.bytes {
                     return Poll::Ready(Err(too_large(self.upload.limits.bytes)));
                 }
-                self.at += 1;
+                self.at = state.kept.as_ref().map(Kept::end).unwrap_or_default();
                 Poll::Ready(self.take(&chunk).map(|()| true))
             }
             Poll::Ready(Ok(None)) => {
@@ -534,4 +585,83 @@ fn too_slow() -> Error {
 
 fn broken() -> Error {
     refused("The request body is incomplete or malformed.".to_owned()).code("bad_body")
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        bytes: 1 << 20,
+        head_bytes: 1 << 20,
+        idle: Duration::from_secs(30),
+    };
+    const TYPE: Option<&[u8]> = Some(b"multipart/form-data; boundary=x");
+
+    fn form(file: usize) -> Vec<u8> {
+        let mut form = b"--x\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n".to_vec();
+        form.extend(vec![b'f'; file]);
+        form.extend(
+            b"\r\n--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--x--\r\n",
+        );
+        form
+    }
+
+    /// A body of pieces of these sizes, in turn, each after a pause.
+    fn pieces(bytes: Vec<u8>, sizes: &'static [usize], pause: Duration) -> Source {
+        let mut rest = Bytes::from(bytes);
+        let mut sizes = sizes.iter().cycle();
+        let pieces = std::iter::from_fn(move || {
+            let size = (*sizes.next()?).min(rest.len());
+            (size > 0).then(|| rest.split_to(size))
+        });
+        let frames = futures_util::stream::iter(pieces).then(move |piece| async move {
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            Ok(Frame::data(piece))
+        });
+        StreamBody::new(frames).boxed_unsync()
+    }
+
+    #[tokio::test]
+    async fn small_pieces_are_kept_joined_and_sent_in_order() {
+        for sizes in [&[1][..], &[1, 5000, 7], &[4096], &[4095, 1, 1]] {
+            let source = pieces(form(20_000), sizes, Duration::ZERO);
+            let opened = Upload::open(source, TYPE, None, LIMITS, false).await;
+            let Ok(upload) = opened else {
+                panic!("{sizes:?}");
+            };
+            assert_eq!(upload.model(), "m");
+            for _ in 0..2 {
+                let body = upload.body("m").map(BodyExt::collect);
+                let Some(Ok(body)) = (match body {
+                    Some(body) => Some(body.await),
+                    None => None,
+                }) else {
+                    panic!("{sizes:?}");
+                };
+                assert_eq!(body.to_bytes(), form(20_000), "{sizes:?}");
+            }
+            let state = upload.state.lock();
+            let chunks = state.kept.as_ref().map(|kept| kept.chunks.len());
+            assert!(
+                chunks.is_some_and(|chunks| chunks <= 12),
+                "{sizes:?}: {chunks:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_model_that_takes_too_long_to_come_is_not_waited_for() {
+        let source = pieces(form(1000), &[1], Duration::from_secs(1));
+        let since = Instant::now();
+        let refused = Upload::open(source, TYPE, None, LIMITS, false).await;
+        let code = refused.err().and_then(|refused| refused.error.code);
+        assert_eq!(code.as_deref(), Some("slow_body"));
+        assert_eq!(since.elapsed(), LIMITS.idle);
+    }
 }

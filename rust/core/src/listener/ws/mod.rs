@@ -23,6 +23,8 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
@@ -56,29 +58,59 @@ pub struct Sockets {
 pub(super) struct Open {
     bounds: Sockets,
     count: AtomicUsize,
+    /// Of each account that has any.
+    accounts: Mutex<FxHashMap<Arc<str>, usize>>,
     last: Notify,
 }
 
-/// One place among them.
-struct Place(Arc<Open>);
+/// Sockets that one account may have, however few a listener may.
+const LEAST_OF_ACCOUNT: usize = 16;
+
+/// One place among them, and among its account's.
+struct Place {
+    open: Arc<Open>,
+    account: Arc<str>,
+}
+
+/// Why there is no place.
+#[derive(Debug, PartialEq, Eq)]
+enum NoPlace {
+    Listener,
+    Account,
+}
 
 impl Open {
     pub(super) fn new(bounds: Sockets) -> Arc<Self> {
         Arc::new(Self {
             bounds,
             count: AtomicUsize::new(0),
+            accounts: Mutex::default(),
             last: Notify::new(),
         })
     }
 
-    fn place(self: &Arc<Self>) -> Option<Place> {
+    fn place(self: &Arc<Self>, account: &Arc<str>) -> Result<Place, NoPlace> {
         let most = self.bounds.most;
         let taken = self
             .count
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
                 (count < most).then_some(count + 1)
             });
-        taken.is_ok().then(|| Place(Arc::clone(self)))
+        taken.map_err(|_| NoPlace::Listener)?;
+        let mut accounts = self.accounts.lock();
+        let count = accounts.entry(Arc::clone(account)).or_default();
+        *count += 1;
+        let count = *count;
+        drop(accounts);
+        let place = Place {
+            open: Arc::clone(self),
+            account: Arc::clone(account),
+        };
+        // Beyond its bound the account's place is given back as it is dropped.
+        if count > (most / 4).max(LEAST_OF_ACCOUNT) {
+            return Err(NoPlace::Account);
+        }
+        Ok(place)
     }
 
     /// Ends once none is open.
@@ -96,8 +128,16 @@ impl Open {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.last.notify_waiters();
+        let mut accounts = self.open.accounts.lock();
+        if let Some(count) = accounts.get_mut(&self.account) {
+            *count -= 1;
+            if *count == 0 {
+                accounts.remove(&self.account);
+            }
+        }
+        drop(accounts);
+        if self.open.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.open.last.notify_waiters();
         }
     }
 }
@@ -226,8 +266,14 @@ fn opened(shared: &Shared, headers: &HeaderMap) -> Result<(Opening, Place), Bad>
     if shared.gateway.is_draining() {
         return Err(busy("The gateway is shutting down. Please try again."));
     }
-    let place = shared.sockets.place();
-    let place = place.ok_or_else(|| busy("Too many WebSockets are open. Please try again."))?;
+    let place = shared.sockets.place(&key.account).map_err(|no| match no {
+        NoPlace::Listener => busy("Too many WebSockets are open. Please try again."),
+        NoPlace::Account => {
+            let message = "This account has too many WebSockets open. Close one first.";
+            let error = Error::new(Kind::RateLimited, message).code("too_many_websockets");
+            Bad::Request(error.retry_after(Duration::from_secs(1)))
+        }
+    })?;
     Ok((opening, place))
 }
 
@@ -271,4 +317,39 @@ fn upgrade_required(
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_account_leaves_places_to_others() {
+        let open = Open::new(Sockets {
+            most: 100,
+            idle: Duration::ZERO,
+        });
+        let (one, other): (Arc<str>, Arc<str>) = ("one".into(), "other".into());
+        let mut places: Vec<_> = (0..25).flat_map(|_| open.place(&one)).collect();
+        assert_eq!(places.len(), 25);
+        assert!(matches!(open.place(&one), Err(NoPlace::Account)));
+        assert!(open.place(&other).is_ok());
+        places.pop();
+        assert!(open.place(&one).is_ok());
+        drop(places);
+        assert_eq!(open.count.load(Ordering::Acquire), 0);
+        assert!(open.accounts.lock().is_empty());
+    }
+
+    #[test]
+    fn few_places_are_anybodys() {
+        let open = Open::new(Sockets {
+            most: 3,
+            idle: Duration::ZERO,
+        });
+        let one: Arc<str> = "one".into();
+        let places: Vec<_> = (0..3).flat_map(|_| open.place(&one)).collect();
+        assert_eq!(places.len(), 3);
+        assert!(matches!(open.place(&one), Err(NoPlace::Listener)));
+    }
 }

@@ -190,13 +190,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         Poll::Pending
     }
 
-    /// What comes next, while what is in line goes out. Nothing is lost when this is dropped.
-    pub(super) async fn came(&mut self) -> Came {
+    /// What comes next, while what is in line goes out. Nothing is lost when this is dropped. Unless it
+    /// `reads`, nothing is taken off the socket before all that is in line has gone.
+    pub(super) async fn came(&mut self, reads: bool) -> Came {
         poll_fn(|cx| {
             if self.is_busy() {
                 match self.poll_write(cx) {
                     Poll::Ready(Ok(())) => return Poll::Ready(Came::Flushed),
                     Poll::Ready(Err(gone)) => return Poll::Ready(Came::Gone(gone)),
+                    Poll::Pending if !reads => return Poll::Pending,
                     Poll::Pending => {}
                 }
             }
@@ -313,13 +315,13 @@ mod tests {
         let (mut peer, mut theirs) = server(1000).await;
         let pong = [0x8a, 0x80, 0, 0, 0, 0];
         for _ in 0..5 {
-            let quiet = timeout(Duration::from_secs(21), peer.came()).await;
+            let quiet = timeout(Duration::from_secs(21), peer.came(true)).await;
             assert!(quiet.is_err());
             assert_eq!(sent(&mut theirs, 10).await, [0x89, 0]);
             assert!(theirs.write_all(&pong).await.is_ok());
         }
         let since = Instant::now();
-        assert!(matches!(peer.came().await, Came::Gone(Gone::Silent)));
+        assert!(matches!(peer.came(true).await, Came::Gone(Gone::Silent)));
         let waited = since.elapsed();
         assert!(waited >= 2 * PING && waited <= 4 * PING, "{waited:?}");
     }
@@ -328,7 +330,7 @@ mod tests {
     async fn what_is_not_taken_has_no_pings_behind_it() {
         let (mut peer, _theirs) = server(16).await;
         peer.push(Message::Text("x".repeat(500).into()));
-        assert!(timeout(10 * PING, peer.came()).await.is_err());
+        assert!(timeout(10 * PING, peer.came(true)).await.is_err());
         assert!(peer.is_busy());
         assert_eq!(peer.waiting(), 0);
     }
@@ -339,8 +341,35 @@ mod tests {
         let mut peer = peer.stalling(Duration::from_secs(30));
         peer.push(Message::Text("x".repeat(500).into()));
         let since = Instant::now();
-        assert!(matches!(peer.came().await, Came::Gone(Gone::Lost)));
+        assert!(matches!(peer.came(true).await, Came::Gone(Gone::Lost)));
         assert_eq!(since.elapsed().as_secs(), 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_read_before_what_is_in_line_has_gone_where_that_is_asked_for() {
+        let (mut peer, mut theirs) = server(16).await;
+        peer.push(Message::Text("x".repeat(100).into()));
+        // A masked "a".
+        assert!(
+            theirs
+                .write_all(&[0x81, 0x81, 0, 0, 0, 0, b'a'])
+                .await
+                .is_ok()
+        );
+        assert!(timeout(PING, peer.came(false)).await.is_err());
+        assert!(matches!(peer.came(true).await, Came::Text(_)));
+        let reading =
+            tokio::spawn(async move { sent(&mut theirs, 1).await.len() + drained(theirs).await });
+        assert!(matches!(peer.came(false).await, Came::Flushed));
+        drop(peer);
+        assert!(reading.await.is_ok_and(|read| read == 102));
+    }
+
+    async fn drained(mut theirs: DuplexStream) -> usize {
+        theirs
+            .read_to_end(&mut Vec::new())
+            .await
+            .unwrap_or_default()
     }
 
     #[tokio::test]
@@ -350,7 +379,7 @@ mod tests {
             peer.push(Message::Text(text.into()));
         }
         assert!(peer.is_busy());
-        assert!(matches!(peer.came().await, Came::Flushed));
+        assert!(matches!(peer.came(true).await, Came::Flushed));
         assert!(!peer.is_busy());
         assert_eq!(sent(&mut theirs, 10).await, b"\x81\x01a\x81\x01b");
     }

@@ -20,6 +20,8 @@ use crate::error::{Error, Kind};
 
 /// How long a connection of the Responses API lasts, as at OpenAI.
 const MOST_TIME: Duration = Duration::from_secs(60 * 60);
+/// Refusals that may wait to be taken; until they are, nothing more is read.
+const MOST_REFUSALS: usize = 8;
 
 /// What happened.
 enum Event {
@@ -54,6 +56,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         session,
         answer: None,
         idle_since: Instant::now(),
+        refusals: 0,
         peer,
     };
     match serving.run().await {
@@ -71,6 +74,8 @@ struct Serving<'a, S> {
     /// Of the request that runs.
     answer: Option<Answer>,
     idle_since: Instant,
+    /// That have not all gone out yet.
+    refusals: usize,
     peer: Peer<S>,
 }
 
@@ -101,8 +106,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<'_, S> {
             let idle_at = self.idle_since + self.shared.bounds.sockets.idle;
             let is_idle = self.answer.is_none() && !self.peer.is_busy();
             let takes = self.answer.is_some() && !self.peer.is_busy();
+            let reads = self.refusals < MOST_REFUSALS;
             let event = tokio::select! {
-                came = self.peer.came() => Event::Came(came),
+                came = self.peer.came(reads) => Event::Came(came),
                 piece = next_piece(&mut self.answer), if takes => Event::Piece(piece),
                 () = drains.as_mut(), if !is_draining => Event::Drains,
                 () = old.as_mut(), if is_bounded && !is_old => Event::Old,
@@ -130,6 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<'_, S> {
             Came::Text(text) => match self.session.take(text) {
                 Taken::Waits => {}
                 Taken::Refused(error) => {
+                    self.refusals += 1;
                     let refusal = self.mode.fail(&error);
                     self.say(refusal);
                 }
@@ -148,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<'_, S> {
                     "requests are text messages",
                 ));
             }
-            Came::Flushed => {}
+            Came::Flushed => self.refusals = 0,
             Came::Gone(gone) => {
                 // The engine stops now, not once goodbyes are said.
                 self.answer = None;
