@@ -173,7 +173,7 @@ impl Gateway {
             }
         }
         let text = responses::text(body)?;
-        let (whole, before) = responses::expand(text, previous.as_ref(), &referred)?;
+        let (whole, before) = responses::expand(text, previous.as_ref(), &referred, MAX_LOADED)?;
         responses::enter(&whole, before)
     }
 
