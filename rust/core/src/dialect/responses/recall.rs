@@ -23,6 +23,8 @@ pub(crate) struct Needs {
     pub(crate) previous: Option<String>,
     /// The responses of items that are referred to.
     pub(crate) referred: Vec<String>,
+    /// `model`.
+    pub(crate) model: Option<String>,
 }
 
 /// What a request needs; `None` for most. Errors: `InvalidRequest` that names the field.
@@ -38,6 +40,7 @@ pub(crate) fn needs(body: &str) -> Result<Option<Needs>, Error> {
             .text("previous_response_id", at)?
             .map(Cow::into_owned),
         referred: Vec::new(),
+        model: members.text("model", at)?.map(Cow::into_owned),
     };
     if needs.previous.as_deref() == Some("") {
         return Err(at
@@ -316,10 +319,11 @@ mod tests {
     fn what_is_needed_is_named_once() {
         let hex = "0123456789abcdef0123456789abcdef";
         let item = |n| json!({"type": "item_reference", "id": format!("msg_{hex}000{n}")});
-        let body = json!({"previous_response_id": "resp_1", "input": [item(0), item(1)]});
+        let body = json!({"model": "m", "previous_response_id": "resp_1", "input": [item(0), item(1)]});
         let expected = Needs {
             previous: Some("resp_1".to_owned()),
             referred: vec![format!("resp_{hex}")],
+            model: Some("m".to_owned()),
         };
         assert_eq!(needs(&body.to_string()).ok(), Some(Some(expected)));
     }
