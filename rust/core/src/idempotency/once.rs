@@ -307,6 +307,12 @@ impl Course {
 /// Ends the client's answer as the exchange's has ended.
 fn finish(client: &Slot, inner: &Slot, head: Option<Head>) {
     if let Some(error) = inner.failure() {
+        if inner.is_broken() {
+            // Half an answer that goes by is not a whole one for this client either.
+            client.speak_raw();
+            client.cut(&error);
+            return;
+        }
         client.failed(error);
     }
     match head {
