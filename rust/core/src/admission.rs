@@ -591,7 +591,7 @@ struct Asked {
 
 /// A request that outlives its front end's call.
 pub(crate) struct Kept {
-    fields: [Option<Vec<u8>>; 9],
+    fields: [Option<Vec<u8>>; 10],
     front: Front,
     deadline: Option<Duration>,
 }
@@ -608,6 +608,7 @@ impl Kept {
             request.session,
             request.api_key,
             request.idempotency_key,
+            request.beta,
         ];
         Self {
             fields: fields.map(|field| field.map(<[u8]>::to_vec)),
@@ -627,6 +628,7 @@ impl Kept {
             session,
             api_key,
             idempotency_key,
+            beta,
         ] = self.fields.each_ref().map(Option::as_deref);
         Request {
             authorization,
@@ -638,8 +640,7 @@ impl Kept {
             session,
             api_key,
             idempotency_key,
-            // Read with the body already.
-            beta: None,
+            beta,
             front: self.front,
             deadline: self.deadline,
         }
