@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::error::{Error, Kind};
 
 use super::super::carry::invalid;
-use super::super::json::{self, List, Members, Object, Path, Text, pairs};
+use super::super::json::{self, List, Members, Object, Path, Text, each_once, pairs};
 use super::items::signed;
 
 /// Most responses whose items one request may refer to.
@@ -212,9 +212,7 @@ pub(crate) fn input_of(body: &str) -> String {
         return "[]".to_owned();
     };
     let mut out = BytesMut::new();
-    let written = List::write(&mut out, |list| {
-        own(input, &HashMap::new(), &mut 0, list)
-    });
+    let written = List::write(&mut out, |list| own(input, &HashMap::new(), &mut 0, list));
     match written {
         Ok(()) => String::from_utf8(out.into()).unwrap_or_default(),
         Err(_) => "[]".to_owned(),
@@ -225,11 +223,13 @@ pub(crate) fn input_of(body: &str) -> String {
 /// the next turn. Thoughts travel sealed; those that this upstream cannot open are left out. Gives the
 /// JSON and where in it the model's name stands, quotes included.
 pub(crate) fn native_body(body: &str, stored: bool) -> Result<(Bytes, Range<usize>), Error> {
+    let members = pairs(body, &Path::ROOT)?;
+    each_once(&members, &Path::ROOT)?;
     let mut out = BytesMut::with_capacity(body.len() + 64);
     let mut model = 0..0;
     Object::write(&mut out, |object| {
         let mut included = false;
-        for (name, raw) in pairs(body, &Path::ROOT)? {
+        for (name, raw) in members {
             match &*name {
                 "store" | "previous_response_id" | "background" => {}
                 "model" => {
@@ -319,7 +319,8 @@ mod tests {
     fn what_is_needed_is_named_once() {
         let hex = "0123456789abcdef0123456789abcdef";
         let item = |n| json!({"type": "item_reference", "id": format!("msg_{hex}000{n}")});
-        let body = json!({"model": "m", "previous_response_id": "resp_1", "input": [item(0), item(1)]});
+        let body =
+            json!({"model": "m", "previous_response_id": "resp_1", "input": [item(0), item(1)]});
         let expected = Needs {
             previous: Some("resp_1".to_owned()),
             referred: vec![format!("resp_{hex}")],
@@ -335,7 +336,8 @@ mod tests {
             output: r#"[{"id":"msg_1","type":"message"}]"#.to_owned(),
         };
         let body = json!({"input": [{"type": "item_reference", "id": "msg_1"}], "store": null});
-        let (whole, before) = expand(&body.to_string(), Some(&previous), &[], 1 << 10).unwrap_or_default();
+        let (whole, before) =
+            expand(&body.to_string(), Some(&previous), &[], 1 << 10).unwrap_or_default();
         assert_eq!(before, 2);
         assert_eq!(
             tree(&whole),
@@ -368,6 +370,13 @@ mod tests {
         assert!(times(10).is_ok());
         let refused = times(20).err().map(|error| error.kind);
         assert_eq!(refused, Some(Kind::PayloadTooLarge));
+    }
+
+    #[test]
+    fn an_upstream_reads_what_was_admitted() {
+        let twice = r#"{"model":"m","input":"x","mo\u0064el":"n"}"#;
+        let refused = native_body(twice, false).err();
+        assert_eq!(refused.and_then(|error| error.param), Some("model".into()));
     }
 
     #[test]
