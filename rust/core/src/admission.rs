@@ -30,6 +30,7 @@ use crate::snapshot::{Model, Snapshot};
 use crate::tags;
 use crate::usage::Usage;
 
+mod foreign;
 mod recall;
 mod routing;
 mod session;
@@ -281,6 +282,10 @@ impl Gateway {
         let snapshot = self.snapshot.load();
         let (asked, model) = entered.model(&key, &snapshot, &body)?;
         guard::check(endpoint, &body, &model.known)?;
+        if entered.object.is_none() {
+            let own = entered.native.as_ref().map_or(bytes, |own| &own.body);
+            foreign::check(&snapshot, model, own)?;
+        }
         let whose = (&*key, &**model, arrival.unix_us);
         let reserved = self.reserve(whose, endpoint, &body, answer_headers);
         slot.door().limits(answer_headers, self.now().unix_s);
