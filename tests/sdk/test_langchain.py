@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -9,10 +12,26 @@ import pytest
 from langchain_core.messages import AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
+from langchain_openai.chat_models import _client_utils
 from pydantic import BaseModel, SecretStr
 
 from tests.sdk.conftest import SGLANG_METADATA
 from tests.support.processes import Gateway
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _its_connections() -> Iterator[None]:
+    """LangChain caches its connections and closes none: they go with the tests of this module."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        _client_utils._cached_sync_httpx_client.cache_clear()
+        _client_utils._cached_async_httpx_client.cache_clear()
+        gc.collect()
 
 
 class Reply(BaseModel):
