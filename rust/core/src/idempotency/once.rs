@@ -212,7 +212,8 @@ impl Held {
         WAITING
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .is_ok()
-            .then_some(Self(bytes))
+            // Made only then: one that is dropped gives back.
+            .then(|| Self(bytes))
     }
 }
 
