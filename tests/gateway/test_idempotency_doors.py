@@ -32,14 +32,8 @@ def doors(
     """A gateway with all of them."""
     config = {
         "listen": {"grpc": "127.0.0.1:0"},
-        "upstreams": {
-            "raw": {"kind": "sglang", "url": scripted.url},
-            "loud": {"kind": "openai", "url": scripted.url, "api_key": "k", "outlier": None},
-        },
-        "models": {
-            "tiny": {"targets": [{"upstream": "raw"}]},
-            "voice": {"targets": [{"upstream": "loud", "model": "tiny"}]},
-        },
+        "upstreams": {"raw": {"kind": "sglang", "url": scripted.url}},
+        "models": {"tiny": {"targets": [{"upstream": "raw"}]}},
     }
     process = Gateway(tmp_path_factory.mktemp("doors"), config, session_database_url)
     process.start()
@@ -179,38 +173,3 @@ def test_forms_refuse_a_key(
     assert got.brief() == (400, "invalid_request_error", code, "Idempotency-Key")
     assert own.call(path, part, headers=named, content_type=form).status == 401
     assert upstream.requests == []
-
-
-SPEECH = "/v1/audio/speech"
-SOUND = b"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-def test_half_a_sound_is_not_a_whole_one(
-    own: Gateway, owner: Key, upstream: ScriptedUpstream
-) -> None:
-    def broken(connection: Connection, _: Received) -> None:
-        connection.send(SOUND)
-        connection.chunk(b"half")
-        connection.reset()
-
-    upstream.script = broken
-    body = {"model": "voice", "input": "hi", "voice": "alloy"}
-    with pytest.raises((AssertionError, EOFError, OSError, ValueError)):
-        ask(own, owner, SPEECH, str(uuid4()), body)
-
-
-def test_a_passing_stream_that_ends_in_an_error_is_not_kept(
-    own: Gateway, owner: Key, upstream: ScriptedUpstream
-) -> None:
-    def failing(connection: Connection, _: Received) -> None:
-        connection.begin()
-        connection.event({"type": "speech.audio.delta", "audio": "AAAA"})
-        connection.event({"error": {"message": "no", "type": "server_error"}})
-        connection.end()
-
-    upstream.script = failing
-    name = str(uuid4())
-    body = {"model": "voice", "input": "hi", "voice": "alloy", "stream_format": "sse"}
-    for _ in range(2):
-        assert ask(own, owner, SPEECH, name, body).header(REPLAY) is None
-    assert len(upstream.requests) == 2
