@@ -238,6 +238,39 @@ def test_a_request_goes_as_it_came(door: Gateway, own_key: Key, engine: Scripted
     assert own_key.secret not in str(received.headers)
 
 
+def test_a_key_changes_nothing(door: Gateway, own_key: Key, engine: ScriptedUpstream) -> None:
+    engine.script = lambda connection, _: connection.json(MESSAGE)
+    beta = ("anthropic-beta", "mcp-client-2025-04-04")
+    assert post(door, own_key, asked(), beta, ("idempotency-key", "beta")).status == 200
+    assert engine.only().header("anthropic-beta") == "configured-1,mcp-client-2025-04-04"
+
+
+def test_model_and_price_are_the_gateways_to_say(
+    door: Gateway, own_key: Key, engine: ScriptedUpstream
+) -> None:
+    engine.script = lambda connection, _: connection.json(MESSAGE)
+    body = json.loads(asked())
+    more = {
+        "fallbacks": [{"model": "claude-opus"}],
+        "speed": "fast",
+        "service_tier": "auto",
+        "billing_policy": {},
+        "workspace_id": "w",
+        "fallback_credit_token": "t",
+    }
+    assert post(door, own_key, {**more, **body}).status == 200
+    assert engine.only().json() == {**body, "model": "claude-x"}
+
+
+def test_a_member_that_is_there_twice_is_refused(
+    door: Gateway, own_key: Key, engine: ScriptedUpstream
+) -> None:
+    refused = post(door, own_key, asked().replace(b"{", b'{"max_tokens": 9, ', 1))
+    assert refused.status == 400
+    assert refused.json()["error"]["message"].startswith("max_tokens: ")
+    assert not engine.requests
+
+
 def test_the_models_own_name_changes_nothing(
     door: Gateway, own_key: Key, engine: ScriptedUpstream
 ) -> None:

@@ -175,3 +175,16 @@ def test_a_budget_needs_a_price(rest: Gateway) -> None:
     key = rest.key(account="files-money", budget="25.00", budget_period="month")
     got = rest.call("/v1/files", key=key.secret)
     assert (got.status, got.error()["code"]) == (403, "model_has_no_price")
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+def test_no_request_names_a_file_at_the_upstream_that_has_all(
+    rest: Gateway, rest_key: Key, path: str
+) -> None:
+    part = {"type": "input_file", "file_id": "file-1"}
+    content = {"role": "user", "content": [part]}
+    body = {"model": "text", "input" if path == "/v1/responses" else "messages": [content]}
+    refused = rest.call(path, body, key=rest_key.secret)
+    assert refused.status == 400
+    error = refused.json()["error"]
+    assert (error["code"], error["param"]) == ("id_not_checked", "file_id")

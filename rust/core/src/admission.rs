@@ -30,6 +30,7 @@ use crate::snapshot::{Model, Snapshot};
 use crate::tags;
 use crate::usage::Usage;
 
+mod foreign;
 mod recall;
 mod routing;
 mod session;
@@ -281,6 +282,10 @@ impl Gateway {
         let snapshot = self.snapshot.load();
         let (asked, model) = entered.model(&key, &snapshot, &body)?;
         guard::check(endpoint, &body, &model.known)?;
+        if entered.object.is_none() {
+            let own = entered.native.as_ref().map_or(bytes, |own| &own.body);
+            foreign::check(&snapshot, model, own)?;
+        }
         let whose = (&*key, &**model, arrival.unix_us);
         let reserved = self.reserve(whose, endpoint, &body, answer_headers);
         slot.door().limits(answer_headers, self.now().unix_s);
@@ -592,7 +597,7 @@ struct Asked {
 
 /// A request that outlives its front end's call.
 pub(crate) struct Kept {
-    fields: [Option<Vec<u8>>; 9],
+    fields: [Option<Vec<u8>>; 10],
     front: Front,
     deadline: Option<Duration>,
 }
@@ -609,6 +614,7 @@ impl Kept {
             request.session,
             request.api_key,
             request.idempotency_key,
+            request.beta,
         ];
         Self {
             fields: fields.map(|field| field.map(<[u8]>::to_vec)),
@@ -628,6 +634,7 @@ impl Kept {
             session,
             api_key,
             idempotency_key,
+            beta,
         ] = self.fields.each_ref().map(Option::as_deref);
         Request {
             authorization,
@@ -639,8 +646,7 @@ impl Kept {
             session,
             api_key,
             idempotency_key,
-            // Read with the body already.
-            beta: None,
+            beta,
             front: self.front,
             deadline: self.deadline,
         }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
 
-use super::{Asked, Kept, No};
+use super::{Asked, Kept, No, permitted_model};
 use crate::arrival::Arrival;
 use crate::door::responses::{self, Loaded, Needs};
 use crate::door::{Entered, Way};
@@ -14,6 +15,7 @@ use crate::error::{Error, Kind};
 use crate::exchange::drive;
 use crate::gateway::{Gateway, Request};
 use crate::headers::request_id_header;
+use crate::peek::Peek;
 use crate::slot::{Answering, Slot};
 
 /// How long a request waits for what came before it.
@@ -21,6 +23,9 @@ const LOAD_WAIT: Duration = Duration::from_secs(5);
 
 /// Most bytes of all that came before a request.
 const MAX_LOADED: usize = 2 * responses::MAX_STORED;
+
+/// How many requests of a process may have loaded what came before them and are not yet read.
+static LOADING: Semaphore = Semaphore::const_new(16);
 
 /// What is asked of the store.
 #[derive(Serialize)]
@@ -143,7 +148,16 @@ impl Gateway {
         body: &Bytes,
         needs: Needs,
     ) -> Result<Entered, Error> {
-        let account = Arc::clone(&self.whose(request)?.account);
+        let key = self.whose(request)?;
+        let asked = Peek {
+            model: needs.model.as_deref().map(Into::into),
+            ..Peek::default()
+        };
+        // Nothing is loaded for who may not ask.
+        permitted_model(&self.snapshot.load(), &key, &asked)?;
+        let account = Arc::clone(&key.account);
+        let turn = tokio::time::timeout(LOAD_WAIT, LOADING.acquire()).await;
+        let _turn = turn.map_err(|_| busy())?;
         let previous = match &needs.previous {
             None => None,
             Some(id) => {
@@ -173,7 +187,7 @@ impl Gateway {
             }
         }
         let text = responses::text(body)?;
-        let (whole, before) = responses::expand(text, previous.as_ref(), &referred)?;
+        let (whole, before) = responses::expand(text, previous.as_ref(), &referred, MAX_LOADED)?;
         responses::enter(&whole, before)
     }
 
@@ -195,6 +209,11 @@ impl Gateway {
             serde_json::from_slice(&answer).map_err(|cause| unreadable(&cause))?;
         Ok(found.loaded())
     }
+}
+
+fn busy() -> Error {
+    let message = "Too many previous responses are being loaded. Please try again.";
+    Error::new(Kind::Unavailable, message).retry_after(Duration::from_secs(1))
 }
 
 fn not_found(id: &str) -> Error {

@@ -269,6 +269,18 @@ pub(crate) fn pairs<'a>(
         })
 }
 
+/// Refuses members of one name: of these, whoever reads on may take another one.
+pub(crate) fn each_once(pairs: &[(Cow<'_, str>, &RawValue)], path: &Path<'_>) -> Result<(), Error> {
+    for (i, (name, _)) in pairs.iter().enumerate() {
+        if pairs.iter().skip(i + 1).any(|(other, _)| other == name) {
+            let path = path.key(name).to_string();
+            let message = format!("`{path}` is there more than once.");
+            return Err(invalid(path, message));
+        }
+    }
+    Ok(())
+}
+
 /// A list's items.
 pub(crate) fn list<'a>(raw: &'a RawValue, path: &Path<'_>) -> Result<Vec<&'a RawValue>, Error> {
     serde_json::from_str(raw.get()).map_err(|_| path.has_to_be("a list"))

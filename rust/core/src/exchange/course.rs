@@ -390,10 +390,11 @@ async fn answer(
     if let Some(log) = &mut record.log {
         log.answered(&whole.body);
     }
+    // What is stopped while it is kept was not answered.
+    let told = keep(job, Some(whole.told)).await;
     record.first_byte();
     record.close(Outcome::Ok, 200, None, whole.finish.as_deref());
     let raw = whole.native || is_plain(job, target);
-    let told = keep(job, Some(whole.told)).await;
     let head = head(
         job,
         (target, raw),

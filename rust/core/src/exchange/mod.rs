@@ -26,7 +26,7 @@ use crate::record::Record;
 use crate::relay::Shape;
 use crate::route::Ask;
 use crate::scrub::Asked;
-use crate::slot::{Headers, Slot};
+use crate::slot::{Headers, Slot, stopped};
 use crate::snapshot::{Model, Target};
 use crate::trace::Trace;
 use crate::upstream::{BETA, Rope, Upstream};
@@ -203,6 +203,9 @@ pub fn drive(job: Box<Job>, mut record: Record) -> impl Future<Output = ()> + Se
         if gone {
             record.client_gone();
         }
+        record.book();
+        // An exchange that was stopped once it was closed has not told its client.
+        job.slot.abandon(&stopped());
     }
 }
 

@@ -163,6 +163,11 @@ pub(super) async fn relay(
             };
             record.close(outcome, 200, error, None);
             record.book_durably().await;
+            if failed {
+                // The client has it in its last event; no repeat is to have it again.
+                let text = "The engine ended its answer with an error.";
+                job.slot.failed(Error::new(Kind::UpstreamError, text));
+            }
             job.slot.finish();
         }
         // Nobody is there to be told.

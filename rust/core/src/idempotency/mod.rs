@@ -190,6 +190,15 @@ fn busy() -> Error {
     .retry_after(std::time::Duration::from_secs(1))
 }
 
+/// Too much waits already.
+fn crowded() -> Error {
+    Error::new(
+        Kind::Unavailable,
+        "Too many requests with an Idempotency-Key wait for others. Please try again.",
+    )
+    .retry_after(std::time::Duration::from_secs(1))
+}
+
 /// The answer cannot be given again.
 fn too_large() -> Error {
     let mut error = Error::new(

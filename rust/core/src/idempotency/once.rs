@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,8 @@ use uuid::Uuid;
 
 use super::wire::{AnswerHead, Begin, Begun, Finish, Leave, begun, pack};
 use super::{
-    Keeping, Kept, busy, check, fingerprint, replayed, reused, too_large, unknown, unsupported,
+    Keeping, Kept, busy, check, crowded, fingerprint, replayed, reused, too_large, unknown,
+    unsupported,
 };
 use crate::admission::Kept as KeptRequest;
 use crate::door::{Door, Front, Way};
@@ -27,6 +29,8 @@ use crate::slot::{Answering, Head, Slot, stopped};
 
 /// How long a request waits for another one where its model does not say.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Most bytes of bodies that wait in a process for another one's answer.
+const MAX_WAITING: usize = 64 << 20;
 /// How much longer the store may take to say so.
 const MARGIN: Duration = Duration::from_secs(10);
 /// How long an end may take to be written down before the client is told without that.
@@ -52,6 +56,10 @@ impl Gateway {
             Ok(key) => key.to_owned(),
             Err(error) => return Some(Arc::new(self.refusal(door, &error, door.greeting(id)))),
         };
+        let Some(held) = Held::of(body.len()) else {
+            let error = crowded();
+            return Some(Arc::new(self.refusal(door, &error, door.greeting(id))));
+        };
         let client = Arc::new(Slot::of(door, None));
         let course = Course {
             claim: Claim {
@@ -68,7 +76,7 @@ impl Gateway {
             client: Arc::clone(&client),
         };
         // Not the slot's driver: a client that leaves does not end it.
-        self.runtime.spawn(course.run());
+        self.runtime.spawn(course.run(held));
         Some(client)
     }
 
@@ -188,6 +196,33 @@ impl Drop for Inner {
     }
 }
 
+/// Bytes of the bodies of requests that wait to be told what is to be done with them.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// A part of these.
+struct Held(usize);
+
+impl Held {
+    /// `None`: too much waits already. One body alone may wait, however large.
+    fn of(bytes: usize) -> Option<Self> {
+        let more = |waiting: usize| {
+            let with = waiting.checked_add(bytes)?;
+            (waiting == 0 || with <= MAX_WAITING).then_some(with)
+        };
+        WAITING
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+            // Made only then: one that is dropped gives back.
+            .then(|| Self(bytes))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
 /// One request with a key, on its way.
 struct Course {
     claim: Claim,
@@ -201,13 +236,14 @@ struct Course {
 }
 
 impl Course {
-    async fn run(self) {
+    async fn run(self, held: Held) {
         let answering = Answering(Arc::clone(&self.client));
         let asked = tokio::select! {
             asked = self.ask() => asked,
             // Nothing has begun for it.
             () = poll_fn(|cx| self.client.poll_left(cx)) => return,
         };
+        drop(held);
         let metrics = &self.claim.gateway.metrics;
         match asked {
             Ok((Begun::Run { max_bytes }, _)) => {
@@ -307,10 +343,32 @@ impl Course {
 /// Ends the client's answer as the exchange's has ended.
 fn finish(client: &Slot, inner: &Slot, head: Option<Head>) {
     if let Some(error) = inner.failure() {
+        if inner.is_broken() {
+            // Half an answer that goes by is not a whole one for this client either.
+            client.speak_raw();
+            client.cut(&error);
+            return;
+        }
         client.failed(error);
     }
     match head {
         Some(head) => client.start(head),
         None => client.finish(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_has_a_bound() {
+        let first = Held::of(MAX_WAITING + 1);
+        assert!(first.is_some());
+        assert!(Held::of(1).is_none());
+        drop(first);
+        let both = (Held::of(MAX_WAITING - 1), Held::of(1));
+        assert!(both.0.is_some() && both.1.is_some());
+        assert!(Held::of(1).is_none());
     }
 }

@@ -1,5 +1,6 @@
 //! What came before a request, and the request as an upstream with Responses gets it.
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
@@ -9,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::error::{Error, Kind};
 
 use super::super::carry::invalid;
-use super::super::json::{self, List, Members, Object, Path, Text, pairs};
+use super::super::json::{self, List, Members, Object, Path, Text, each_once, pairs};
 use super::items::signed;
 
 /// Most responses whose items one request may refer to.
@@ -22,6 +23,8 @@ pub(crate) struct Needs {
     pub(crate) previous: Option<String>,
     /// The responses of items that are referred to.
     pub(crate) referred: Vec<String>,
+    /// `model`.
+    pub(crate) model: Option<String>,
 }
 
 /// What a request needs; `None` for most. Errors: `InvalidRequest` that names the field.
@@ -37,6 +40,7 @@ pub(crate) fn needs(body: &str) -> Result<Option<Needs>, Error> {
             .text("previous_response_id", at)?
             .map(Cow::into_owned),
         referred: Vec::new(),
+        model: members.text("model", at)?.map(Cow::into_owned),
     };
     if needs.previous.as_deref() == Some("") {
         return Err(at
@@ -94,18 +98,23 @@ pub(crate) struct Loaded {
 }
 
 /// A request with all that came before it in `input`: the JSON, and how many items stand before the
-/// client's own.
+/// client's own. most: bytes that all of it may add to the request.
 ///
-/// Errors: `InvalidRequest`; `NotFound` for an item that is in none of the `referred`; `Internal` for
-/// what was loaded and cannot be read.
+/// Errors: `InvalidRequest`; `NotFound` for an item that is in none of the `referred`;
+/// `PayloadTooLarge`; `Internal` for what was loaded and cannot be read.
 pub(crate) fn expand(
     body: &str,
     previous: Option<&Loaded>,
     referred: &[Loaded],
+    most: usize,
 ) -> Result<(Bytes, u32), Error> {
-    let mut known = Vec::new();
+    let mut known = HashMap::new();
     for loaded in referred.iter().chain(previous) {
-        known.extend(items(&loaded.output)?);
+        for item in items(&loaded.output)? {
+            if let Some(id) = id_of(item) {
+                known.entry(id).or_insert(item);
+            }
+        }
     }
     let mut before = Vec::new();
     if let Some(previous) = previous {
@@ -114,6 +123,7 @@ pub(crate) fn expand(
     }
     let count = before.len() as u32;
     let loaded: usize = before.iter().map(|raw| raw.get().len() + 1).sum();
+    let mut room = most.checked_sub(loaded).ok_or_else(too_large)?;
     let mut out = BytesMut::with_capacity(body.len() + loaded + 128);
     Object::write(&mut out, |object| {
         for (name, raw) in pairs(body, &Path::ROOT)? {
@@ -125,7 +135,7 @@ pub(crate) fn expand(
                 for raw in &before {
                     list.item().extend_from_slice(raw.get().as_bytes());
                 }
-                own(raw, &known, list)
+                own(raw, &known, &mut room, list)
             })?;
         }
         Ok::<(), Error>(())
@@ -133,8 +143,13 @@ pub(crate) fn expand(
     Ok((out.freeze(), count))
 }
 
-/// The client's own items, those that it refers to in their place.
-fn own(input: &RawValue, known: &[&RawValue], list: &mut List<'_>) -> Result<(), Error> {
+/// The client's own items, those that it refers to in their place. room: bytes that these may have.
+fn own(
+    input: &RawValue,
+    known: &HashMap<Cow<'_, str>, &RawValue>,
+    room: &mut usize,
+    list: &mut List<'_>,
+) -> Result<(), Error> {
     let at = &Path::ROOT.key("input");
     if json::is_text(input) {
         list.object(|item| {
@@ -148,29 +163,36 @@ fn own(input: &RawValue, known: &[&RawValue], list: &mut List<'_>) -> Result<(),
         let at = &at.index(i);
         let mut item = raw;
         if let Some(id) = reference(raw, at)? {
-            item = find(&id, known).ok_or_else(|| {
+            item = known.get(&*id).copied().ok_or_else(|| {
                 let message = format!("There is no item with the id '{id}'.");
                 Error::new(Kind::NotFound, message)
                     .param(at.key("id").to_string())
                     .code("item_not_found")
             })?;
+            // One item may be referred to again and again.
+            let length = item.get().len();
+            *room = room.checked_sub(length).ok_or_else(too_large)?;
         }
         list.item().extend_from_slice(item.get().as_bytes());
     }
     Ok(())
 }
 
-fn find<'k>(id: &str, known: &[&'k RawValue]) -> Option<&'k RawValue> {
+fn id_of(item: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Named<'a> {
         #[serde(borrow, default)]
         id: Option<Text<'a>>,
     }
-    let has = |raw: &&&RawValue| {
-        serde_json::from_str::<Named<'_>>(raw.get())
-            .is_ok_and(|named| named.id.is_some_and(|own| own.0 == id))
-    };
-    known.iter().find(has).copied()
+    let named: Named<'_> = serde_json::from_str(item.get()).ok()?;
+    named.id.map(|id| id.0)
+}
+
+fn too_large() -> Error {
+    Error::new(
+        Kind::PayloadTooLarge,
+        "The items that came before or are referred to are too large.",
+    )
 }
 
 fn items(list: &str) -> Result<Vec<&RawValue>, Error> {
@@ -190,7 +212,7 @@ pub(crate) fn input_of(body: &str) -> String {
         return "[]".to_owned();
     };
     let mut out = BytesMut::new();
-    let written = List::write(&mut out, |list| own(input, &[], list));
+    let written = List::write(&mut out, |list| own(input, &HashMap::new(), &mut 0, list));
     match written {
         Ok(()) => String::from_utf8(out.into()).unwrap_or_default(),
         Err(_) => "[]".to_owned(),
@@ -201,11 +223,13 @@ pub(crate) fn input_of(body: &str) -> String {
 /// the next turn. Thoughts travel sealed; those that this upstream cannot open are left out. Gives the
 /// JSON and where in it the model's name stands, quotes included.
 pub(crate) fn native_body(body: &str, stored: bool) -> Result<(Bytes, Range<usize>), Error> {
+    let members = pairs(body, &Path::ROOT)?;
+    each_once(&members, &Path::ROOT)?;
     let mut out = BytesMut::with_capacity(body.len() + 64);
     let mut model = 0..0;
     Object::write(&mut out, |object| {
         let mut included = false;
-        for (name, raw) in pairs(body, &Path::ROOT)? {
+        for (name, raw) in members {
             match &*name {
                 "store" | "previous_response_id" | "background" => {}
                 "model" => {
@@ -295,10 +319,12 @@ mod tests {
     fn what_is_needed_is_named_once() {
         let hex = "0123456789abcdef0123456789abcdef";
         let item = |n| json!({"type": "item_reference", "id": format!("msg_{hex}000{n}")});
-        let body = json!({"previous_response_id": "resp_1", "input": [item(0), item(1)]});
+        let body =
+            json!({"model": "m", "previous_response_id": "resp_1", "input": [item(0), item(1)]});
         let expected = Needs {
             previous: Some("resp_1".to_owned()),
             referred: vec![format!("resp_{hex}")],
+            model: Some("m".to_owned()),
         };
         assert_eq!(needs(&body.to_string()).ok(), Some(Some(expected)));
     }
@@ -310,7 +336,8 @@ mod tests {
             output: r#"[{"id":"msg_1","type":"message"}]"#.to_owned(),
         };
         let body = json!({"input": [{"type": "item_reference", "id": "msg_1"}], "store": null});
-        let (whole, before) = expand(&body.to_string(), Some(&previous), &[]).unwrap_or_default();
+        let (whole, before) =
+            expand(&body.to_string(), Some(&previous), &[], 1 << 10).unwrap_or_default();
         assert_eq!(before, 2);
         assert_eq!(
             tree(&whole),
@@ -321,11 +348,35 @@ mod tests {
             ]})
         );
         let unknown = json!({"input": [{"type": "item_reference", "id": "msg_2"}]}).to_string();
-        let refused = expand(&unknown, Some(&previous), &[]).err();
+        let refused = expand(&unknown, Some(&previous), &[], 1 << 10).err();
         assert_eq!(
             refused.and_then(|error| error.param),
             Some("input[0].id".into())
         );
+    }
+
+    #[test]
+    fn what_is_referred_to_again_and_again_has_a_bound() {
+        let text = "x".repeat(60_000);
+        let previous = Loaded {
+            input: String::new(),
+            output: json!([{"id": "msg_1", "content": text}]).to_string(),
+        };
+        let times = |n| {
+            let items = vec![json!({"type": "item_reference", "id": "msg_1"}); n];
+            let body = json!({"input": items}).to_string();
+            expand(&body, Some(&previous), &[], 1 << 20)
+        };
+        assert!(times(10).is_ok());
+        let refused = times(20).err().map(|error| error.kind);
+        assert_eq!(refused, Some(Kind::PayloadTooLarge));
+    }
+
+    #[test]
+    fn an_upstream_reads_what_was_admitted() {
+        let twice = r#"{"model":"m","input":"x","mo\u0064el":"n"}"#;
+        let refused = native_body(twice, false).err();
+        assert_eq!(refused.and_then(|error| error.param), Some("model".into()));
     }
 
     #[test]

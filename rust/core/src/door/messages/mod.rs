@@ -6,8 +6,11 @@
 mod errors;
 mod headers;
 
+use std::ops::Range;
+
 use bytes::{Bytes, BytesMut};
 
+use crate::dialect::json::{Object, Path, each_once, pairs};
 use crate::dialect::{self, Context, Dialect, Options, Transcoder};
 use crate::error::{Error, Kind};
 use crate::peek::peek;
@@ -20,6 +23,17 @@ pub(crate) use headers::{rates, request_id};
 
 /// Longest event that is turned. What comes here has passed the exchange, which has a bound of its own.
 const MAX_EVENT_BYTES: usize = 64 << 20;
+
+/// Top-level fields by which an upstream would answer with another model or bill at another price, or
+/// to another account: the configuration says that.
+const OURS: [&str; 6] = [
+    "billing_policy",
+    "fallback_credit_token",
+    "fallbacks",
+    "service_tier",
+    "speed",
+    "workspace_id",
+];
 
 /// Reads a request. Errors: `InvalidRequest` whose `param` is the field's path in the client's own
 /// names, `messages[2].content`.
@@ -55,20 +69,50 @@ fn read(body: &Bytes, request_id: &str, given: &str) -> Result<Entered, Error> {
         let whole = [head, given.as_bytes(), rest].concat();
         dialect::enter(Dialect::Anthropic, &whole, &options)?
     };
+    let (own, at) = native_body(body, at)?;
     let id = format!("msg_{}", uuid::Uuid::now_v7().simple());
     let told = Told::new(id, model, request_id);
     let native = Native {
         dialect: Dialect::Anthropic,
-        model: at.clone(),
+        model: at,
         unsaid: entry.unsaid,
         beta: None,
-        body: body.clone(),
+        body: own,
     };
     Ok(Entered {
         body: entry.body.into(),
         native: Some(native),
         voice: Some(Box::new(told)),
     })
+}
+
+/// A request as an upstream with Messages gets it: as it came, but for what is the gateway's to say.
+/// model: where in it the model's name stands, quotes included. Gives the JSON, and where it is there.
+fn native_body(body: &Bytes, model: &Range<usize>) -> Result<(Bytes, Range<usize>), Error> {
+    let at = &Path::ROOT;
+    let text = simdutf8::basic::from_utf8(body)
+        .map_err(|_| Error::new(Kind::InvalidRequest, "The body is not UTF-8."))?;
+    let members = pairs(text, at)?;
+    each_once(&members, at)?;
+    let ours = |name: &str| OURS.contains(&name);
+    if !members.iter().any(|(name, _)| ours(name)) {
+        return Ok((body.clone(), model.clone()));
+    }
+    let mut out = BytesMut::with_capacity(body.len());
+    let mut model = 0..0;
+    Object::write(&mut out, |object| {
+        for (name, raw) in members {
+            if name == "model" {
+                let place = object.member("model");
+                let start = place.len();
+                place.extend_from_slice(raw.get().as_bytes());
+                model = start..place.len();
+            } else if !ours(&name) {
+                object.put_named(&name, raw);
+            }
+        }
+    });
+    Ok((out.freeze(), model))
 }
 
 /// How an answer is told to a client that speaks Messages.

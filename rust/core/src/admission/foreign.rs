@@ -1,0 +1,206 @@
+//! Files and the like that a request names by their id at an upstream whose one account they are all in.
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{
+    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Kind};
+use crate::snapshot::{Model, Snapshot};
+
+/// Members that name such things.
+const NAMES: [&str; 5] = [
+    "container",
+    "file_id",
+    "file_ids",
+    "vector_store_id",
+    "vector_store_ids",
+];
+
+/// Members whose insides are the client's own data or tell of an answer that it has.
+const DATA: [&str; 8] = [
+    "annotations",
+    "arguments",
+    "input_schema",
+    "metadata",
+    "parameters",
+    "properties",
+    "results",
+    "schema",
+];
+
+/// Refuses a request that names what may be another account's, where it may come to the upstream that
+/// has the files of all: nobody has checked whose it is.
+pub(super) fn check(snapshot: &Snapshot, model: &Model, body: &[u8]) -> Result<(), Error> {
+    let Some(files) = &snapshot.files else {
+        return Ok(());
+    };
+    let there = |model: &Model| {
+        let is_theirs = |name: &str| {
+            files
+                .targets
+                .iter()
+                .any(|file| *file.upstream.name == *name)
+        };
+        let mut targets = model.targets.iter();
+        targets.any(|target| is_theirs(&target.upstream.name))
+    };
+    let others = || {
+        let mut models = model
+            .fallbacks()
+            .filter_map(|name| snapshot.models.get(name));
+        models.any(|model| there(model))
+    };
+    if !(there(model) || others()) {
+        return Ok(());
+    }
+    let refused =
+        |message: String| Error::new(Kind::InvalidRequest, message).code("id_not_checked");
+    match named(body) {
+        Ok(None) => Ok(()),
+        Ok(Some(name)) => Err(refused(format!(
+            "`{name}` cannot be used with this model: the gateway does not know whose that is. Send \
+             contents instead."
+        ))
+        .param(name)),
+        Err(cause) => {
+            let message = "It cannot be told whether the request names a file by its id.";
+            Err(refused(message.to_owned()).cause(cause))
+        }
+    }
+}
+
+/// The first of these members that a body has.
+fn named(body: &[u8]) -> Result<Option<&'static str>, serde_json::Error> {
+    let has = |what: &str| memchr::memmem::find(body, what.as_bytes()).is_some();
+    // A name may be written with escapes.
+    let words = ["container", "file_id", "vector_store_id", "\\u00"];
+    let mut found = None;
+    if words.into_iter().any(has) {
+        Walk(&mut found).deserialize(&mut serde_json::Deserializer::from_slice(body))?;
+    }
+    Ok(found)
+}
+
+/// Looks through a value.
+struct Walk<'f>(&'f mut Option<&'static str>);
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(Walk(self.0))?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(Name(name)) = map.next_key()? {
+            if DATA.contains(&&*name) {
+                map.next_value::<IgnoredAny>()?;
+            } else if let Some(known) = NAMES.into_iter().find(|known| **known == *name) {
+                let raw: &RawValue = map.next_value()?;
+                if names(raw.get()) {
+                    self.0.get_or_insert(known);
+                } else {
+                    let mut inner = serde_json::Deserializer::from_str(raw.get());
+                    Walk(self.0)
+                        .deserialize(&mut inner)
+                        .map_err(A::Error::custom)?;
+                }
+            } else {
+                map.next_value_seed(Walk(self.0))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A member's name, escapes undone.
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Whether a value is an id, or a list that is not empty.
+fn names(raw: &str) -> bool {
+    match raw.strip_prefix('[') {
+        Some(rest) => !rest.trim_ascii_start().starts_with(']'),
+        None => raw.starts_with('"'),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_named_is_found_and_data_is_not_looked_at() {
+        for (body, found) in [
+            (
+                r#"{"input":[{"content":[{"type":"input_file","file_id":"file-1"}]}]}"#,
+                Some("file_id"),
+            ),
+            (r#"{"input":[{"fil\u0065_id":"file-1"}]}"#, Some("file_id")),
+            (
+                r#"{"tools":[{"vector_store_ids":["vs_1"]}]}"#,
+                Some("vector_store_ids"),
+            ),
+            (r#"{"tools":[{"container":"cntr_1"}]}"#, Some("container")),
+            (
+                r#"{"tools":[{"container":{"type":"auto","file_ids":["f"]}}]}"#,
+                Some("file_ids"),
+            ),
+            (
+                r#"{"tools":[{"container":{"type":"auto","file_ids":[ ]}}]}"#,
+                None,
+            ),
+            (
+                r#"{"tools":[{"parameters":{"properties":{"file_id":{"type":"string"}}}}]}"#,
+                None,
+            ),
+            (
+                r#"{"messages":[{"content":"file_id container"}],"file_id":null}"#,
+                None,
+            ),
+        ] {
+            assert_eq!(named(body.as_bytes()).ok(), Some(found), "{body}");
+        }
+        assert!(named(br#"{"n":1e999,"file_id":"file-1"}"#).is_err());
+    }
+}
