@@ -274,10 +274,7 @@ impl Gateway {
     ) -> Result<(Box<Job>, Record), No> {
         let (endpoint, bytes) = (entered.endpoint, &entered.body);
         let key = self.whose(&request)?;
-        let tags = match request.tags {
-            Some(header) => tags::parse(header)?,
-            None => None,
-        };
+        let tags = request.tags.map(tags::parse).transpose()?.flatten();
         let body = entered.read(&key, request.content_type)?;
         let snapshot = self.snapshot.load();
         let (asked, model) = entered.model(&key, &snapshot, &body)?;

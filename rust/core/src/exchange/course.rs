@@ -94,10 +94,11 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
     let mut out = Out::new(job);
     if let Some(object) = &job.object {
         if object.act == Act::List {
-            objects::list(job, object, record).await;
+            // Rare: apart, so that other requests do not carry its room.
+            Box::pin(objects::list(job, object, record)).await;
             return;
         }
-        if let Err(error) = objects::check(job, object).await {
+        if let Err(error) = Box::pin(objects::check(job, object)).await {
             out.fail(&error, record).await;
             return;
         }
@@ -160,7 +161,8 @@ impl Course {
         match opened {
             Opened::Whole(target, headers, whole) => {
                 if let Some(object) = &job.object
-                    && let Err(error) = objects::settle(job, object, &target, &whole.body).await
+                    && let Err(error) =
+                        Box::pin(objects::settle(job, object, &target, &whole.body)).await
                 {
                     out.fail(&error, record).await;
                     return Ok(());
@@ -169,7 +171,8 @@ impl Course {
             }
             Opened::Stream(open) => self.stream(job, open, out, record).await,
             Opened::Passing(answer) => {
-                passing::relay(job, answer, self.total, &mut self.alarm, out, record).await;
+                let alarm = &mut self.alarm;
+                Box::pin(passing::relay(job, answer, self.total, alarm, out, record)).await;
             }
         }
         Ok(())
@@ -203,7 +206,7 @@ impl Course {
                 // No other engine's fault, and none can say it better.
                 let (_, end) = open.into_end();
                 let finish = end.relay.finish_reason();
-                cut(job, finish, record, &trouble, Last::default()).await;
+                Box::pin(cut(job, finish, record, &trouble, Last::default())).await;
                 return;
             }
             if error.kind == Kind::ClientClosed {

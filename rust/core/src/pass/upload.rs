@@ -588,6 +588,7 @@ fn broken() -> Error {
 }
 
 #[cfg(test)]
+#[expect(clippy::panic, reason = "tests")]
 mod tests {
     use futures_util::StreamExt;
     use http_body_util::{BodyExt, StreamBody};
