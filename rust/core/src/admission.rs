@@ -7,7 +7,7 @@ use http::Method;
 use http::header::CONTENT_TYPE;
 
 use crate::arrival::Arrival;
-use crate::door::{self, Door, Front, Native, Voice, Way};
+use crate::door::{self, Door, Voice, Way};
 use crate::edits::Edits;
 use crate::error::{Error, Kind};
 use crate::exchange::{self, Job, drive};
@@ -19,24 +19,29 @@ use crate::keys::Key;
 use crate::limit::{Ask, Declined, GRANT_WAIT, Meter, Meters, Now, Refusal, Reservation, Wanting};
 use crate::pass::object::{Act, Object};
 use crate::pass::upload::Upload;
-use crate::peek::{Peek, peek};
+use crate::peek::Peek;
 use crate::record::{Opening, Record};
-use crate::refusals::{
-    complete, find_model, json_content, limited, permitted, unpriced, unreadable,
-};
+use crate::refusals::{limited, unpriced};
 use crate::relay::Shape;
 use crate::slot::{Answering, Headers, Slot};
-use crate::snapshot::{Model, Snapshot};
+use crate::snapshot::Model;
 use crate::tags;
 use crate::usage::Usage;
 
+mod asked;
+mod cost;
 mod foreign;
+mod kept;
 mod recall;
 mod routing;
 mod session;
 
+pub(crate) use asked::{permitted_model, sound_tokens};
+pub(crate) use kept::Kept;
 pub(crate) use session::{Asking, Caller, Session};
 
+use asked::Asked;
+use cost::{Cost, text_of};
 use routing::Seen;
 
 /// How often a request asks the store that machines share while it waits.
@@ -470,101 +475,6 @@ impl Gateway {
     }
 }
 
-/// The model that a body asks for, if the key may use it, and its name as it was asked for.
-pub(crate) fn permitted_model<'s>(
-    snapshot: &'s Snapshot,
-    key: &Key,
-    body: &Peek<'_>,
-) -> Result<(String, &'s Arc<Model>), Error> {
-    let (asked, model) = find_model(snapshot, body)?;
-    permitted(key, &asked, model)?;
-    Ok((asked, model))
-}
-
-impl Asked {
-    /// What is known of the request.
-    fn read(&self, key: &Key, content_type: Option<&[u8]>) -> Result<Peek<'_>, Error> {
-        if let Some(object) = &self.object {
-            may_touch(key, object, content_type)?;
-            return Ok(Peek::default());
-        }
-        if let Some(upload) = &self.upload {
-            return Ok(uploaded(self.endpoint, upload));
-        }
-        json_content(content_type)?;
-        let body = peek(&self.body).map_err(|error| unreadable(&error))?;
-        complete(self.endpoint, &body)?;
-        Ok(body)
-    }
-
-    /// The model that it is for, by the name that the client has for it.
-    fn model<'s>(
-        &self,
-        key: &Key,
-        snapshot: &'s Snapshot,
-        body: &Peek<'_>,
-    ) -> Result<(String, &'s Arc<Model>), Error> {
-        if self.object.is_some() {
-            let files = snapshot.files.as_ref().ok_or_else(no_files)?;
-            return Ok((files.name.to_string(), files));
-        }
-        permitted_model(snapshot, key, body)
-    }
-}
-
-/// Refuses what a key may not do with files and batches.
-///
-/// A batch asks for models that only its file names, so a key that may not use all of them may make
-/// none.
-fn may_touch(key: &Key, object: &Object, content_type: Option<&[u8]>) -> Result<(), Error> {
-    if object.endpoint != Endpoint::Batches || object.act != Act::Create {
-        return Ok(());
-    }
-    if key.is_restricted() {
-        return Err(Error::new(
-            Kind::Forbidden,
-            "This API key may use some models only, so it may not make batches.",
-        )
-        .code("batches_not_allowed"));
-    }
-    json_content(content_type)
-}
-
-fn no_files() -> Error {
-    Error::new(
-        Kind::NotFound,
-        "Files and batches are not kept here: no upstream is configured for them.",
-    )
-    .code("files_not_configured")
-}
-
-/// Bytes of sound that are taken for an input token: of an MP3 of 128 kbit/s, a tenth of a second.
-const SOUND_A_TOKEN: u64 = 1600;
-
-/// The input of a file of sound, by what is known of its size.
-pub(crate) fn sound_tokens(upload: &Upload) -> u64 {
-    upload.size() / SOUND_A_TOKEN
-}
-
-/// What is known of a request whose body still comes.
-fn uploaded(endpoint: Endpoint, upload: &Upload) -> Peek<'_> {
-    let is_sound = matches!(endpoint, Endpoint::Transcriptions | Endpoint::Translations);
-    Peek {
-        model: Some(upload.model().into()),
-        prompt_token_ids: if is_sound { sound_tokens(upload) } else { 0 },
-        prompt_items: 1,
-        ..Peek::default()
-    }
-}
-
-/// Bytes of the text that a request is about, and what of it is given as token ids.
-fn text_of(endpoint: Endpoint, body: &Peek<'_>) -> (usize, u64) {
-    match endpoint {
-        Endpoint::Rerank | Endpoint::Score => (body.rank_bytes, body.rank_token_ids),
-        _ => (body.prompt_bytes, body.prompt_token_ids),
-    }
-}
-
 /// Why a request does not start at once.
 enum No {
     /// It never will.
@@ -576,119 +486,5 @@ enum No {
 impl From<Error> for No {
     fn from(error: Error) -> Self {
         Self::Error(error)
-    }
-}
-
-/// What is asked for, as its door has read it.
-struct Asked {
-    endpoint: Endpoint,
-    /// OpenAI's JSON.
-    body: Bytes,
-    /// The client's own request.
-    native: Option<Native>,
-    /// In place of a body that is there, one that still comes.
-    upload: Option<Arc<Upload>>,
-    /// The file or batch that it is about.
-    object: Option<Object>,
-}
-
-/// A request that outlives its front end's call.
-pub(crate) struct Kept {
-    fields: [Option<Vec<u8>>; 10],
-    front: Front,
-    deadline: Option<Duration>,
-}
-
-impl Kept {
-    pub(crate) fn of(request: &Request<'_>) -> Self {
-        let fields = [
-            request.authorization,
-            request.content_type,
-            request.request_id,
-            request.traceparent,
-            request.tracestate,
-            request.tags,
-            request.session,
-            request.api_key,
-            request.idempotency_key,
-            request.beta,
-        ];
-        Self {
-            fields: fields.map(|field| field.map(<[u8]>::to_vec)),
-            front: request.front,
-            deadline: request.deadline,
-        }
-    }
-
-    pub(crate) fn request(&self) -> Request<'_> {
-        let [
-            authorization,
-            content_type,
-            request_id,
-            traceparent,
-            tracestate,
-            tags,
-            session,
-            api_key,
-            idempotency_key,
-            beta,
-        ] = self.fields.each_ref().map(Option::as_deref);
-        Request {
-            authorization,
-            content_type,
-            request_id,
-            traceparent,
-            tracestate,
-            tags,
-            session,
-            api_key,
-            idempotency_key,
-            beta,
-            front: self.front,
-            deadline: self.deadline,
-        }
-    }
-}
-
-/// What a request is taken to cost until its usage is known.
-struct Cost {
-    /// Input tokens.
-    prompt: u64,
-    /// Output tokens.
-    output: u64,
-    /// Tokens to reserve.
-    reserve: u64,
-}
-
-impl Cost {
-    /// Input by the model's learned bytes per token, output by the request's cap, or by what the
-    /// model's answers usually are and then at most half the burst.
-    fn of(body: &Peek<'_>, endpoint: Endpoint, model: &Model, burst: Option<u64>) -> Self {
-        let (bytes, ids) = text_of(endpoint, body);
-        let prompt = ids + model.estimator.prompt_tokens(bytes);
-        let answers = u64::from(body.n.unwrap_or(1)) * u64::from(body.prompt_items.max(1));
-        let usual = || model.estimator.output_tokens().saturating_mul(answers);
-        let output = match (endpoint, body.output_cap()) {
-            (endpoint, _) if !endpoint.has_output() => 0,
-            (_, Some(cap)) => cap.saturating_mul(answers),
-            (_, None) => usual(),
-        };
-        let reserve = match burst {
-            None => prompt.saturating_add(output),
-            // Only the input can be more than a burst holds; output is settled on what it was.
-            Some(burst) if prompt > burst => prompt,
-            Some(burst) => {
-                let output = match body.output_cap() {
-                    Some(_) => output,
-                    None => output.min(burst / 2),
-                };
-                prompt.saturating_add(output).min(burst)
-            }
-        };
-        Self {
-            prompt,
-            output,
-            reserve,
-        }
     }
 }
