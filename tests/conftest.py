@@ -1,20 +1,18 @@
 """Fixtures shared by every test: one real PostgreSQL a session, a fresh database a test."""
 
-import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
 
-import asyncpg
 import pytest
 import pytest_asyncio
 import structlog
 from forebay.store import Database, EmbeddedPostgres
+
+from tests.support.databases import create_database, execute, make_template, run_apart
 
 # structlog's default renders the locals of every frame, which takes seconds an exception.
 structlog.configure(
@@ -28,15 +26,7 @@ structlog.configure(
 
 pytest_plugins = ["tests.support.fixtures"]
 
-T = TypeVar("T")
-_TEMPLATE = "forebay_template"
 _numbers = count(1)
-
-
-def run_apart(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine in a thread and event loop of its own, whatever loop the test has."""
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(lambda: asyncio.run(work())).result()
 
 
 @pytest.fixture(scope="session")
@@ -59,35 +49,19 @@ def postgres(scratch: Path) -> Iterator[EmbeddedPostgres]:
     server = EmbeddedPostgres(scratch / "pg", durable=False)
     server.start()
     try:
-        run_apart(lambda: _make_template(server))
+        make_template(server)
         yield server
     finally:
         server.stop()
 
 
-async def _make_template(server: EmbeddedPostgres) -> None:
-    await _execute(server.url, f"CREATE DATABASE {_TEMPLATE}")
-    async with await Database.connect(server.url_of(_TEMPLATE), max_size=1) as database:
-        await database.migrate()
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
 @pytest.fixture
 def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     """URL of a database with the current schema and no rows, this test's alone."""
-    postgres.start()  # in case a test left it stopped
     name = f"t{next(_numbers)}"
-    run_apart(lambda: _execute(postgres.url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}"))
-    yield postgres.url_of(name)
+    yield create_database(postgres, name)
     postgres.start()
-    run_apart(lambda: _execute(postgres.url, f"DROP DATABASE {name} WITH (FORCE)"))
+    run_apart(lambda: execute(postgres.url, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture
@@ -95,9 +69,9 @@ def empty_database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     """URL of a database without any table."""
     postgres.start()
     name = f"t{next(_numbers)}"
-    run_apart(lambda: _execute(postgres.url, f"CREATE DATABASE {name}"))
+    run_apart(lambda: execute(postgres.url, f"CREATE DATABASE {name}"))
     yield postgres.url_of(name)
-    run_apart(lambda: _execute(postgres.url, f"DROP DATABASE {name} WITH (FORCE)"))
+    run_apart(lambda: execute(postgres.url, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest_asyncio.fixture

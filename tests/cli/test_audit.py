@@ -14,7 +14,7 @@ from forebay.cli.main import app
 from forebay.store import Database
 
 from tests.cli.test_commands import Forebay, elsewhere, forebay, with_url
-from tests.conftest import run_apart
+from tests.support.databases import run_apart
 from tests.support.invoices import Event, Ledger, utc
 from tests.support.prompt_logs import BOTH, OLD, insert, log
 

@@ -22,7 +22,7 @@ from forebay.cli import main
 from forebay.metering.shipper import Shipper
 from forebay.store import Database, parse
 
-from tests.conftest import run_apart
+from tests.support.databases import run_apart
 from tests.support.ledger import DAY_US, NOW_US, Event, Spool, event
 
 CONFIG = """\

@@ -10,7 +10,7 @@ import pytest
 from forebay.store import Database
 
 from tests.cli.test_commands import Forebay, elsewhere, forebay, with_url
-from tests.conftest import run_apart
+from tests.support.databases import run_apart
 from tests.support.invoices import Event, Ledger, utc
 
 __all__ = ["elsewhere", "forebay", "with_url"]

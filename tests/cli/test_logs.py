@@ -7,7 +7,7 @@ import pytest
 
 from tests.cli.test_audit import CONFIG
 from tests.cli.test_commands import Forebay, elsewhere, forebay, with_url
-from tests.conftest import run_apart
+from tests.support.databases import run_apart
 from tests.support.prompt_logs import OLD, insert, log
 
 __all__ = ["elsewhere", "forebay", "with_url"]

@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 
 from forebay.store import Database, EmbeddedPostgres
 
-from tests.conftest import run_apart
+from tests.support.databases import run_apart
 from tests.support.processes import Engine, Gateway
 from tests.support.wait import until
 

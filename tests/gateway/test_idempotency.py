@@ -11,7 +11,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from tests.conftest import run_apart
+from tests.support.databases import run_apart
 from tests.support.processes import Gateway, Key
 from tests.support.upstream import Connection, Received, ScriptedUpstream, delta, finish, usage
 from tests.support.wait import until

@@ -10,6 +10,7 @@ from anthropic import Anthropic
 from anthropic.types import Message
 from forebay.store import EmbeddedPostgres
 
+from tests.support.databases import create_database
 from tests.support.processes import Engine, Gateway, Key
 from tests.support.upstream import Connection, Received, ScriptedUpstream, answer, delta
 from tests.support.wait import until
@@ -49,9 +50,7 @@ def door(
     engine: ScriptedUpstream,
 ) -> Iterator[Gateway]:
     """The gateway."""
-    from tests.conftest import _TEMPLATE, _execute, run_apart
-
-    run_apart(lambda: _execute(postgres.url, f"CREATE DATABASE door TEMPLATE {_TEMPLATE}"))
+    url = create_database(postgres, "door")
     raw = {"upstream": "raw", "model": "claude-x"}
     config = {
         "upstreams": {
@@ -83,7 +82,7 @@ def door(
             "sim": {"targets": [{"upstream": "sim"}]},
         },
     }
-    gateway = Gateway(tmp_path_factory.mktemp("door"), config, postgres.url_of("door"))
+    gateway = Gateway(tmp_path_factory.mktemp("door"), config, url)
     gateway.start()
     until(lambda: gateway.health()["checks"]["upstream:raw"] == "ok", "the upstream")
     until(lambda: gateway.health()["checks"]["upstream:claude"] == "ok", "the provider")

@@ -13,7 +13,7 @@ from forebay.store import Database
 from forebay.store.prompt_cipher import PromptCipher
 from forebay.store.responses import NewResponse, ResponseStore
 
-from tests.conftest import run_apart
+from tests.support.databases import run_apart
 from tests.support.processes import Gateway, Key
 from tests.support.upstream import ScriptedUpstream
 

@@ -10,6 +10,7 @@ import pytest
 from forebay.store import EmbeddedPostgres
 from websockets.exceptions import InvalidStatus
 
+from tests.support.databases import create_database
 from tests.support.processes import Gateway
 from tests.support.sockets import open_socket
 from tests.support.upstream import Connection, Received, ScriptedUpstream, delta, finish
@@ -22,10 +23,7 @@ IDLE_S = 1.5
 @pytest.fixture(scope="module")
 def database_url(postgres: EmbeddedPostgres) -> str:
     """A database of this file's own."""
-    from tests.conftest import _TEMPLATE, _execute, run_apart
-
-    run_apart(lambda: _execute(postgres.url, f"CREATE DATABASE sockets TEMPLATE {_TEMPLATE}"))
-    return postgres.url_of("sockets")
+    return create_database(postgres, "sockets")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.server import Server, ServerConnection, serve
 
 from tests.support.admin import Admin
+from tests.support.databases import create_database
 from tests.support.processes import Engine, Gateway, Key
 from tests.support.sockets import Socket, open_socket
 from tests.support.wait import closed_port, until
@@ -56,15 +57,13 @@ def relaying(
     tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres, provider: Provider
 ) -> Iterator[Gateway]:
     """A gateway in front of a simulated and a scripted provider."""
-    from tests.conftest import _TEMPLATE, _execute, run_apart
-
     folder = tmp_path_factory.mktemp("realtime")
     for part in ("engine", "gateway"):
         (folder / part).mkdir()
     options = ("--kind", "openai", "--model", "rt", "--api-key", "sk-rt", "--decode-rate", "500")
     engine = Engine(folder / "engine", *options)
     engine.start()
-    run_apart(lambda: _execute(postgres.url, f"CREATE DATABASE realtime TEMPLATE {_TEMPLATE}"))
+    url = create_database(postgres, "realtime")
     config = {
         "upstreams": {
             "sim": {"kind": "openai", "url": engine.url, "api_key": "sk-rt"},
@@ -96,7 +95,7 @@ def relaying(
         },
         "limits": {"websocket_idle_s": 60},
     }
-    process = Gateway(folder / "gateway", config, postgres.url_of("realtime"))
+    process = Gateway(folder / "gateway", config, url)
     process.start()
     yield process
     assert process.stop() == 0, process.log()

@@ -11,7 +11,7 @@ import pytest
 import redis
 from forebay.store import EmbeddedPostgres, KeyChanges
 
-from tests.conftest import _TEMPLATE, _execute, run_apart
+from tests.support.databases import create_database
 from tests.support.processes import Gateway, Key
 from tests.support.upstream import Connection, Received, ScriptedUpstream, answer
 from tests.support.valkey import Valkey
@@ -105,8 +105,7 @@ def started(
     folder: Path, postgres: EmbeddedPostgres, database: str, valkey: Valkey, count: int, **more: Any
 ) -> Iterator[tuple[list[Gateway], ScriptedUpstream]]:
     """So many gateways in front of one engine. more: as `Gateway` takes it."""
-    postgres.start()
-    run_apart(lambda: _execute(postgres.url, f"CREATE DATABASE {database} TEMPLATE {_TEMPLATE}"))
+    url = create_database(postgres, database)
     with ExitStack() as running:
         engine = ScriptedUpstream()
         engine.start()
@@ -119,7 +118,7 @@ def started(
         }
         gateways = []
         for i in range(count):
-            gateway = Gateway(folder / f"gateway{i}", config, postgres.url_of(database), **more)
+            gateway = Gateway(folder / f"gateway{i}", config, url, **more)
             gateway.launch()
             running.callback(gateway.stop)
             gateways.append(gateway)

@@ -32,7 +32,7 @@ def test_readiness_metrics_and_log_tell_of_the_store(
         assert gateway.stop() == 0
     assert gateway.log().count("the store of shared limits is away") == 1
     assert gateway.log().count("the store of shared limits is back") == 1
-    assert "Traceback" not in gateway.log()
+    assert "Traceback (most recent" not in gateway.log()
 
 
 def test_without_one_nothing_of_it_runs(gateway: Gateway) -> None:
@@ -58,4 +58,4 @@ def test_a_cluster_that_was_never_there_costs_no_usage(
     finally:
         assert gateway.stop() == 0
     assert len(gateway.usage(1, key_id=key.id)) == 1
-    assert "Traceback" not in gateway.log()
+    assert "Traceback (most recent" not in gateway.log()

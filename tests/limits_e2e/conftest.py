@@ -8,6 +8,7 @@ import pytest
 from forebay.store import EmbeddedPostgres
 
 from tests.support.admin import Admin
+from tests.support.databases import create_database
 from tests.support.processes import Engine, Gateway
 from tests.support.upstream import ScriptedUpstream
 from tests.support.wait import until
@@ -88,11 +89,7 @@ def limited(
 
 def new_database(postgres: EmbeddedPostgres, name: str) -> str:
     """URL of a new migrated database."""
-    from tests.conftest import _TEMPLATE, _execute, run_apart
-
-    postgres.start()
-    run_apart(lambda: _execute(postgres.url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}"))
-    return postgres.url_of(name)
+    return create_database(postgres, name)
 
 
 @pytest.fixture(scope="session")

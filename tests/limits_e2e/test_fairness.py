@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import run_apart
 from tests.limits_e2e.conftest import PLACES
 from tests.support.admin import Admin
+from tests.support.databases import run_apart
 from tests.support.many import ask
 from tests.support.processes import Gateway, Key
 from tests.support.upstream import Connection, Received, ScriptedUpstream, answer

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 from forebay.store import EmbeddedPostgres
 
-from tests.conftest import run_apart
 from tests.limits_e2e.conftest import new_database
 from tests.support.admin import Admin
+from tests.support.databases import run_apart
 from tests.support.many import Connection
 from tests.support.processes import Engine, Gateway, Key
 from tests.support.wait import closed_port, until

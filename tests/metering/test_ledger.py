@@ -12,7 +12,7 @@ from forebay.store import Database
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import run_apart
+from tests.support.databases import run_apart
 from tests.support.ledger import DAY_US, HOUR_US, NOW_US, Event, Spool, balanced, event
 
 EMPTY = "TRUNCATE usage_hourly, usage_daily, usage_events, usage_rejected, spools"

@@ -20,7 +20,7 @@ from forebay.store import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import run_apart
+from tests.support.databases import run_apart
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_PICO = (1 << 63) - 1

@@ -13,9 +13,9 @@ import asyncpg
 import pytest
 from forebay.store import EmbeddedPostgres
 
-from tests.conftest import run_apart
 from tests.limits_e2e.conftest import new_database
 from tests.support.admin import Admin
+from tests.support.databases import run_apart
 from tests.support.processes import Gateway, Key
 from tests.support.prompt_logs import BOTH
 from tests.support.upstream import Connection, Received, ScriptedUpstream, delta, finish, usage

@@ -7,7 +7,7 @@ import pytest
 from forebay.store import EmbeddedPostgres
 from openai import OpenAI
 
-from tests.conftest import _TEMPLATE, _execute, run_apart
+from tests.support.databases import create_database
 from tests.support.processes import Gateway, Key
 from tests.support.simulated import SimThread, Simulated
 from tests.support.wait import closed_port, until
@@ -30,8 +30,7 @@ def sims() -> Iterator[dict[str, Simulated]]:
 @pytest.fixture(scope="session")
 def rest_database_url(postgres: EmbeddedPostgres) -> str:
     """URL of a migrated database that this gateway has for itself."""
-    run_apart(lambda: _execute(postgres.url, f"CREATE DATABASE rest TEMPLATE {_TEMPLATE}"))
-    return postgres.url_of("rest")
+    return create_database(postgres, "rest")
 
 
 def config(sims: dict[str, Simulated]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from forebay.store import EmbeddedPostgres
 
+from tests.support.databases import create_database
 from tests.support.processes import Engine, Gateway, Key
 from tests.support.upstream import ScriptedUpstream
 from tests.support.wait import closed_port, until
@@ -18,10 +19,7 @@ QUICK = {"first_byte": 0.4, "idle": 0.4, "total": 20}
 @pytest.fixture(scope="session")
 def session_database_url(postgres: EmbeddedPostgres) -> str:
     """URL of a migrated database that the session's gateway has for itself."""
-    from tests.conftest import _TEMPLATE, _execute, run_apart
-
-    run_apart(lambda: _execute(postgres.url, f"CREATE DATABASE gateway TEMPLATE {_TEMPLATE}"))
-    return postgres.url_of("gateway")
+    return create_database(postgres, "gateway")
 
 
 @pytest.fixture(scope="session")

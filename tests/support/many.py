@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, NamedTuple, TypeVar
 
-from tests.conftest import run_apart
+from tests.support.databases import run_apart
 
 T = TypeVar("T")
 

