@@ -356,7 +356,7 @@ class App:
             fault = self._fault(exchange, body)
             if self._early(exchange, record, fault):
                 return
-            model = body.get("model")
+            model = str(body.get("model") or "")
             known = self.options.embedding_models
             if not self.options.embed_any:
                 if not known or model in self.options.models:

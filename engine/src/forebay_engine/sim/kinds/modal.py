@@ -61,6 +61,10 @@ class Deferred:
         self.over = True
         self._do(lambda exchange: exchange.end())
 
+    def switched(self, receiver: Callable[[bytes], None]) -> None:
+        """Calls are no WebSockets."""
+        raise AssertionError("a call is no WebSocket")
+
 
 class Modal(VLLM):
     """`--api-key KEY:SECRET` are the proxy's token; the app behind it asks for none."""
