@@ -194,7 +194,9 @@ def test_request_ids_and_errors(nginx: Nginx, gateway: Gateway, key: Key) -> Non
     assert missing.brief() == (404, "invalid_request_error", "unknown_url", None)
 
 
-def test_who_may_administer(nginx: Nginx, gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_who_may_administer(
+    nginx: Nginx, gateway: Gateway, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     hidden = ("/admin/v1/keys", "/metrics", "/readyz")
     for path in hidden:
         assert call(nginx.port, request(path)).status != 404, path

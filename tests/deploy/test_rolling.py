@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.nginx import Nginx, free_port, needs_nginx
 from tests.support.processes import Engine, Gateway
-from tests.support.rolling import Load
+from tests.support.rolling import GrpcLoad, Load
 from tests.support.wait import until
 
 pytestmark = needs_nginx
@@ -22,6 +22,7 @@ LONG = bool(os.environ.get("FOREBAY_ROLLING_LONG"))
 RATE = 200.0 if LONG else float(os.environ.get("FOREBAY_ROLLING_RATE", "80"))
 SECONDS = 60.0 if LONG else 8.0
 BETWEEN_S = 0.5
+"""Seconds that a restarted gateway has served before the other one goes."""
 
 
 @pytest.fixture
@@ -94,6 +95,17 @@ async def rolled(pair: Pair, port: int, secret: str, rate: float, seconds: float
     return load
 
 
+async def rolled_grpc(pair: Pair, port: int, secret: str) -> GrpcLoad:
+    """The same by gRPC, a quarter of the load."""
+    load = GrpcLoad(port, secret, RATE / 4)
+    sending = asyncio.create_task(load.run())
+    restarts = await pair.roll(SECONDS)
+    load.stop()
+    await sending
+    print(f"\n{len(load.sent)} calls, {restarts} restarts, {len(load.faults)} failed")
+    return load
+
+
 def check(pair: Pair, load: Load, nginx: Nginx) -> None:
     """No request failed, and each has one row, which says so."""
     shown = "\n".join(load.faults[:20])
@@ -124,3 +136,25 @@ async def test_a_rolling_restart_fails_no_request(
         )
         load = await rolled(pair, nginx.port, key.secret, RATE, SECONDS)
         await asyncio.to_thread(check, pair, load, nginx)
+
+
+async def test_grpc_too(tmp_path: Path, engine: Engine, database_url: str) -> None:
+    """Streams by gRPC, each behind the same nginx, while both gateways are restarted."""
+    pair = Pair(tmp_path, engine, database_url)
+    with ExitStack() as stack:
+        await asyncio.to_thread(pair.start, stack)
+        http = [f"127.0.0.1:{gateway.port}" for gateway in pair.gateways]
+        addresses = [gateway.grpc for gateway in pair.gateways]
+        nginx = stack.enter_context(Nginx(tmp_path / "nginx", http, addresses))
+        key = await asyncio.to_thread(pair.gateways[0].key)
+        await asyncio.to_thread(
+            until,
+            lambda: pair.gateways[1].call("/v1/models", key=key.secret).status == 200,
+            "the key",
+        )
+        load = await rolled_grpc(pair, nginx.grpc_port, key.secret)
+        assert not load.faults, "\n".join(load.faults[:20])
+        for gateway in pair.gateways:
+            assert await asyncio.to_thread(gateway.stop, 30.0) == 0
+        rows = await asyncio.to_thread(pair.gateways[0].usage, len(load.sent))
+        assert Counter(row["outcome"] for row in rows) == {"ok": len(load.sent)}

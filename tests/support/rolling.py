@@ -5,6 +5,11 @@ import json
 import random
 from dataclasses import dataclass, field
 
+import grpc
+from forebay.grpc.v1 import inference_pb2 as pb
+
+from tests.support.grpc_calls import INFERENCE
+from tests.support.grpc_calls import chat as grpc_chat
 from tests.support.wire import CHAT, chat, request
 
 ANSWER_S = 60.0
@@ -23,16 +28,15 @@ class Sent:
 
 
 @dataclass
-class Load:
+class Steady:
     """`rate` requests a second to the port, half of them streams, until `stop`.
 
-    Arrivals do not wait for answers. Each has a connection of its own to the proxy.
+    Arrivals do not wait for answers.
     """
 
     port: int
     secret: str
     rate: float
-    model: str = "sim"
     seed: int = 7
     sent: list[Sent] = field(default_factory=list)
     _over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -69,19 +73,27 @@ class Load:
         return max(one.took_s for one in self.sent if one.stream == stream)
 
     async def _ask(self, one: Sent, words: int) -> None:
-        body = chat(self.model, f"/words {words}", stream=one.stream)
-        named = [("x-request-id", one.name)]
-        data = request(CHAT, body, key=self.secret, headers=named, close=True)
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
             async with asyncio.timeout(ANSWER_S):
-                one.fault = await self._answer(one, data)
-        except (OSError, TimeoutError, ValueError) as error:
+                one.fault = await self._one(one, words)
+        except (OSError, TimeoutError, ValueError, grpc.RpcError) as error:
             one.fault = repr(error)
         one.took_s = loop.time() - began
 
-    async def _answer(self, one: Sent, data: bytes) -> str | None:
+    async def _one(self, one: Sent, words: int) -> str | None:
+        """Send one and wait for its answer: what is wrong with it."""
+        raise NotImplementedError
+
+
+class Load(Steady):
+    """By HTTP, each on a connection of its own to the proxy."""
+
+    async def _one(self, one: Sent, words: int) -> str | None:
+        body = chat("sim", f"/words {words}", stream=one.stream)
+        named = [("x-request-id", one.name)]
+        data = request(CHAT, body, key=self.secret, headers=named, close=True)
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(data)
@@ -101,3 +113,33 @@ class Load:
         if b"data: [DONE]" not in body or b'"error"' in body:
             return f"no whole stream: …{body[-300:]!r}"
         return None
+
+
+class GrpcLoad(Steady):
+    """By gRPC, all on one channel."""
+
+    async def run(self) -> None:
+        """As the others."""
+        # A retry of the client's would hide what the gateway did.
+        options = (("grpc.enable_retries", 0),)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options) as channel:
+            self._unary = channel.unary_unary(
+                f"/{INFERENCE}/ChatCompletion",
+                request_serializer=pb.ChatCompletionRequest.SerializeToString,
+                response_deserializer=pb.ChatCompletionResponse.FromString,
+            )
+            self._stream = channel.unary_stream(
+                f"/{INFERENCE}/StreamChatCompletion",
+                request_serializer=pb.ChatCompletionRequest.SerializeToString,
+                response_deserializer=pb.ChatCompletionChunk.FromString,
+            )
+            await super().run()
+
+    async def _one(self, one: Sent, words: int) -> str | None:
+        asked = grpc_chat("sim", f"/words {words}")
+        metadata = (("authorization", f"Bearer {self.secret}"), ("x-request-id", one.name))
+        if not one.stream:
+            await self._unary(asked, metadata=metadata)
+            return None
+        pieces = [piece async for piece in self._stream(asked, metadata=metadata)]
+        return None if len(pieces) >= words else f"{len(pieces)} pieces instead of {words}"

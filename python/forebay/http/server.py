@@ -87,6 +87,7 @@ class CoreServer:
                 upload_bytes=limits.upload_bytes,
                 header_bytes=limits.header_bytes,
                 header_read_s=HEADER_READ_S,
+                keep_alive_s=self._keep_alive_s,
                 body_read_s=READ_S,
                 websockets=limits.websockets,
                 websocket_idle_s=limits.websocket_idle_s,
