@@ -152,6 +152,12 @@ class Supervisor:
         """Return when parked. Raises TimeoutError."""
         await self._wait_until(lambda: self.parked, timeout_s)
 
+    async def failed(self) -> None:
+        """Return when it is `down` though nobody asked for that. `error` says why."""
+        while not (self.state == "down" and self.error):
+            with contextlib.suppress(TimeoutError):
+                await self._wait_until(lambda: self.state == "down" and bool(self.error), 3600.0)
+
     async def close(self) -> None:
         """End all, at once."""
         await self.stop()
