@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -19,7 +20,7 @@ from forebay_engine.serve.engines import Call, EngineKind, Load
 from forebay_engine.serve.gpu import Gpu, detect, visible
 from forebay_engine.serve.http import Http, HttpxHttp
 from forebay_engine.serve.phases import Phases, Timeline
-from forebay_engine.serve.plan import plan
+from forebay_engine.serve.plan import plan, write
 from forebay_engine.serve.profile import Profile
 from forebay_engine.serve.warmup import warm_up
 
@@ -190,14 +191,22 @@ class Supervisor:
                 try:
                     why = await self._once()
                     pause = None if self._leaving else self._policy.crashed(self._clock.now())
-                except (StartError, ValueError, OSError) as error:
+                except (StartError, ValueError, FileNotFoundError) as error:
                     why, pause = str(error), None
+                except OSError as error:  # a store away, a disk full: that may mend
+                    why, pause = str(error), self._policy.crashed(self._clock.now())
+                parked = self.parked and self.kind.park(self.profile) is not None
                 self._process = None
                 self.parked = False
                 self._client.forget()
                 if self._leaving:
                     return
                 self.crashes = self._policy.total
+                if parked and self._parking is None:  # nobody waits for it
+                    self._say(f"while parked, {why}")
+                    self._life = None
+                    self._become("cold")
+                    return
                 if pause is None:
                     self.error = why
                     self._say(why)
@@ -205,7 +214,7 @@ class Supervisor:
                     self._become("down")
                     return
                 self._say(f"{why}; it is started again in {pause:g} s")
-                if not self._gated.is_set() or self._gate_open.is_set():
+                if self._gate_open.is_set():
                     self._become("loading")
                 await self._clock.sleep(pause)
         finally:
@@ -217,15 +226,37 @@ class Supervisor:
         timeline = Timeline(self.kind.marks, self._clock.now())
         self.phases = timeline.phases
         _check_port(self.profile)
-        located = await asyncio.to_thread(weights.locate, self.profile, self._say)
-        if located.prepared:
+        located = await self._locate()
+        if located.lease is not None:
             timeline.prepared(self._clock.now())
+            try:
+                return await self._held(located, timeline)
+            finally:
+                located.lease.close()
+        return await self._held(located, timeline)
+
+    async def _locate(self) -> weights.Located:
+        """In a thread, which is told to stop when this is cancelled."""
+        stop = threading.Event()
+        finding = asyncio.get_running_loop().run_in_executor(
+            None, weights.locate, self.profile, self._say, stop.is_set
+        )
+        try:
+            return await asyncio.shield(finding)
+        except asyncio.CancelledError:
+            stop.set()
+            finding.add_done_callback(_give_up)
+            raise
+
+    async def _held(self, located: weights.Located, timeline: Timeline) -> str:
+        """The process, once its weights are at their place."""
         gpus = self._gpus
         if gpus is None:
             found = await asyncio.to_thread(detect)
             wanted = {**os.environ, **self.profile.env}.get("CUDA_VISIBLE_DEVICES")
             gpus = self._gpus = visible(found, wanted)
         planned = plan(located.profile, self.kind, gpus)
+        await asyncio.to_thread(write, planned)
 
         def on_line(text: str) -> None:
             if "gated" in timeline.line(text, self._clock.now()):
@@ -264,8 +295,8 @@ class Supervisor:
     async def _serve(self, timeline: Timeline) -> None:
         """From the start to warm, then look at it. Ends only where that fails, by an exception."""
         gate = self.kind.gate(self.profile)
-        if gate is not None:
-            await self._pass_gate(gate)
+        if gate is not None and await self._pass_gate(gate):
+            timeline.woken(self._clock.now())
         await self._client.until_ready(self.profile.load_timeout_s)
         timeline.ready(self._clock.now())
         await warm_up(
@@ -279,14 +310,17 @@ class Supervisor:
             self._become("warm")
         await self._watch()
 
-    async def _pass_gate(self, gate: Call) -> None:
+    async def _pass_gate(self, gate: Call) -> bool:
+        """Returns whether it has waited there for somebody."""
         await self._gated.wait()
-        if not self._gate_open.is_set():
+        waits = not self._gate_open.is_set()
+        if waits:
             self.parked = True
             self._notify()
             await self._gate_open.wait()
             self.parked = False
         await self._client.call(gate)
+        return waits
 
     async def _watch(self) -> None:
         """Keep `load` fresh, and `warm` true."""
@@ -403,6 +437,14 @@ class Supervisor:
                 waiter.cancel()
         finally:
             self._changed.discard(event)
+
+
+def _give_up(finding: asyncio.Future[weights.Located]) -> None:
+    """Nobody wants what was found."""
+    if not finding.cancelled() and finding.exception() is None:
+        lease = finding.result().lease
+        if lease is not None:
+            lease.close()
 
 
 def _reason(serving: asyncio.Future[None]) -> str:

@@ -100,6 +100,9 @@ class SGLang:
         root = f"{profile.cache_dir}/sglang"
         return {"SGLANG_CACHE_DIR": root, "SGLANG_DG_CACHE_DIR": f"{root}/deep_gemm"}
 
+    def files(self, profile: Profile, gpus: Sequence[Gpu]) -> dict[str, str]:
+        return {}
+
     def load(self, body: bytes) -> Load | None:
         try:
             ranks = json.loads(body)["loads"]

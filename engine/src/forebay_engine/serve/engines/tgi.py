@@ -91,6 +91,9 @@ class TGI:
             env["HUGGINGFACE_HUB_CACHE"] = f"{profile.cache_dir}/hub"
         return env
 
+    def files(self, profile: Profile, gpus: Sequence[Gpu]) -> dict[str, str]:
+        return {}
+
     def load(self, body: bytes) -> Load | None:
         found = samples(body, "tgi_batch_current_size", "tgi_queue_size")
         if not found["tgi_batch_current_size"] and not found["tgi_queue_size"]:

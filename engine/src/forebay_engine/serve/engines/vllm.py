@@ -91,6 +91,9 @@ class VLLM:
             env["VLLM_CACHE_ROOT"] = f"{profile.cache_dir}/vllm"
         return env
 
+    def files(self, profile: Profile, gpus: Sequence[Gpu]) -> dict[str, str]:
+        return {}
+
     def load(self, body: bytes) -> Load | None:
         running, queued = "vllm:num_requests_running", "vllm:num_requests_waiting"
         used = "vllm:kv_cache_usage_perc"
