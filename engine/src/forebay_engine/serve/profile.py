@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -157,11 +158,17 @@ def load(path: str | Path, sets: tuple[str, ...] = ()) -> Profile:
 
 def parse(text: str, file: str = "profile", sets: tuple[str, ...] = ()) -> Profile:
     """As `load`, of a text; `file` is its name in errors."""
-    values: dict[str, Any] = document.mapping(text, file)
+    return from_values(document.mapping(text, file), file, sets)
+
+
+def from_values(
+    values: dict[str, Any], file: str = "profile", sets: tuple[str, ...] = ()
+) -> Profile:
+    """As `load`, of what YAML has become; `file` is its name in errors."""
+    values = copy.deepcopy(values)
     for word in sets:
         document.put(values, word, "--set")
-    values = document.expand(values, file)
-    profile = document.convert(values, Profile, file)
+    profile = document.convert(document.expand(values, file), Profile, file)
     _check(profile, file)
     return profile
 
