@@ -60,6 +60,7 @@ class TGI:
         argv += ["--hostname", profile.host, "--port", str(profile.port)]
         fp8 = fp8_cache(profile, gpus)
         if gpus:
+            argv += ["--num-shard", str(size)]
             # Prefill is left to the launcher, which counts the model's and the GPU's figures in.
             if profile.graph_batch is not None:
                 powers = range(profile.graph_batch.bit_length())
