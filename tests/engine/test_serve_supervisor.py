@@ -244,6 +244,21 @@ async def test_a_parked_engine_keeps_its_process_and_wakes() -> None:
         await warm(engine)
 
 
+async def test_stopping_ends_a_parking_that_waits() -> None:
+    options = ("--decode-rate", "2")
+    async with supervised(*options, park="memory", drain={"kill_s": 0.2}) as engine:
+        await warm(engine)
+        started = asyncio.Event()
+        streaming = asyncio.ensure_future(stream(engine.profile.url, 1000, started))
+        await asyncio.wait_for(started.wait(), LIMIT_S)
+        await engine.park()
+        assert engine.state == "draining"
+        async with asyncio.timeout(LIMIT_S):
+            await engine.stop()
+        assert (engine.state, engine.parked, engine.pid) == ("down", False, None)
+        await streaming
+
+
 async def test_an_engine_is_held_before_its_weights_until_it_is_wanted() -> None:
     port = free_port()
     given = profile.from_values({"kind": "sglang", "model": "tiny", "port": port, "park": "gate"})
@@ -271,7 +286,7 @@ async def test_its_load_is_told_while_it_works() -> None:
         await warm(engine)
         streams = [asyncio.ensure_future(stream(engine.profile.url, 60)) for _ in range(2)]
         async with asyncio.timeout(LIMIT_S):
-            while engine.load is None or engine.load.running + engine.load.queued < 2:
+            while engine.load is None or engine.load.running + engine.load.queued < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert (engine.load.running, engine.load.queued) == (1, 1)
         assert engine.load_age_s is not None

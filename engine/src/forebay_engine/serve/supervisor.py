@@ -79,10 +79,14 @@ class Supervisor:
         self._life: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._parking: asyncio.Task[None] | None = None
+        self._then: Literal["cold", "down"] = "down"
+        """What it is to be when it has ended."""
         self._hurry = asyncio.Event()
         self._gate_open = asyncio.Event()
         self._gated = asyncio.Event()
         self._leaving = False
+        self._serving = False
+        """The process has been warm: there may be requests."""
         self._changed: set[asyncio.Event] = set()
         self._policy = Crashes(profile.restart)
 
@@ -134,7 +138,10 @@ class Supervisor:
                 self._gate_open.clear()
                 self._begin(gated=True)
             return
-        self._parking = asyncio.ensure_future(self._park())
+        releases = self._serving and self.kind.park(self.profile) is not None
+        if releases or self._ending is None:
+            self._become("draining")
+        self._parking = asyncio.ensure_future(self._park(releases))
 
     async def drain(self, grace_s: float) -> None:
         """Stop admitting, let requests finish for `grace_s` at most, end the process: → down."""
@@ -223,6 +230,7 @@ class Supervisor:
     async def _once(self) -> str:
         """One process, from its start to its end. Returns how it ended."""
         self._gated.clear()
+        self._serving = False
         timeline = Timeline(self.kind.marks, self._clock.now())
         self.phases = timeline.phases
         _check_port(self.profile)
@@ -306,6 +314,7 @@ class Supervisor:
             lambda: timeline.first_token(self._clock.now()),
         )
         self._gate_open.set()
+        self._serving = True
         if self.state == "loading":
             self._become("warm")
         await self._watch()
@@ -358,17 +367,15 @@ class Supervisor:
         finally:
             self._parking = None
 
-    async def _park(self) -> None:
+    async def _park(self, releases: bool) -> None:
         grace = self.profile.drain.grace_s
         calls = self.kind.park(self.profile)
         try:
-            if calls is not None and self.state == "warm":
-                self._become("draining")
-                if await self._release(calls.release, grace):
-                    self.parked = True
-                    self._client.forget()
-                    self._become("cold")
-                    return
+            if releases and calls is not None and await self._release(calls.release, grace):
+                self.parked = True
+                self._client.forget()
+                self._become("cold")
+                return
             if self._ending is None:
                 await self._end(grace, "cold")
             if self.state == "cold" and self.kind.gate(self.profile) is not None:
@@ -391,24 +398,30 @@ class Supervisor:
         return True
 
     async def _end(self, grace_s: float, then: Literal["cold", "down"]) -> None:
+        if then == "down" and self._parking is not None:
+            self._parking.cancel()
+            self._parking = None
+        if self._ending is None or then == "down":
+            self._then = then
         if self._ending is None:
-            self._ending = asyncio.ensure_future(self._finish(grace_s, then))
+            if self._life is not None:
+                self._leaving = True
+                self._become("draining")
+            self._ending = asyncio.ensure_future(self._finish(grace_s))
         await asyncio.shield(self._ending)
 
-    async def _finish(self, grace_s: float, then: Literal["cold", "down"]) -> None:
+    async def _finish(self, grace_s: float) -> None:
         try:
             life, held = self._life, self._process
             if life is not None:
-                serving = self.state in ("warm", "draining") and not self.parked
-                self._leaving = True
-                self._become("draining")
                 if held is None:  # it syncs weights, or waits to be started again
                     life.cancel()
                 else:
+                    serves = self._serving and not self.parked
                     await finish(
                         held,
                         drain=self.profile.drain,
-                        grace_s=grace_s if serving else 0.0,
+                        grace_s=grace_s if serves else 0.0,
                         kind=self.kind,
                         client=self._client,
                         clock=self._clock,
@@ -418,7 +431,7 @@ class Supervisor:
                 await asyncio.gather(life, return_exceptions=True)
             self._life = None
             self.parked = False
-            self._become(then)
+            self._become(self._then)
         finally:
             self._ending = None
 
