@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 from forebay_engine.serve import process, weights
 from forebay_engine.serve.client import LOAD_S, Client, NotWarm
-from forebay_engine.serve.clock import Clock, SystemClock, first_of
+from forebay_engine.serve.clock import Changes, Clock, SystemClock
 from forebay_engine.serve.crashes import Crashes
 from forebay_engine.serve.ending import finish, report
 from forebay_engine.serve.engines import Call, EngineKind, Load
-from forebay_engine.serve.gpu import Gpu, detect, visible
+from forebay_engine.serve.gpu import Gpu
 from forebay_engine.serve.http import Http, HttpxHttp
+from forebay_engine.serve.launch import StartError, check_port, gpus_of, launch, locate
 from forebay_engine.serve.phases import Phases, Timeline
-from forebay_engine.serve.plan import plan, write
 from forebay_engine.serve.profile import Profile
 from forebay_engine.serve.warmup import warm_up
 
@@ -28,10 +25,6 @@ State = Literal["cold", "loading", "warm", "draining", "down"]
 
 UNREADY_LOOKS = 3
 """In a row, and a warm engine is not any more, until it says that it is ready again."""
-
-
-class StartError(Exception):
-    """A start that another one would not mend."""
 
 
 class Supervisor:
@@ -87,7 +80,7 @@ class Supervisor:
         self._leaving = False
         self._serving = False
         """The process has been warm: there may be requests."""
-        self._changed: set[asyncio.Event] = set()
+        self._changes = Changes(self._clock)
         self._policy = Crashes(profile.restart)
 
     @property
@@ -154,17 +147,15 @@ class Supervisor:
 
     async def wait_for(self, state: State, timeout_s: float) -> None:
         """Return when in `state`. Raises TimeoutError."""
-        await self._wait_until(lambda: self.state == state, timeout_s)
+        await self._changes.until(lambda: self.state == state, timeout_s)
 
     async def wait_parked(self, timeout_s: float) -> None:
         """Return when parked. Raises TimeoutError."""
-        await self._wait_until(lambda: self.parked, timeout_s)
+        await self._changes.until(lambda: self.parked, timeout_s)
 
     async def failed(self) -> None:
         """Return when it is `down` though nobody asked for that. `error` says why."""
-        while not (self.state == "down" and self.error):
-            with contextlib.suppress(TimeoutError):
-                await self._wait_until(lambda: self.state == "down" and bool(self.error), 3600.0)
+        await self._changes.until(lambda: self.state == "down" and bool(self.error))
 
     async def close(self) -> None:
         """End all, at once."""
@@ -177,11 +168,7 @@ class Supervisor:
         if state != self.state:
             self.state = state
             self._since = self._clock.now()
-        self._notify()
-
-    def _notify(self) -> None:
-        for event in self._changed:
-            event.set()
+        self._changes.notify()
 
     def _begin(self, *, gated: bool = False) -> None:
         self._leaving = False
@@ -233,8 +220,8 @@ class Supervisor:
         self._serving = False
         timeline = Timeline(self.kind.marks, self._clock.now())
         self.phases = timeline.phases
-        _check_port(self.profile)
-        located = await self._locate()
+        check_port(self.profile)
+        located = await locate(self.profile, self._say)
         if located.lease is not None:
             timeline.prepared(self._clock.now())
             try:
@@ -243,41 +230,23 @@ class Supervisor:
                 located.lease.close()
         return await self._held(located, timeline)
 
-    async def _locate(self) -> weights.Located:
-        """In a thread, which is told to stop when this is cancelled."""
-        stop = threading.Event()
-        finding = asyncio.get_running_loop().run_in_executor(
-            None, weights.locate, self.profile, self._say, stop.is_set
-        )
-        try:
-            return await asyncio.shield(finding)
-        except asyncio.CancelledError:
-            stop.set()
-            finding.add_done_callback(_give_up)
-            raise
-
     async def _held(self, located: weights.Located, timeline: Timeline) -> str:
         """The process, once its weights are at their place."""
-        gpus = self._gpus
-        if gpus is None:
-            found = await asyncio.to_thread(detect)
-            wanted = {**os.environ, **self.profile.env}.get("CUDA_VISIBLE_DEVICES")
-            gpus = self._gpus = visible(found, wanted)
-        planned = plan(located.profile, self.kind, gpus)
-        await asyncio.to_thread(write, planned)
+        if self._gpus is None:
+            self._gpus = await gpus_of(self.profile)
 
         def on_line(text: str) -> None:
             if "gated" in timeline.line(text, self._clock.now()):
                 self._gated.set()
 
-        start = process.Start(
-            argv=planned.argv,
-            env={**os.environ, **planned.env},
+        held = self._process = await launch(
+            located.profile,
+            self.kind,
+            self._gpus,
             on_line=on_line,
-            cwd=self.profile.cwd,
             output=self._output,
+            spawn=self._spawn,
         )
-        held = self._process = await self._spawn(start)
         timeline.spawned(self._clock.now())
         self.exit_status = None
         preloading = asyncio.ensure_future(self._preload(located))
@@ -325,7 +294,7 @@ class Supervisor:
         waits = not self._gate_open.is_set()
         if waits:
             self.parked = True
-            self._notify()
+            self._changes.notify()
             await self._gate_open.wait()
             self.parked = False
         await self._client.call(gate)
@@ -435,47 +404,11 @@ class Supervisor:
         finally:
             self._ending = None
 
-    async def _wait_until(self, true: Callable[[], bool], timeout_s: float) -> None:
-        event = asyncio.Event()
-        self._changed.add(event)
-        deadline = self._clock.now() + timeout_s
-        try:
-            while not true():
-                left = deadline - self._clock.now()
-                if left <= 0:
-                    raise TimeoutError(f"{self.kind.name} is {self.state} {self.error}".strip())
-                event.clear()
-                waiter = asyncio.ensure_future(event.wait())
-                await first_of(self._clock, left, waiter)
-                waiter.cancel()
-        finally:
-            self._changed.discard(event)
-
-
-def _give_up(finding: asyncio.Future[weights.Located]) -> None:
-    """Nobody wants what was found."""
-    if not finding.cancelled() and finding.exception() is None:
-        lease = finding.result().lease
-        if lease is not None:
-            lease.close()
-
 
 def _reason(serving: asyncio.Future[None]) -> str:
     """Why an engine that lives is given up."""
     error = serving.exception()
     return str(error) if error is not None else "it was let go"
-
-
-def _check_port(profile: Profile) -> None:
-    """Raise StartError when something listens there: engines find out after their weights."""
-    family = socket.AF_INET6 if ":" in profile.host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((profile.host, profile.port))
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise StartError(f"{profile.host}:{profile.port}: {why}") from None
 
 
 def _say(text: str) -> None:
