@@ -90,6 +90,18 @@ async def test_one_that_dies_at_its_start_is_given_up_with_its_last_lines() -> N
         assert engine.state == "loading"
 
 
+async def test_its_last_lines_are_told_without_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOREBAY_ENGINE_KEY", "the-agents")
+    command = ["sh", "-c", "echo key: s3cret, agent: $FOREBAY_ENGINE_KEY; exit 1"]
+    async with supervised(command=command, api_key="s3cret", restart={"max_crashes": 0}) as engine:
+        await engine.wake()
+        async with asyncio.timeout(LIMIT_S):
+            await engine.failed()
+        assert "key: ********, agent:" in engine.error
+        assert "the-agents" not in engine.error
+        assert "s3cret" not in engine.error
+
+
 async def test_the_signal_that_ended_it_is_named() -> None:
     async with supervised(
         command=["sh", "-c", "kill -SEGV $$"], restart={"max_crashes": 0}

@@ -418,6 +418,17 @@ def test_where_the_engine_is_to_look(tmp_path: Path) -> None:
     synced.lease.close()
 
 
+def test_a_model_of_the_hub_is_read_from_its_cache(tmp_path: Path) -> None:
+    env = {"HF_HOME": str(tmp_path)}
+    model = tmp_path / "hub" / "models--org--m"
+    assert weights.hub_folder("org/m", env) is None
+    fill(model / "snapshots" / "abc", FILES, sums=False)
+    fill(model, {"refs/main": b"abc"}, sums=False)
+    assert weights.hub_folder("org/m", env) == model / "snapshots" / "abc"
+    assert located(tmp_path, env=env).folder == model / "snapshots" / "abc"
+    assert located(tmp_path, env=env).profile.model == "org/m"
+
+
 @pytest.mark.parametrize("fields", [{"model": "/no/model"}, {"weights": {"source": "/no/model"}}])
 def test_a_path_that_is_not_there_is_named(tmp_path: Path, fields: dict[str, object]) -> None:
     with pytest.raises(FileNotFoundError, match="/no/model: no such"):

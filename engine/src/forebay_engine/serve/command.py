@@ -10,10 +10,10 @@ import sys
 from forebay_engine.serve import profile
 from forebay_engine.serve.engines import make
 from forebay_engine.serve.gpu import Gpu, detect, visible
+from forebay_engine.serve.launch import KEY_VARIABLE
 from forebay_engine.serve.plan import plan, shown
 
 AGENT = "127.0.0.1:30080"
-KEY_VARIABLE = "FOREBAY_ENGINE_KEY"
 
 
 def add(parser: argparse.ArgumentParser) -> None:

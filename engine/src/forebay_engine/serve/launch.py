@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from forebay_engine.serve.profile import Profile
 
 
+KEY_VARIABLE = "FOREBAY_ENGINE_KEY"
+"""The agent's key, which is none of the engine's business."""
+
+
 class StartError(Exception):
     """A start that another one would not mend."""
 
@@ -65,10 +69,11 @@ async def launch(
     """Start it. Raises ValueError: these GPUs cannot do what the profile asks; OSError."""
     planned = plan(profile, kind, gpus)
     await asyncio.to_thread(write, planned)
+    inherited = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
     return await spawn(
         process.Start(
             argv=planned.argv,
-            env={**os.environ, **planned.env},
+            env={**inherited, **planned.env},
             on_line=on_line,
             cwd=profile.cwd,
             output=output,

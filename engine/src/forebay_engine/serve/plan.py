@@ -96,7 +96,10 @@ def masked(argv: Sequence[str], profile: Profile) -> list[str]:
             word = MASK
         elif mark and flag.startswith("--") and secret(flag):
             word = f"{flag}={MASK}"
-        if profile.api_key:
-            word = word.replace(profile.api_key, MASK)
-        words.append(word)
+        words.append(conceal(word, profile))
     return words
+
+
+def conceal(text: str, profile: Profile) -> str:
+    """Without the API key."""
+    return text.replace(profile.api_key, MASK) if profile.api_key else text

@@ -18,6 +18,7 @@ from forebay_engine.serve.gpu import Gpu
 from forebay_engine.serve.http import Http, HttpxHttp
 from forebay_engine.serve.launch import StartError, check_port, gpus_of, launch, locate
 from forebay_engine.serve.phases import Phases, Timeline
+from forebay_engine.serve.plan import conceal
 from forebay_engine.serve.profile import Profile
 from forebay_engine.serve.warmup import warm_up
 
@@ -264,7 +265,7 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(serving, preloading, exiting, return_exceptions=True)
             held.kill()
-        return report(why, self.exit_status, held.tail())
+        return conceal(report(why, self.exit_status, held.tail()), self.profile)
 
     async def _preload(self, located: weights.Located) -> None:
         self.preloaded = await weights.preload(located, self.profile.weights)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from forebay_engine.serve import modelcache, stores
+from forebay_engine.serve.engines import make
 from forebay_engine.serve.pagecache import Preloaded, files_of, read_files
 
 if TYPE_CHECKING:
@@ -35,7 +37,10 @@ def locate(
     settings = profile.weights
     if not settings.source:
         folder = local(profile.model)
-        if folder is not None and not folder.exists():
+        if folder is None:
+            env = {**os.environ, **make(profile.kind).env(profile, ()), **profile.env}
+            return Located(profile, hub_folder(profile.model, env))
+        if not folder.exists():
             raise FileNotFoundError(f"model: {folder}: no such file or folder")
         return Located(profile, folder)
     if settings.transfer == "stream":
@@ -63,6 +68,18 @@ def local(place: str) -> Path | None:
     if place.startswith(("/", "./", "../", "~")) or place in (".", ".."):
         return Path(place).expanduser()
     return None
+
+
+def hub_folder(name: str, env: Mapping[str, str]) -> Path | None:
+    """Where Hugging Face's cache has a model's last known version; None: not there yet."""
+    home = env.get("HF_HOME") or f"{env.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    cache = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
+    model = Path(cache).expanduser() / f"models--{name.replace('/', '--')}"
+    try:
+        folder = model / "snapshots" / (model / "refs" / "main").read_text().strip()
+    except OSError:
+        return None
+    return folder if folder.is_dir() else None
 
 
 async def preload(located: Located, settings: Weights) -> Preloaded | None:
