@@ -88,6 +88,8 @@ class SGLang:
             argv.append("--enable-memory-saver")
         if profile.park == "gate":
             argv += ["--gated-launch-port", str(gate_port(profile))]
+        # The supervisor asks each second; the access log is for others.
+        argv += ["--uvicorn-access-log-exclude-prefixes", "/ready", "/v1/loads"]
         # A load that is a second old, not 15 steps.
         argv += ["--enable-metrics", "--load-snapshot-publish-interval", "1"]
         return [*argv, *profile.args]

@@ -77,6 +77,8 @@ class VLLM:
             argv.append("--trust-remote-code")
         if profile.park == "memory":
             argv.append("--enable-sleep-mode")
+        # The supervisor asks each second; the access log is for others.
+        argv += ["--disable-access-log-for-endpoints", "/health,/metrics"]
         # 0 would cut what runs.
         argv += ["--shutdown-timeout", str(max(1, ceil(profile.drain.grace_s)))]
         return [*argv, *profile.args]
