@@ -1,0 +1,63 @@
+"""Where a model comes from: a folder or a `config.json`, and the sizes of the files beside it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from forebay_engine.size.fields import Fields
+
+INDEX = "model.safetensors.index.json"
+HEADER_BYTES = 100 << 20  # what the safetensors library accepts at most
+
+
+def config(path: Path) -> Fields:
+    """The `config.json` of a folder, or a file. Raises ValueError: not there, or no JSON object."""
+    file = path / "config.json" if path.is_dir() else path
+    return Fields(_object(file), str(file))
+
+
+def _object(file: Path) -> Mapping[str, object]:
+    try:
+        value = msgspec.json.decode(file.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror or error}") from None
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{file}: no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{file}: a JSON object is needed")
+    return cast("Mapping[str, object]", value)
+
+
+def checkpoint_bytes(path: Path) -> int | None:
+    """Bytes of all tensors: by the index of the shards, else by the headers of the files.
+
+    None where the folder has no safetensors. Raises ValueError: a file that is damaged.
+    """
+    folder = path if path.is_dir() else path.parent
+    index = folder / INDEX
+    if index.exists():
+        metadata = Fields(_object(index), str(index)).inner("metadata")
+        if metadata is not None and metadata.has("total_size"):
+            # Some tools write it as a float.
+            size = metadata.get("total_size")
+            return int(size) if isinstance(size, float) else metadata.count("total_size")
+    files = sorted(folder.glob("*.safetensors")) if path.is_dir() else []
+    return sum(_tensor_bytes(file) for file in files) or None
+
+
+def _tensor_bytes(file: Path) -> int:
+    """Bytes of tensors of one file: its length less that of its header."""
+    with file.open("rb") as stream:
+        head = stream.read(8)
+    size = file.stat().st_size
+    if len(head) < 8:
+        raise ValueError(f"{file}: no safetensors file: it ends in its header")
+    (length,) = struct.unpack("<Q", head)
+    if length > HEADER_BYTES or 8 + length > size:
+        raise ValueError(f"{file}: no safetensors file: a header of {length} bytes")
+    return size - 8 - int(length)
