@@ -39,7 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SPEC",
-        help="one of yours: name=…,memory-mib=…,bandwidth-gbs=…,bf16-tflops=…[,usable-mib=…]",
+        help="one of yours: name=…,memory-mib=…,bandwidth-gbs=…,bf16-tflops=…; see the docs",
     )
     add(
         "--hourly",
@@ -48,10 +48,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="GPU=PRICE",
         help="of one GPU an hour; repeatable; without it no prices",
     )
-    engine = parser.add_argument_group("as the engine is set")
+    engine = parser.add_argument_group("as SGLang is set")
     add = engine.add_argument
-    add("--engine", choices=("sglang", "vllm"), default="sglang", help="whose memory rule")
-    add("--mem-fraction", type=float, metavar="F", help="--mem-fraction-static and the like")
+    add("--mem-fraction", type=float, metavar="F", help="--mem-fraction-static")
     add("--free-gib", type=float, metavar="G", help="the log's avail mem before weights")
     add("--chunk", type=int, metavar="N", help="tokens of a prefill chunk")
     add("--graph-batch", type=int, metavar="N", help="largest decode batch with a graph")
@@ -98,7 +97,11 @@ _NEEDED = ("layers", "hidden", "intermediate", "heads", "vocab")
 def run(args: argparse.Namespace) -> int:
     """Print. Returns 0 where a GPU fits, 1 where none does. Raises ValueError: wrong options."""
     question = _question(args)
-    found = answers(question, gpus.chosen(args.gpu, args.device))
+    asked = gpus.chosen(args.gpu, args.device)
+    strange = set(question.hourly or {}) - {gpu.name for gpu in asked}
+    if strange:
+        raise ValueError(f"--hourly {', '.join(sorted(strange))}: not among the GPUs asked for")
+    found = answers(question, asked)
     from forebay_engine.size import explain, render
 
     if args.json:
@@ -148,7 +151,7 @@ def _question(args: argparse.Namespace) -> Question:
         args.batch,
         args.tp,
         args.page,
-        Settings(args.engine, args.mem_fraction, args.free_gib, args.chunk, args.graph_batch),
+        Settings(args.mem_fraction, args.free_gib, args.chunk, args.graph_batch),
         args.efficiency,
         _prices(args.hourly),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from forebay_engine.size.kv import layer_bytes
 from forebay_engine.size.model import LatentAttention, Moe
 from forebay_engine.size.plan import Answer, Question
@@ -46,7 +44,7 @@ def parameters(q: Question) -> list[str]:
 def cache(q: Question, tp: int) -> list[str]:
     """Bytes of the cache for a token."""
     lines = [f"cache bytes a token on one of {tp} GPUs"]
-    for layer, times in Counter(q.kv.model.layers).items():
+    for layer, times in q.kv.model.blocks:
         a = layer.attention
         if isinstance(a, LatentAttention):
             form = f"(rank {a.kv_rank} + rope {a.rope_dim})"
@@ -79,7 +77,7 @@ def answer(q: Question, one: Answer) -> list[str]:
         if q.settings.free_gib is None
         else f"  free {b.free / GIB:.2f} GiB, given",
         f"  weights and cache {b.static / GIB:.2f} GiB, kept back {b.kept / GIB:.2f} GiB "
-        f"({q.settings.engine}, fraction {b.fraction:g}, chunk {b.chunk}, graphs {b.graphs})",
+        f"(fraction {b.fraction:g}, chunk {b.chunk}, graphs {b.graphs})",
         f"  cache = {b.static / GIB:.2f} - weights {one.rank_bytes / GIB:.2f} = "
         f"{one.cache_bytes / GIB:.2f} GiB; / {one.token_bytes:,.1f} = {one.tokens:,} tokens; "
         f"/ {q.context} = {one.sequences:,} sequences",

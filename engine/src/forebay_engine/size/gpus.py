@@ -17,6 +17,7 @@ class Gpu:
 
     memory_mib: as `nvidia-smi` reports it; SGLang's rules are in terms of it.
     usable_mib: what a process can have of it, by the CUDA runtime.
+    group_mib: what communicators take of it once there are several GPUs.
     bandwidth_gbs: of its memory, 10^9 bytes/s. tflops: dense, 10^12/s, by arithmetic.
     """
 
@@ -25,6 +26,7 @@ class Gpu:
     usable_mib: int
     bandwidth_gbs: float
     tflops: Mapping[str, float]
+    group_mib: int = 0
     source: str = ""
 
     def flops(self, arithmetic: str | None) -> tuple[float, str]:
@@ -38,6 +40,7 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     memory_mib: int
     usable_mib: int
+    group_mib: int
     bandwidth_gbs: float
     tflops: dict[str, float]
     source: str
@@ -82,7 +85,7 @@ def describe(text: str) -> Gpu:
     try:
         name, memory = values.pop("name"), int(values.pop("memory-mib"))
         bandwidth = float(values.pop("bandwidth-gbs"))
-        usable = int(values.pop("usable-mib", memory))
+        usable, group = int(values.pop("usable-mib", memory)), int(values.pop("group-mib", 0))
         rates = {
             key.removesuffix("-tflops"): float(values.pop(key))
             for key in list(values)
@@ -96,6 +99,6 @@ def describe(text: str) -> Gpu:
         raise ValueError(f"--device: unknown: {', '.join(values)}")
     if "bf16" not in rates:
         raise ValueError("--device: bf16-tflops is missing")
-    if min(memory, usable, bandwidth, *rates.values()) <= 0:
+    if min(memory, usable, bandwidth, *rates.values()) <= 0 or group < 0:
         raise ValueError("--device: all figures must be positive")
-    return Gpu(name, memory, usable, bandwidth, rates, "given by --device")
+    return Gpu(name, memory, usable, bandwidth, rates, group, "given by --device")

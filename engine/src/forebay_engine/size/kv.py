@@ -9,7 +9,6 @@ of their own, which is smaller (SGLang: `--swa-full-tokens-ratio`, 0.8).
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 from forebay_engine.size.model import LatentAttention, Layer, Model
@@ -62,7 +61,7 @@ class Kv:
     def token_bytes(self, tp: int) -> float:
         """What one more token of capacity costs one GPU of `tp`."""
         found = 0.0
-        for layer, times in Counter(self.model.layers).items():
+        for layer, times in self.model.blocks:
             ratio = self.window_ratio if self.split and layer.window else 1.0
             found += times * ratio * layer_bytes(layer, self.dtype, tp)
         return found
@@ -71,7 +70,7 @@ class Kv:
         """What one GPU reads to make one token of a sequence of `context` tokens."""
         return sum(
             times * min(context, layer.window or context) * layer_bytes(layer, self.dtype, tp)
-            for layer, times in Counter(self.model.layers).items()
+            for layer, times in self.model.blocks
         )
 
     def capacity(self, pool_bytes: float, tp: int, page: int = 1) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 
 class Part(StrEnum):
@@ -278,8 +279,21 @@ class Model:
     split_windows: bool = False
     notes: tuple[str, ...] = field(default=())
 
+    @cached_property
+    def blocks(self) -> tuple[tuple[Layer, int], ...]:
+        """The different layers, and how many there are of each."""
+        return tuple(Counter(self.layers).items())
+
+    @cached_property
+    def loaded(self) -> tuple[Matrix, ...]:
+        """What an engine loads, equal matrices joined by their count."""
+        return self._joined(())
+
     def matrices(self, *, mtp: bool = False) -> tuple[Matrix, ...]:
-        """Everything that is loaded, equal ones joined by their count; `mtp`: and what is not."""
+        """What is loaded; `mtp`: and what engines leave out."""
+        return self._joined(self.mtp) if mtp and self.mtp else self.loaded
+
+    def _joined(self, beside: tuple[Matrix, ...]) -> tuple[Matrix, ...]:
         found: Counter[Matrix] = Counter()
 
         def add(matrix: Matrix, times: int = 1) -> None:
@@ -302,10 +316,10 @@ class Model:
         if self.other:
             add(Matrix(Part.OTHER, self.other, 1, split=Split.COPY))
         add(Matrix(Part.NORM, self.hidden, 1, 1, self.norm_bias, Split.COPY))
-        for layer, times in Counter(self.layers).items():
+        for layer, times in self.blocks:
             for matrix in layer.matrices(self.hidden):
                 add(matrix, times)
-        for matrix in self.mtp if mtp else ():
+        for matrix in beside:
             add(matrix)
         return tuple(
             Matrix(m.part, m.outputs, m.inputs, count, m.bias, m.split, m.heads)
@@ -315,7 +329,7 @@ class Model:
     @property
     def parameters(self) -> int:
         """All parameters that an engine loads."""
-        return sum(matrix.parameters for matrix in self.matrices())
+        return sum(matrix.parameters for matrix in self.loaded)
 
     @property
     def active_parameters(self) -> int:
@@ -325,7 +339,7 @@ class Model:
         total = self.parameters
         if not self.tied:
             total -= self.vocab * self.hidden
-        for layer, times in Counter(self.layers).items():
+        for layer, times in self.blocks:
             if isinstance(layer.feed, Moe):
                 one = sum(m.parameters for m in layer.feed.expert.matrices(self.hidden))
                 total -= times * one * (layer.feed.experts - layer.feed.per_token)

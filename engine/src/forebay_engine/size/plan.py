@@ -71,7 +71,7 @@ class Answer:
 
 def undivided(model: Model, scheme: Scheme, tp: int) -> str | None:
     """Why a model cannot be split over `tp` GPUs; None where it can."""
-    for layer in set(model.layers):
+    for layer, _ in model.blocks:
         attention, feed = layer.attention, layer.feed
         if attention.heads % tp:
             return f"{attention.heads} heads do not divide by {tp}"

@@ -84,7 +84,6 @@ def document(q: Question, answers: Sequence[Answer]) -> Mapping[str, object]:
             "window_pool": q.kv.split,
         },
         "asked": {
-            "engine": q.settings.engine,
             "context": q.context,
             "batch": q.batch,
             "tp": q.tp,

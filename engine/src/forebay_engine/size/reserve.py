@@ -5,38 +5,27 @@ SGLang 0.5.23 (`srt/arg_groups/memory_hook.py`, `srt/mem_cache/kv_cache_configur
 left after a reserve in MiB: `512 + 1.5 x tokens of a prefill chunk + 1024 x tp / 8`, and for graphs
 `2 x largest decode batch` and 8 for each prefill size (MLA: 1536 in all); at least 10 GiB on GPUs
 above 60 GiB.
-
-vLLM (`vllm/v1/worker/gpu_worker.py`): `cache = memory x gpu_memory_utilization - weights -
-activations at the largest batch - what others hold`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from forebay_engine.size.gpus import MIB, Gpu
-from forebay_engine.size.model import LatentAttention, Model, Moe
-
-Engine = Literal["sglang", "vllm"]
+from forebay_engine.size.model import LatentAttention, Model
 
 CONTEXT_MIB = 550  # a CUDA context and its libraries: 79.2 GiB less the 78.4 to 78.8 of logs
-GROUP_MIB = 1250  # communicators once there is more than one GPU ("Init torch distributed ends")
-VLLM_UTILISATION = 0.9  # its default
-VLLM_BATCH_TOKENS = 8192  # its default of max_num_batched_tokens for a server on large GPUs
-VLLM_SEQUENCES = 256
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What was given, None for the engine's own rule.
+    """What was given, None for SGLang's own rule.
 
-    fraction: SGLang's `--mem-fraction-static`, vLLM's `--gpu-memory-utilization`.
-    free_gib: memory before weights are loaded, as the engine's log has it.
+    fraction: `--mem-fraction-static`.
+    free_gib: memory before weights are loaded, the log's "Load weight begin. avail mem".
     chunk: tokens of a prefill chunk; graphs: largest decode batch with a graph.
     """
 
-    engine: Engine = "sglang"
     fraction: float | None = None
     free_gib: float | None = None
     chunk: int | None = None
@@ -101,40 +90,18 @@ def free_bytes(gpu: Gpu, tp: int, settings: Settings) -> float:
     """Memory of a GPU before weights are loaded."""
     if settings.free_gib is not None:
         return settings.free_gib * 1024 * MIB
-    group = GROUP_MIB if tp > 1 else 0
+    group = gpu.group_mib if tp > 1 else 0
     return (gpu.usable_mib - CONTEXT_MIB - group) * MIB
 
 
-def vllm_activations(model: Model, tp: int, tokens: int) -> float:
-    """Bytes of activations at vLLM's largest batch.
-
-    Of the widest layer: residual and hidden state, gate and up with their product; and the logits
-    of as many sequences as run at once, in 32 bits and twice over. Estimated, not measured.
-    """
-    widest = 0
-    for layer in set(model.layers):
-        feed = layer.feed
-        width = feed.expert.width * feed.per_token if isinstance(feed, Moe) else feed.width
-        widest = max(widest, 3 * width // tp)
-    logits = VLLM_SEQUENCES * model.vocab * 4 * 2
-    return 2.0 * tokens * (4 * model.hidden + widest) + logits
-
-
 def budget(gpu: Gpu, tp: int, model: Model, settings: Settings) -> Budget:
-    """What a GPU gives to weights and cache under an engine's rule."""
+    """What a GPU gives to weights and cache under SGLang's rule."""
     free = free_bytes(gpu, tp, settings)
     chunk, graphs = capacity_defaults(gpu.memory_mib, tp)
     chunk, graphs = settings.chunk or chunk, settings.graphs or graphs
-    if settings.engine == "vllm":
-        fraction = settings.fraction or VLLM_UTILISATION
-        tokens = settings.chunk or VLLM_BATCH_TOKENS
-        whole = gpu.usable_mib * MIB
-        held = max(0.0, whole - free)
-        static = whole * fraction - held - vllm_activations(model, tp, tokens)
-        return Budget(free, max(0.0, static), fraction, tokens, graphs)
-    fraction_given = settings.fraction
-    if fraction_given is None:
+    fraction = settings.fraction
+    if fraction is None:
         latent = any(isinstance(layer.attention, LatentAttention) for layer in model.layers)
         reserve = sglang_reserve_mib(gpu.memory_mib, tp, chunk, graphs, latent=latent)
-        fraction_given = max(0.0, round((gpu.memory_mib - reserve) / gpu.memory_mib, 3))
-    return Budget(free, free * fraction_given, fraction_given, chunk, graphs)
+        fraction = max(0.0, round((gpu.memory_mib - reserve) / gpu.memory_mib, 3))
+    return Budget(free, free * fraction, fraction, chunk, graphs)

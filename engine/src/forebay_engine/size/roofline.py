@@ -6,7 +6,6 @@ tensor-parallel group is not in them; `efficiency` scales both.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,7 +52,7 @@ def attention_flops(model: Model, seen: float, *, prompt: bool = False) -> float
     prompt: while a prompt is read, where latent attention works on unpacked keys and values.
     """
     found = 0.0
-    for layer, times in Counter(model.layers).items():
+    for layer, times in model.blocks:
         attention = layer.attention
         width = attention.prefill_width if prompt else attention.score_width
         found += 2.0 * times * width * min(seen, layer.window or seen)
