@@ -14,18 +14,8 @@ from tests.engine.size_support import CONFIGS
 
 LLAMA = str(CONFIGS / "llama-3.1-8b.json")
 NUMBERS = [
-    "--layers",
-    "32",
-    "--hidden",
-    "4096",
-    "--intermediate",
-    "14336",
-    "--heads",
-    "32",
-    "--kv-heads",
-    "8",
-    "--vocab",
-    "128256",
+    *("--layers", "32", "--hidden", "4096", "--intermediate", "14336"),
+    *("--heads", "32", "--kv-heads", "8", "--vocab", "128256"),
 ]
 
 

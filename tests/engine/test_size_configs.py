@@ -174,6 +174,22 @@ def test_an_expert_cannot_be_cut_through_its_blocks() -> None:
     assert undivided(qwen.model, qwen.scheme, 8) == "28 heads do not divide by 8"
 
 
+def test_what_older_tools_write_beside(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(llama()))
+    (tmp_path / "quantize_config.json").write_text('{"bits": 4, "group_size": 128}')
+    assert quantization.of_checkpoint(source.config(tmp_path), 32, "bf16").name == "gptq"
+    beside = tmp_path / "hf_quant_config.json"
+    beside.write_text('{"quantization": {"quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}}')
+    assert quantization.of_checkpoint(source.config(tmp_path), 32, "bf16").name == "nvfp4"
+    beside.write_text("{}")
+    with pytest.raises(ValueError, match=r"hf_quant_config\.json: quantization: missing"):
+        source.config(tmp_path)
+    beside.unlink()
+    (tmp_path / "config.json").rename(tmp_path / "params.json")
+    with pytest.raises(ValueError, match=r"params\.json is not read"):
+        source.config(tmp_path)
+
+
 def test_sizes_of_files(tmp_path: Path) -> None:
     assert source.checkpoint_bytes(tmp_path) is None
     header = b'{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'

@@ -88,6 +88,13 @@ def test_tokens_of_a_known_pool(
     assert cache.capacity(pool_gib * 2**30, tp) == pytest.approx(tokens, rel=0.02)
 
 
+@pytest.mark.parametrize("row", rows("loaded"), ids=lambda row: row["config"])
+def test_what_engines_say_that_they_loaded(row: dict[str, Any]) -> None:
+    padded = row["config"] == "gpt-oss-120b"
+    found = weights(row["config"]).rank_bytes(row["tp"]) / 2**30
+    assert found == pytest.approx(row["gib"], rel=0.06 if padded else 0.03)
+
+
 def test_every_config_is_read() -> None:
     assert len(NAMES) >= 20
     for name in NAMES:

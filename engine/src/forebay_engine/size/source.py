@@ -16,9 +16,33 @@ HEADER_BYTES = 100 << 20  # what the safetensors library accepts at most
 
 
 def config(path: Path) -> Fields:
-    """The `config.json` of a folder, or a file. Raises ValueError: not there, or no JSON object."""
+    """The `config.json` of a folder, or a file.
+
+    Older quantised checkpoints say what was done in a file beside it, which then counts as its
+    `quantization_config`. Raises ValueError: not there, or no JSON object.
+    """
     file = path / "config.json" if path.is_dir() else path
-    return Fields(_object(file), str(file))
+    if path.is_dir() and not file.exists() and (path / "params.json").exists():
+        raise ValueError(
+            f"{path}: params.json is not read, config.json is; or give numbers by flags"
+        )
+    values = dict(_object(file))
+    if path.is_dir() and "quantization_config" not in values:
+        values |= _beside(path)
+    return Fields(values, str(file))
+
+
+def _beside(folder: Path) -> dict[str, object]:
+    """NVIDIA's ModelOpt and AutoGPTQ wrote files of their own."""
+    modelopt, gptq = folder / "hf_quant_config.json", folder / "quantize_config.json"
+    if modelopt.exists():
+        inner = Fields(_object(modelopt), str(modelopt)).inner("quantization")
+        if inner is None:
+            raise ValueError(f"{modelopt}: quantization: missing")
+        return {"quantization_config": {"quant_method": "modelopt", **inner.values}}
+    if gptq.exists():
+        return {"quantization_config": {"quant_method": "gptq", **_object(gptq)}}
+    return {}
 
 
 def _object(file: Path) -> Mapping[str, object]:
