@@ -54,7 +54,7 @@ def test_prices_are_exact_and_only_where_asked_for(capsys: pytest.CaptureFixture
     assert price == pytest.approx(2.5 * 1e6 / 3600 / rate, abs=1e-4)
     assert "price_per_million_in" not in free
     assert main(["size", LLAMA, "--gpu", "H100"]) == 0
-    assert "$/M" not in capsys.readouterr().out
+    assert "price/M" not in capsys.readouterr().out
 
 
 def test_files_beside_the_config_give_the_exact_size(
@@ -79,7 +79,7 @@ def test_the_table_and_every_formula(capsys: pytest.CaptureFixture[str]) -> None
         assert gpu in out
     assert "max(1, 8 heads / 1) x (128 + 128) in bf16 = 32 x 4,096" in out
     assert "2.50 x 1 GPUs x 10^6 / 3600 / rate" in out
-    assert "$/M out" in out
+    assert "price/M out" in out
 
 
 def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:

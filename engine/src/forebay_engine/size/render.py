@@ -110,7 +110,7 @@ def table(q: Question, answers: Sequence[Answer]) -> Table:
     found.add_column("GPU")
     names = ["tp", "weights", "cache", "tokens", f"of {q.context:,}"]
     names += ["tok/s at 1", "batch", "tok/s at batch", "bound", "prefill tok/s"]
-    names += ["$/M in", "$/M out"] if priced else []
+    names += ["price/M in", "price/M out"] if priced else []
     for name in names:
         found.add_column(name, justify="right")
     for one in answers:

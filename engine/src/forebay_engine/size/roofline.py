@@ -82,8 +82,10 @@ def decode(
 def prefill(
     weights: Weights, kv: Kv, gpu: Gpu, tp: int, context: int, chunk: int, efficiency: float = 1.0
 ) -> Step:
-    """A chunk of a prompt of `context` tokens, at its mean depth; of the head only the last row."""
-    tokens = min(context, chunk)
+    """A chunk of `chunk` tokens: of one prompt of `context` tokens, or of several shorter ones.
+
+    Each token looks at half of its prompt on average; the head works on the last token of a prompt.
+    """
     model = weights.model
     head = 2.0 * model.vocab * model.hidden
     each = (
@@ -91,12 +93,13 @@ def prefill(
         - head
         + attention_flops(model, (context + 1) / 2, prompt=True)
     )
-    flops = (tokens * each + head) / tp
-    weight_bytes = weights.read_bytes(tp, tokens)
-    kv_bytes = kv.read_bytes(tp, context) / 2 + tokens * kv.token_bytes(tp)
+    flops = (chunk * each + max(1.0, chunk / context) * head) / tp
+    weight_bytes = weights.read_bytes(tp, chunk)
+    before = kv.read_bytes(tp, context) / 2 if context > chunk else 0.0
+    kv_bytes = before + chunk * kv.token_bytes(tp)
     peak, arithmetic = gpu.flops(weights.scheme.arithmetic)
     return Step(
-        tokens,
+        chunk,
         weight_bytes,
         kv_bytes,
         flops,
