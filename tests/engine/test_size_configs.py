@@ -196,6 +196,8 @@ def test_sizes_of_files(tmp_path: Path) -> None:
     whole = struct.pack("<Q", len(header)) + header + b"\0" * 4
     (tmp_path / "model.safetensors").write_bytes(whole)
     assert source.checkpoint_bytes(tmp_path) == 4
+    (tmp_path / "consolidated.safetensors").write_bytes(whole)
+    assert source.checkpoint_bytes(tmp_path) == 4
     index = tmp_path / source.INDEX
     index.write_text('{"metadata": {"total_size": 123.0}}')
     assert source.checkpoint_bytes(tmp_path) == 123
@@ -203,6 +205,6 @@ def test_sizes_of_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="metadata: total_size"):
         source.checkpoint_bytes(tmp_path)
     index.unlink()
-    (tmp_path / "broken.safetensors").write_bytes(struct.pack("<Q", 1 << 40) + b"x")
-    with pytest.raises(ValueError, match=r"broken\.safetensors: no safetensors file"):
+    (tmp_path / "model-2.safetensors").write_bytes(struct.pack("<Q", 1 << 40) + b"x")
+    with pytest.raises(ValueError, match=r"model-2\.safetensors: no safetensors file"):
         source.checkpoint_bytes(tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 
 from forebay_engine.size.gpus import Gpu
@@ -140,14 +140,12 @@ def answer(q: Question, gpu: Gpu) -> Answer:
     batch = q.batch or held.sequences
     taken = prefill(q.weights, q.kv, gpu, held.tp, q.context, held.budget.chunk, q.efficiency)
     price = (q.hourly or {}).get(gpu.name)
-    return Answer(
-        **{
-            **vars(held),
-            "alone": _speed(q, held, 1),
-            "full": _speed(q, held, batch),
-            "prefill": taken,
-            "price_in": None if price is None else per_million(price, held.tp, taken.rate),
-        }
+    return replace(
+        held,
+        alone=_speed(q, held, 1),
+        full=_speed(q, held, batch),
+        prefill=taken,
+        price_in=None if price is None else per_million(price, held.tp, taken.rate),
     )
 
 

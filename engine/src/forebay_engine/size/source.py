@@ -70,7 +70,10 @@ def checkpoint_bytes(path: Path) -> int | None:
             # Some tools write it as a float.
             size = metadata.get("total_size")
             return int(size) if isinstance(size, float) else metadata.count("total_size")
-    files = sorted(folder.glob("*.safetensors")) if path.is_dir() else []
+    if not path.is_dir():
+        return None
+    # Some folders have the same weights in a second form (consolidated.safetensors).
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     return sum(_tensor_bytes(file) for file in files) or None
 
 
