@@ -12,6 +12,7 @@ from forebay_engine.size import quantization, source
 from forebay_engine.size.fields import Fields
 from forebay_engine.size.model import Matrix, Part
 from forebay_engine.size.plan import undivided
+from forebay_engine.size.reserve import vision_factor
 
 from tests.engine.size_support import CONFIGS, read, weights
 
@@ -65,6 +66,10 @@ def test_a_multimodal_model_is_its_text_part() -> None:
     found = read(outer)
     assert found.parameters == read(llama()).parameters
     assert found.notes == ("the vision tower is not counted (--other-params)",)
+    assert found.vision == (24, 1024)
+    assert vision_factor(None) == 1
+    assert vision_factor(found.vision) == 0.95
+    assert vision_factor((1000, 4096)) == pytest.approx(0.95 * 0.8)
 
 
 def test_hybrid_windows_keep_less() -> None:

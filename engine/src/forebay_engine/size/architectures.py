@@ -352,7 +352,13 @@ def read(values: Fields, *, other: int = 0) -> Model:
         outer = ("torch_dtype", "dtype", "tie_word_embeddings")
         given = {key: values.get(key) for key in outer if values.has(key)}
         fields = Fields({**given, **text.values}, text.where)
-    if values.has("vision_config") and not other:
+    vision = values.inner("vision_config")
+    if vision is not None and not other:
         notes = ("the vision tower is not counted (--other-params)",)
     model = ARCHITECTURES[name](fields, name)
-    return replace(model, other=other, notes=(*model.notes, *notes))
+    # Where fields are missing, SGLang takes those of a ViT-L/14.
+    tower = None
+    if vision is not None:
+        layers = vision.count("num_hidden_layers", default=24)
+        tower = layers, vision.count("hidden_size", default=1024)
+    return replace(model, other=other, vision=tower, notes=(*model.notes, *notes))

@@ -260,6 +260,7 @@ class Model:
     mtp: layers for speculative decoding that a checkpoint holds and an engine does not load
     unless asked (DeepSeek-V3's).
     split_windows: the engine keeps layers with a window in a pool of their own.
+    vision: layers and hidden width of a vision tower; None where there is none.
     notes: what was not taken into account, for the reader.
     """
 
@@ -277,6 +278,7 @@ class Model:
     other: int = 0
     mtp: tuple[Matrix, ...] = ()
     split_windows: bool = False
+    vision: tuple[int, int] | None = None
     notes: tuple[str, ...] = field(default=())
 
     @cached_property
