@@ -138,7 +138,25 @@ def test_what_quantisers_write(values: dict[str, Any], name: str, arithmetic: st
         ({"quant_method": "awq", "group_size": 128}, "bits or w_bit: missing"),
         ({"quant_method": "awq", "bits": 4, "group_size": 0}, "group_size"),
         ({"quant_method": "modelopt", "quant_algo": "W4A8"}, "quant_algo: W4A8"),
-        ({"quant_method": "compressed-tensors"}, "config_groups: weights are missing"),
+        ({"quant_method": "compressed-tensors"}, "config_groups: missing"),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"g": {}}},
+            "config_groups: g: weights: missing",
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {
+                    "a": {"weights": WEIGHTS},
+                    "b": {"weights": WEIGHTS | {"num_bits": 8}},
+                },
+            },
+            "config_groups: weights that differ",
+        ),
+        (
+            {"quant_method": "fp8", "ignore": [r"re:.*layers\.(0|1)\..*"]},
+            "ignore: re:.*layers",
+        ),
         ({"quant_method": "fp8", "weight_block_size": [1, 2]}, "weight_block_size"),
     ],
 )
