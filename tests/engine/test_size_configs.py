@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from forebay_engine.size import quantization, source
 from forebay_engine.size.fields import Fields
-from forebay_engine.size.model import Matrix, Part
+from forebay_engine.size.layers import Matrix, Part
 from forebay_engine.size.plan import undivided
 from forebay_engine.size.reserve import vision_factor
 

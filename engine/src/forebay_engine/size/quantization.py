@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from forebay_engine.size.fields import Fields
-from forebay_engine.size.model import Matrix, Part
+from forebay_engine.size.layers import Matrix, Part
 
 PLAIN_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 LINEAR = frozenset({Part.ATTENTION, Part.INDEXER, Part.DENSE, Part.SHARED, Part.EXPERT})

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from forebay_engine.size.gpus import MIB, Gpu
-from forebay_engine.size.model import LatentAttention, Model
+from forebay_engine.size.layers import LatentAttention
+from forebay_engine.size.model import Model
 
 CONTEXT_MIB = 550  # a CUDA context and its libraries: 79.2 GiB less the 78.4 to 78.8 of logs
 
