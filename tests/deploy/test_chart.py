@@ -158,10 +158,7 @@ def test_pods_are_hardened(values: dict[str, Any]) -> None:
     for manifest in render(values):
         for pod in pods(manifest):
             spec = pod["spec"]
-            assert spec["automountServiceAccountToken"] is (
-                pod["metadata"]["labels"]["app.kubernetes.io/component"] == "autoscaler"
-                and "serviceAccountName" in spec
-            )
+            assert spec["automountServiceAccountToken"] is False
             assert spec["enableServiceLinks"] is False
             assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
             (container,) = spec["containers"]
