@@ -255,6 +255,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"secrets": {"databaseUrl": "mysql://x"}}, "databaseUrl"),
     (merged(MINIMAL, {"jobs": {"rollup": {"schedule": "daily"}}}), "schedule"),
     (merged(MINIMAL, {"ingress": {"controller": "traefik"}}), "controller"),
+    (
+        merged(MINIMAL, {"engine": {"enabled": True, "autoscaling": {"enabled": True}}}),
+        "gateway.kind=StatefulSet",
+    ),
     (merged(MINIMAL, {"engine": {"profile": {"kind": "sglang", "port": 1}}}), "profile"),
 ]
 

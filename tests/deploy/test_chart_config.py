@@ -115,6 +115,37 @@ def test_the_engine_takes_its_profile(values: dict[str, Any], tmp_path: Path) ->
     assert args.profile == "/etc/forebay-engine/profile.yaml"
 
 
+def test_the_autoscaler_takes_its_file_and_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = pytest.importorskip("forebay_engine.autoscale.config")
+    command = pytest.importorskip("forebay_engine.autoscale.command")
+    manifests = render(PERMUTATIONS["scaled engines"])
+    file = tmp_path / "autoscale.yaml"
+    name = "rel-forebay-autoscaler"
+    file.write_text(one(manifests, "ConfigMap", name)["data"]["autoscale.yaml"])
+    config = settings.load(file, {"FOREBAY_ENGINE_KEY": "agent-secret"})
+    pods_of = one(manifests, "StatefulSet", "rel-forebay")["spec"]["serviceName"]
+    assert list(config.gateways) == [
+        f"http://rel-forebay-{i}.{pods_of}.serving.svc:8080" for i in range(3)
+    ]
+    ((model, scaled),) = config.models.items()
+    (trigger,) = one(manifests, "ScaledObject", "rel-forebay-engine")["spec"]["triggers"]
+    assert trigger["metadata"]["model"] == model
+    assert scaled.upstreams == ["engine-0", "engine-1"]
+    assert set(scaled.upstreams) == set(_config(manifests, tmp_path).upstreams)
+    assert [engine.key for engine in scaled.engines] == ["agent-secret"] * 2
+    spec = one(manifests, "Deployment", name)["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    parser = argparse.ArgumentParser()
+    command.add(parser)
+    args = parser.parse_args(container["args"][1:])
+    ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+    assert args.keda == f"0.0.0.0:{ports['keda']}"
+    assert args.metrics == f"0.0.0.0:{ports['metrics']}"
+    assert trigger["metadata"]["scalerAddress"] == f"{name}.serving.svc:{ports['keda']}"
+
+
 def _leaves(node: dict[str, Any], path: str = "") -> list[str]:
     out = []
     for key, value in node.items():

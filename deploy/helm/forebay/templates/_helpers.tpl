@@ -92,6 +92,38 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- toYaml (mustMergeOverwrite $config (deepCopy .Values.config)) -}}
 {{- end -}}
 
+{{/* The file of forebay-engine autoscale: the chart's part, then the user's over it. */}}
+{{- define "forebay.autoscale" -}}
+{{- $scaling := .Values.engine.autoscaling -}}
+{{- $full := include "forebay.fullname" . -}}
+{{- $gateways := list -}}
+{{- if not $scaling.config.gateways -}}
+{{- if or (ne .Values.gateway.kind "StatefulSet") .Values.gateway.autoscaling.enabled -}}
+{{- fail "engine.autoscaling reads every gateway by its name: set gateway.kind=StatefulSet and gateway.autoscaling.enabled=false, or name them in engine.autoscaling.config.gateways" -}}
+{{- end -}}
+{{- range $i := until (int .Values.gateway.replicas) -}}
+{{- $gateways = append $gateways (printf "http://%s-%d.%s-pods.%s.svc:8080" $full $i $full $.Release.Namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- $upstreams := list "engine" -}}
+{{- $engines := list -}}
+{{- if eq .Values.engine.kind "StatefulSet" -}}
+{{- $upstreams = list -}}
+{{- range $i := until (int (include "forebay.engine.most" .)) -}}
+{{- $upstreams = append $upstreams (printf "engine-%d" $i) -}}
+{{- $engine := dict "agent" (printf "http://%s-engine-%d.%s-engine.%s.svc:30080" $full $i $full $.Release.Namespace) -}}
+{{- if or $.Values.engine.agentKey $.Values.engine.existingSecret -}}
+{{- $_ := set $engine "key" "${FOREBAY_ENGINE_KEY}" -}}
+{{- end -}}
+{{- $engines = append $engines $engine -}}
+{{- end -}}
+{{- end -}}
+{{- $limits := merge (dict "min" $scaling.minReplicas "max" $scaling.maxReplicas) (deepCopy $scaling.limits) -}}
+{{- $model := dict "upstreams" $upstreams "engines" $engines "capacity" $scaling.capacity "limits" $limits -}}
+{{- $name := default .Values.engine.profile.model .Values.engine.profile.name -}}
+{{- toYaml (mustMergeOverwrite (dict "gateways" $gateways "models" (dict $name $model)) (deepCopy $scaling.config)) -}}
+{{- end -}}
+
 {{/* Of the configuration what a running gateway does not take over: a change of it restarts. */}}
 {{- define "forebay.config.restart" -}}
 {{- $config := include "forebay.config" . | fromYaml -}}
