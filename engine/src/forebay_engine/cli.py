@@ -11,6 +11,7 @@ from forebay_engine import __version__
 
 COMMANDS = {
     "sim": "serve a simulated engine or provider",
+    "size": "what a model needs, and which GPUs have it",
 }
 """What each does. `forebay_engine.NAME.command` has `add(parser)`, its options, and `run(args)`."""
 
