@@ -7,7 +7,7 @@ SOURCES := $(shell find rust benches/micro -name '*.rs' -o -name Cargo.toml) Car
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup run test test-rust test-python lint bench load sim soak protos compat clean help prerequisites
+.PHONY: setup run test test-rust test-python lint bench load sim soak protos compat edge-test image-test clean help prerequisites
 .DELETE_ON_ERROR:
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make bench  micro-benchmarks  make load    whole-gateway benchmark"
 	@echo "make sim    limits of many nodes, simulated"
 	@echo "make compat SDKs of others, also JavaScript's (needs Node 20)"
+	@echo "make edge-test behind nginx, with restarts; make image-test the image's steps in a chroot (root)"
 	@echo "make protos Python's code from the gRPC protos"
 
 prerequisites:
@@ -72,6 +73,14 @@ tests/compat/node_modules/.package-lock.json: tests/compat/package-lock.json
 
 compat: setup $(COMPAT)/.installed tests/compat/node_modules/.package-lock.json
 	$(BIN)/python -m tests.compat.run
+
+# nginx in front of real gateways, which are restarted for a minute at 200 requests a second.
+edge-test: setup
+	FOREBAY_ROLLING_LONG=1 $(BIN)/python -m pytest -q -s tests/deploy/test_nginx.py tests/deploy/test_rolling.py tests/deploy/test_systemd.py $(ARGS)
+
+# The image's steps in a clean Debian; as root, with debootstrap and a network.
+image-test: setup
+	$(BIN)/python -m tests.deploy.chroot $(ARGS)
 
 lint: setup
 	cargo fmt --check

@@ -68,6 +68,7 @@ class Core:
         upload_bytes: int,
         header_bytes: int,
         header_read_s: float,
+        keep_alive_s: float,
         body_read_s: float,
         websockets: int,
         websocket_idle_s: float,
@@ -79,6 +80,13 @@ class Core:
         reuse_port: other processes of this user may listen there too, if they say so as well.
         Bounds are in bytes and seconds. Raises: OSError, ValueError.
         """
+
+    def close_door(self, idle_s: float) -> None:
+        """Take no more connections; close idle ones after `idle_s` seconds. Blocks for 25 ms."""
+
+    @property
+    def expecting(self) -> int:
+        """Connections that may bring another inference request, or have one that runs."""
 
     def stop_listening(self, grace_s: float) -> bool:
         """Accept no more; wait up to `grace_s` seconds for running requests. Blocks.
@@ -326,7 +334,13 @@ class Core:
     def halt(self) -> None:
         """End what still runs: with an error event where an answer has begun, else with a 503."""
 
+    def leave(self) -> None:
+        """Let each answer be its connection's last from now on; requests are taken."""
+
     def begin_drain(self) -> None:
+        """Let WebSockets end, too, with what runs on them; requests are taken."""
+
+    def refuse(self) -> None:
         """Refuse new requests from now on; running ones go on."""
 
     def close(self) -> None:

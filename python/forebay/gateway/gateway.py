@@ -110,17 +110,25 @@ class Gateway:
             self.tell_drain(name, draining)
         return found
 
-    def begin_drain(self) -> None:
-        """Take no new work; what runs goes on."""
+    def leave(self) -> None:
+        """Say that traffic should go elsewhere; what comes all the same is served."""
         self.draining = True
+        self.core.leave()
+
+    def begin_drain(self) -> None:
+        """End WebSockets too, each with what runs on it."""
         self.core.begin_drain()
 
+    def refuse(self) -> None:
+        """Take no new work; what runs goes on."""
+        self.core.refuse()
+
     async def drained(self, within_s: float) -> bool:
-        """Wait until nothing runs any more, at most `within_s` seconds."""
+        """Wait until nothing runs, and nothing new can come, at most `within_s` seconds."""
         deadline = asyncio.get_running_loop().time() + within_s
-        while self.core.in_flight + self.unfinished() > 0:
+        while self.core.in_flight + self.unfinished() + self.core.expecting > 0:
             if asyncio.get_running_loop().time() >= deadline:
-                return False
+                return self.core.in_flight + self.unfinished() == 0
             await asyncio.sleep(0.02)
         return True
 
