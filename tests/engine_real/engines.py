@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from tests.support.wait import closed_port, until
 from tests.support.wire import Answer, Client, request
 
 HERE = Path(__file__).parent
-START_S = 300.0
-"""A start takes 20 to 40 s on two idle cores; several may share them."""
+START_S = 600.0
+"""A start takes half a minute on two idle cores, and many times that on busy ones."""
 NAME = "tiny"
 """What the model is called, whichever it is."""
 SHARED = (
@@ -35,6 +35,7 @@ CPU = (
     *("--device", "cpu", "--attention-backend", "torch_native", "--disable-overlap-schedule"),
     *("--mem-fraction-static", "0.1"),
 )
+QUIET = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "0"}
 PARSERS = ("--tool-call-parser", "qwen25", "--reasoning-parser", "qwen3")
 
 
@@ -61,11 +62,11 @@ class Setup:
         return [str(self.python), *start, *named, *address, *SHARED, *own, *known, *options]
 
 
-def environment() -> dict[str, str]:
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """For processes of the engine's own environment: nothing of the gateway's."""
     dropped = ("PYTHONPATH", "VIRTUAL_ENV")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "0"}
+    return {**kept, **QUIET, **(more or {})}
 
 
 def make_model(python: Path, folder: Path) -> str:
@@ -82,11 +83,14 @@ def make_model(python: Path, folder: Path) -> str:
 class RealEngine:
     """One server. It and its children are ended by their ids, at `stop` or `kill`."""
 
-    def __init__(self, folder: Path, setup: Setup, *options: str) -> None:
+    def __init__(
+        self, folder: Path, setup: Setup, *options: str, env: Mapping[str, str] | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = closed_port()
         self._command: Sequence[str] = setup.command(self.port, *options)
         self._folder = folder
+        self._env = environment(env)
         self._log = folder / "engine.log"
         self.popen: subprocess.Popen[bytes] | None = None
         self.ready_s: float | None = None
@@ -107,7 +111,7 @@ class RealEngine:
             self.popen = subprocess.Popen(
                 self._command,
                 cwd=self._folder,
-                env=environment(),
+                env=self._env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
