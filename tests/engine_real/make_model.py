@@ -2,7 +2,7 @@
 
     python make_model.py FOLDER
 
-Runs in the engine's environment. A real model for a real engine, 4 MB, made of a table: the layers
+Runs in the engine's environment. A real model for a real engine, some MB, made of a table: the layers
 add nothing to the residual stream, a token's embedding is its own unit vector, and the head maps
 it to the token that follows it in `scripts.py`. The chat template ends a prompt with the start
 token of the script that the last message asks for. Temperature 0 is exact; at 1 the other tokens

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-COUNT = 300
+COUNT = 120
 """Words of the longest answer."""
 
 

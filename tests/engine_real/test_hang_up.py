@@ -19,7 +19,7 @@ from tests.support.wait import until
 from tests.support.wire import CHAT, Client, chat, request
 
 STEP_S = 0.1
-"""Of the slowed engine. An answer of `NUMBERS` would take 30 s."""
+"""Of the slowed engine. An answer of `NUMBERS` would take 12 s."""
 SOON_S = 2.0
 """By itself SGLang notices a hang-up of a request without a stream after 3.1 to 3.4 s."""
 

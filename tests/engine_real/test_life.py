@@ -21,10 +21,10 @@ from tests.support.wait import until
 from tests.support.wire import CHAT, chat
 
 STEP_S = 0.1
-"""Of a slowed engine: an answer of `NUMBERS` takes 30 s."""
+"""Of a slowed engine: an answer of `NUMBERS` takes 12 s."""
 MEMORY = 4 * 1024**3
 """Bytes that two engines may take, idle."""
-HOLD_S = 280
+HOLD_S = 580
 
 Record = Callable[[str, object], None]
 
