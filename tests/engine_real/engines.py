@@ -71,7 +71,7 @@ class Setup:
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """For processes of the engine's own environment: nothing of the gateway's."""
-    dropped = ("PYTHONPATH", "VIRTUAL_ENV")
+    dropped = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**kept, **QUIET, **(more or {})}
 

@@ -2,9 +2,9 @@
 
     python make_model.py FOLDER
 
-Runs in the engine's environment. A real model for a real engine, some MB, made of a table: the layers
-add nothing to the residual stream, a token's embedding is its own unit vector, and the head maps
-it to the token that follows it in `scripts.py`. The chat template ends a prompt with the start
+Runs in the engine's environment. A real model for a real engine, made of a table: the layers add
+nothing to the residual stream, a token's embedding is its own unit vector, and the head maps it to
+the token that follows it in `scripts.py`. The chat template ends a prompt with the start
 token of the script that the last message asks for. Temperature 0 is exact; at 1 the other tokens
 are e^40 times less likely.
 """
