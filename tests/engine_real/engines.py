@@ -25,15 +25,17 @@ START_S = 600.0
 """A start takes half a minute on two idle cores, and many times that on busy ones."""
 NAME = "tiny"
 """What the model is called, whichever it is."""
+CAPACITY = ("--max-total-tokens", "4096")
+"""For a tiny model's requests: no more memory than they need."""
 SHARED = (
-    # A tiny model's requests: no more memory than they need.
-    *("--max-total-tokens", "4096", "--sleep-on-idle"),
+    "--sleep-on-idle",
     # Loads that are true at every step, for tests that look at them.
     *("--load-snapshot-publish-interval", "1", "--decode-log-interval", "1"),
 )
+FRACTION = 0.1
 CPU = (
     *("--device", "cpu", "--attention-backend", "torch_native", "--disable-overlap-schedule"),
-    *("--mem-fraction-static", "0.1"),
+    *("--mem-fraction-static", str(FRACTION)),
 )
 QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -66,7 +68,17 @@ class Setup:
         named = ["--model-path", self.model, "--served-model-name", NAME]
         address = ["--host", "127.0.0.1", "--port", str(port)]
         own = () if self.gpu else CPU
-        return [str(self.python), *start, *named, *address, *SHARED, *own, *known, *options]
+        return [
+            str(self.python),
+            *start,
+            *named,
+            *address,
+            *CAPACITY,
+            *SHARED,
+            *own,
+            *known,
+            *options,
+        ]
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:

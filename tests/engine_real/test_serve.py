@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,17 @@ import pytest
 
 from tests.engine_real.asking import Http
 from tests.engine_real.conftest import Pair, wait_open
-from tests.engine_real.engines import CPU, HERE, NAME, PARSERS, QUIET, SHARED, START_S, Setup
+from tests.engine_real.engines import (
+    CPU,
+    FRACTION,
+    HERE,
+    NAME,
+    PARSERS,
+    QUIET,
+    SHARED,
+    START_S,
+    Setup,
+)
 from tests.engine_real.scripts import HELLO, NUMBERS
 from tests.support.processes import Gateway, Process
 from tests.support.wait import closed_port, until
@@ -71,9 +83,42 @@ def served(tmp_path: Path, engine_setup: Setup, pair: Pair) -> Iterator[Served]:
     made.stop(timeout_s=60)
 
 
+def sized(model: str, free_gib: float) -> dict[str, Any]:
+    """What `forebay-engine size` expects of the model on this machine, set as the engine is."""
+    command = [sys.executable, "-m", "forebay_engine", "size", model, "--json"]
+    # fp16 is what SGLang loads a model of 32 bits as. The rates do not matter here.
+    command += ["--weights", "fp16", "--kv-dtype", "fp16", "--mem-fraction", str(FRACTION)]
+    command += ["--free-gib", str(free_gib)]
+    command += ["--device", "name=this,memory-mib=24576,bandwidth-gbs=20,bf16-tflops=1"]
+    told = json.loads(subprocess.check_output(command, text=True, timeout=60))
+    found: dict[str, Any] = next(gpu for gpu in told["gpus"] if gpu["gpu"] == "this")
+    return found
+
+
+def capacity(log: str, model: str, record: Record) -> None:
+    """Compare the engine's own words about its cache with what was expected."""
+    free = float(re.search(r"Load weight begin\. avail mem=([\d.]+) GB", log)[1])  # type: ignore[index]
+    tokens = int(re.search(r"max_total_num_tokens=(\d+)", log)[1])  # type: ignore[index]
+    pool = re.search(r"K size: ([\d.]+) GB, V size: ([\d.]+) GB", log)
+    assert pool is not None
+    expected = sized(model, free)
+    cache_gib = tokens * expected["kv_bytes_per_token_per_gpu"] / 2**30
+    told_gib = float(pool[1]) + float(pool[2])
+    record("cache of SGLang, tokens", tokens)
+    record("cache by forebay-engine size, tokens", expected["max_total_num_tokens"])
+    record("cache of SGLang, GiB by its log / by size's bytes", f"{told_gib:.2f} / {cache_gib:.2f}")
+    assert abs(told_gib - cache_gib) <= 0.02, "bytes a token; the log rounds to 0.01"
+    # Memory of the whole machine: what other processes take or free meanwhile is in it.
+    assert abs(expected["max_total_num_tokens"] / tokens - 1) < 0.15
+
+
 @pytest.mark.usefixtures("known")
 def test_a_start_and_an_end(
-    served: Served, tmp_path: Path, database_url: str, record_property: Record
+    served: Served,
+    engine_setup: Setup,
+    tmp_path: Path,
+    database_url: str,
+    record_property: Record,
 ) -> None:
     config = {
         "upstreams": {
@@ -110,6 +155,8 @@ def test_a_start_and_an_end(
             assert phases[stage] is not None, f"{stage}: {served.log()[-4000:]}"
             record_property(f"forebay-engine serve: {stage}, s", round(phases[stage], 2))
         assert phases["import"] + phases["weights"] < phases["ready"] < phases["first_token"]
+        if not engine_setup.gpu:
+            capacity(served.log(), engine_setup.model, record_property)
         wait_open(gateway, "gpu")
         assert door.whole("tiny", "hi", temperature=0).text == HELLO.text
         figures = served.agent("/metrics").body.decode()
