@@ -1,9 +1,10 @@
-"""How long a real SGLang's start takes, by what it does: python -m tests.engine_real.measure.
+"""How long a real SGLang's start takes, by what it does: python -m tests.engine_real.measure [RUNS].
 
-Three kinds of start, three runs each: `first` (neither the files of the environment in the page
-cache nor compiled modules), `page cache` (files in memory, modules compiled anew) and `caches`
-(both). Prints a table; nothing else on the machine is touched: files leave the page cache one by
-one (`posix_fadvise`), and compiled modules are kept in a folder of their own.
+FOREBAY_ENGINE_PYTHON names the engine's environment. Three kinds of start, three runs each unless
+RUNS says otherwise: `first` (neither the files of the environment in the page cache nor compiled
+modules), `page cache` (files in memory, modules compiled anew) and `caches` (both). Prints a table.
+Nothing else on the machine is touched: files leave the page cache one by one (`posix_fadvise`),
+and compiled modules are kept in a folder of their own.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def table(runs: dict[str, list[tuple[dict[str, float], float]]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def main(times: int) -> int:
     """Measure and print."""
     python = Path(os.environ["FOREBAY_ENGINE_PYTHON"])
     library = python.parent.parent / "lib"
@@ -138,7 +139,7 @@ def main() -> int:
         compiled = folder / "compiled"
         for kind in KINDS:
             runs[kind] = []
-            for number in range(RUNS):
+            for number in range(times):
                 if kind != "caches":
                     shutil.rmtree(compiled, ignore_errors=True)
                 evict(library) if kind == "first" else read(library)
@@ -153,4 +154,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(int(sys.argv[1]) if sys.argv[1:] else RUNS))
