@@ -71,6 +71,9 @@ compat: setup $(COMPAT)/.installed tests/compat/node_modules/.package-lock.json
 # A real engine: 3.4 GB (more with a torch for CUDA). ENGINE=gpu runs SGLang's own command on a GPU,
 # MODEL=FOLDER another model than the tiny one that is made on the spot.
 ENGINE ?= cpu
+ifeq ($(filter engine-test,$(MAKECMDGOALS))$(filter cpu gpu,$(ENGINE)),engine-test)
+$(error ENGINE: expected cpu or gpu, got $(ENGINE))
+endif
 ENGINE_VENV := $(if $(filter gpu,$(ENGINE)),.venv-engine-gpu,.venv-engine)
 ENGINE_PYTHON ?= $(CURDIR)/$(ENGINE_VENV)/bin/python
 

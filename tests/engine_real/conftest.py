@@ -54,7 +54,7 @@ def engine_setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     """How engines are run, with a model that was just made."""
     python = Path(os.environ["FOREBAY_ENGINE_PYTHON"])
     gpu = os.environ.get("ENGINE", "cpu") == "gpu"
-    given = os.environ.get("MODEL")
+    given = os.environ.get("MODEL") or None
     model = given or make_model(python, tmp_path_factory.mktemp("model"))
     return Setup(python, model, gpu, known=given is None)
 

@@ -1,4 +1,4 @@
-"""How long a real SGLang's start takes, by what it does: python -m tests.engine_real.measure [RUNS].
+"""How long a real SGLang's start takes: `python -m tests.engine_real.measure [RUNS]`.
 
 FOREBAY_ENGINE_PYTHON names the engine's environment. Three kinds of start, three runs each unless
 RUNS says otherwise: `first` (neither the files of the environment in the page cache nor compiled

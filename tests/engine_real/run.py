@@ -87,7 +87,7 @@ def main(options: list[str]) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="forebay-engine-test-") as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-rs", "tests/engine_real", *options]
+        command = [sys.executable, "-m", "pytest", "-v", "-rs", "tests/engine_real", *options]
         process = subprocess.Popen(
             [*command, f"--junit-xml={report}"], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
