@@ -87,7 +87,8 @@ def main(options: list[str]) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="forebay-engine-test-") as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-v", "-rs", "tests/engine_real", *options]
+        command = [sys.executable, "-m", "pytest", "-v", "-rs", "tests/engine_real"]
+        command += ["-o", "junit_family=xunit1", *options]  # the one that has properties
         process = subprocess.Popen(
             [*command, f"--junit-xml={report}"], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
