@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from forebay_engine.cli import main
 from forebay_engine.warm import measure
@@ -62,6 +63,27 @@ def test_files_are_read_and_forgotten_and_stay(tmp_path: Path) -> None:
     assert file.read_bytes() == b"x" * 10_000
 
 
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not this environment, which other tests run in, is forgotten, but a folder of one file."""
+    folder = tmp_path / "environment"
+    folder.mkdir()
+    (folder / "module.py").write_text("pass")
+    monkeypatch.setattr(measure, "read_by", lambda *_: [folder])
+
+
+def test_a_start_reads_its_model_and_its_environment(tmp_path: Path) -> None:
+    of = msgspec.structs.replace(simulated(1), model=str(tmp_path))
+    environment = tmp_path / "venv"
+    for name in ("bin", "lib"):
+        (environment / name).mkdir(parents=True)
+    (environment / "pyvenv.cfg").touch()
+    argv = [str(environment / "bin" / "python")]
+    assert measure.read_by(of, argv) == [tmp_path, environment / "lib"]
+    assert measure.read_by(msgspec.structs.replace(of, model="org/m"), ["/bin/true"]) == []
+
+
+@pytest.mark.usefixtures("small")
 def test_it_starts_an_engine_in_each_way(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     of = simulated(1, "--enable-memory-saver")
     document = {
@@ -83,6 +105,7 @@ def test_it_starts_an_engine_in_each_way(tmp_path: Path, capfd: pytest.CaptureFi
     assert told["ways"]["resume"]["total"]["median"] < told["ways"]["caches"]["total"]["median"]
 
 
+@pytest.mark.usefixtures("small")
 def test_an_engine_that_does_not_start_is_said(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -75,6 +75,8 @@ def test_what_loads_goes_before_what_serves_and_none_that_is_needed() -> None:
 
 def test_memory_is_released_by_an_engine_that_was_started_for_it() -> None:
     assert planned(Desired(1, 1), warm(0), cold(1), park="memory") == [("wake", 1)]
+    loading = Member(1, "loading", place=1)
+    assert planned(Desired(1, 1), warm(0), loading, park="memory") == [], "it goes on"
     assert planned(Desired(1, 1), warm(0), warm(1, 1), park="memory") == [("park", 1)]
     assert planned(Desired(1, 1), warm(0), cold(1, parked=True), park="memory") == []
 

@@ -114,6 +114,17 @@ def test_a_call_that_does_nothing_is_made_again() -> None:
     watch(beside("cold", down=True), scene, agent=AGENT)
 
 
+def test_a_pools_agent_is_asked_for_the_member() -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        engine.wanted.append("gpu")
+        await asyncio.sleep(1)
+        paths = {(method, path) for _, method, path in engine.agent_asked}
+        assert paths == {("GET", "/state?member=2"), ("POST", "/wake?member=2")}
+
+    settings = AgentSettings(url="http://127.0.0.1:2", member=2)
+    watch(beside("cold", down=True), scene, agent=settings)
+
+
 def test_a_parked_engine_is_a_cold_one() -> None:
     engine = beside("cold", down=True)
     engine.agent = says("cold", parked=True)

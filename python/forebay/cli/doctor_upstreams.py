@@ -109,7 +109,8 @@ class _Examiner:
             return None
         start = time.perf_counter()
         try:
-            said = agent.read(await self._answer(agent.STATE, agent.TIMEOUT_S, agent=True))
+            path = agent.of_member(agent.STATE, self._upstream.agent.member)
+            said = agent.read(await self._answer(path, agent.TIMEOUT_S, agent=True))
         except agent.Away as away:
             hint = "check the key" if "key" in str(away) else "is `forebay-engine` running there?"
             self._fail("agent", str(away), f"check upstreams.{self._name}.agent: {hint}")

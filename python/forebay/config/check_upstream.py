@@ -71,9 +71,10 @@ def _agent(document: Document, path: FieldPath, upstream: Upstream, form: Form) 
     if agent.key:
         _printable(document, (*path, "agent", "key"), agent.key)
     try:
-        return Agent(url=normal_url(agent.url, "key"), key=agent.key or None)
+        url = normal_url(agent.url, "key")
     except ValueError as error:
         raise document.error((*path, "agent", "url"), str(error)) from None
+    return msgspec.structs.replace(agent, url=url, key=agent.key or None)
 
 
 def _without_empty(upstream: Upstream, url: str | None) -> Upstream:

@@ -76,22 +76,30 @@ def read(answer: Answer | None) -> Said:
         raise Away("what it says is no state") from None
 
 
+def of_member(path: str, member: int) -> str:
+    """The path that asks for one of a pool's engines."""
+    return f"{path}?member={member}" if member else path
+
+
 class Agent:
     """The agent of one upstream.
 
-    answers: None before it was asked.
+    member: which of a pool's engines the upstream is. answers: None before it was asked.
     """
 
-    def __init__(self, upstream: str, ask: AskAgent) -> None:
+    def __init__(self, upstream: str, member: int, ask: AskAgent) -> None:
         self.answers: bool | None = None
         self.why = ""
         """Why it is away."""
         self._upstream = upstream
+        self._member = member
         self._ask = ask
 
     async def state(self) -> Said | None:
         """What it says of its engine; None while it is away (`why`)."""
-        answer = await self._ask(self._upstream, STATE, TIMEOUT_S, "GET", None)
+        answer = await self._ask(
+            self._upstream, of_member(STATE, self._member), TIMEOUT_S, "GET", None
+        )
         try:
             said = read(answer)
         except Away as away:
@@ -102,7 +110,9 @@ class Agent:
 
     async def wake(self, limit_s: float) -> int | None:
         """Have it start the engine. The status of its answer; None if there was none."""
-        answer = await self._ask(self._upstream, WAKE, limit_s, "POST", b"{}")
+        answer = await self._ask(
+            self._upstream, of_member(WAKE, self._member), limit_s, "POST", b"{}"
+        )
         return None if answer is None or failure(answer) is not None else answer[0]
 
     @property

@@ -97,7 +97,9 @@ class Watch:
         self._listed = before is not None and name in discovered
         self._check_before = None if before is None else before.check
         self._warms_up = self.holds and cold.warm_up
-        self._agent = None if settings.agent is None else Agent(name, ask_agent)
+        self._agent = None
+        if settings.agent is not None:
+            self._agent = Agent(name, settings.agent.member, ask_agent)
         self._said: Said | None = None
         loads_known = self._probe is not None and self._probe.loads is not None
         self._weighs = loads_known or self._agent is not None
