@@ -48,7 +48,13 @@ test: test-rust test-python
 test-rust: setup
 	cargo test --quiet --profile checked --workspace --exclude forebay-python
 
-test-python: setup
+# Helm's library, hadolint and a PromQL parser: large, and only the tests of deploy/ need them.
+$(STAMP)-deploy: $(STAMP)-packages
+	@$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["deploy"]))' > $@-requirements
+	$(BIN)/pip install --quiet --constraint constraints.txt -r $@-requirements
+	@touch $@
+
+test-python: setup $(STAMP)-deploy
 	$(BIN)/python -m pytest -q
 
 # Packages of others for which the gateway's own tests have no room; needs Node and a registry.
