@@ -64,6 +64,11 @@ def test_each_engine_is_an_upstream(values: dict[str, Any], tmp_path: Path) -> N
         most = scaling["maxReplicas"] if scaling["enabled"] else engine["replicas"]
         name = one(manifests, "StatefulSet", "rel-forebay-engine")["spec"]["serviceName"]
         assert hosts == {f"rel-forebay-engine-{i}.{name}.serving.svc" for i in range(most)}
+        for upstream in ours.values():
+            assert upstream.agent is not None
+            assert upstream.agent.url == str(upstream.url).replace(":30000", ":30080")
+            known = engine["agentKey"] or engine["existingSecret"]
+            assert upstream.agent.key == (ENVIRONMENT["FOREBAY_ENGINE_KEY"] if known else None)
 
 
 def test_the_users_configuration_goes_before_the_charts(tmp_path: Path) -> None:

@@ -81,6 +81,11 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- range $i := until (int (include "forebay.engine.most" .)) -}}
 {{- $url := printf "http://%s-%d.%s.%s.svc:30000" $name $i $name $.Release.Namespace -}}
 {{- $upstream := dict "kind" $.Values.engine.profile.kind "url" $url "discover" true "cold" $cold "max_concurrency" $.Values.engine.maxConcurrency -}}
+{{- $agent := dict "url" (printf "http://%s-%d.%s.%s.svc:30080" $name $i $name $.Release.Namespace) -}}
+{{- if or $.Values.engine.agentKey $.Values.engine.existingSecret -}}
+{{- $_ := set $agent "key" "${FOREBAY_ENGINE_KEY}" -}}
+{{- end -}}
+{{- $_ := set $upstream "agent" $agent -}}
 {{- $_ := set $upstreams (printf "engine-%d" $i) $upstream -}}
 {{- end -}}
 {{- else -}}
@@ -156,6 +161,13 @@ capabilities:
 {{- define "forebay.env" -}}
 - name: FOREBAY_CONFIG
   value: /etc/forebay/forebay.yaml
+{{- if and .Values.engine.enabled (or .Values.engine.agentKey .Values.engine.existingSecret) }}
+- name: FOREBAY_ENGINE_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "forebay.engine.secret" . }}
+      key: FOREBAY_ENGINE_KEY
+{{- end }}
 {{- range $name, $value := .Values.gateway.env }}
 - name: {{ $name }}
   value: {{ $value | quote }}
