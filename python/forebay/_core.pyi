@@ -102,7 +102,10 @@ class Core:
         """
 
     def report_upstream(
-        self, name: str, state: Literal["warm", "loading", "cold", "down"], load: bytes | None
+        self,
+        name: str,
+        state: Literal["warm", "loading", "cold", "draining", "down"],
+        load: bytes | None,
     ) -> bool:
         """Tell what a probe found of an upstream. Returns whether there is one of that name.
 
@@ -110,6 +113,9 @@ class Core:
             ``tokens`` (in its cache); None if it said nothing.
         Raises: ValueError.
         """
+
+    def report_agent(self, name: str, answers: bool) -> bool:
+        """Tell whether an upstream's agent answers. Returns whether there is one of that name."""
 
     def describe_upstream(self, name: str, said: bytes) -> None:
         """Tell what an upstream says of its models, in place of what it said before.
@@ -128,7 +134,8 @@ class Core:
     def upstreams(self) -> bytes:
         """All upstreams as they stand in this process: a JSON list, by name.
 
-        Each has ``name``, ``kind``, ``state`` (what probes found), ``availability``, ``share`` (0
+        Each has ``name``, ``kind``, ``state`` (what probes found), ``agent`` (``answers`` or
+        ``away``; None: it has none, or was not asked yet), ``availability``, ``share`` (0
         to 1), ``draining``, ``in_flight``, ``waiting``, ``limit`` (None: any number), ``load``
         (with ``age_s``), ``first_token_ms``, ``successes``, ``failures``, ``backs_off_s``,
         ``ejections`` (how many) and ``ejection`` (``reason``, ``ends_in_s``, ``streak``). None in
@@ -224,11 +231,12 @@ class Core:
         *,
         method: str = "GET",
         body: bytes | None = None,
+        agent: bool = False,
     ) -> Exchange:
-        """Ask an upstream for `path` within `limit_s` seconds; not booked as usage.
+        """Ask an upstream, or its agent, for `path` within `limit_s` seconds; not booked as usage.
 
         Where no answer came, the error's answer has the header ``x-forebay-error``: its kind.
-        body: JSON. Raises: ValueError on a limit or a method that is none.
+        body: JSON. Raises: ValueError on a limit or a method that is none, and without an agent.
         """
 
     def authenticate(self, headers: _Headers, *, way: int | None = None) -> _Answer | None:

@@ -58,7 +58,11 @@ EVERYTHING = merged(
             "runtimeClassName": "nvidia",
             "nodeSelector": {"gpu": "h100"},
             "priorityClassName": "low",
-            "autoscaling": {"enabled": True},
+            "autoscaling": {
+                "enabled": True,
+                "limits": {"price_per_hour": "2.5"},
+                "config": {"gateways": ["http://gateways"]},
+            },
         },
     },
 )
@@ -73,6 +77,14 @@ PERMUTATIONS: dict[str, dict[str, Any]] = {
     },
     "stateful gateway": merged(
         EVERYTHING, {"gateway": {"kind": "StatefulSet", "spool": {"storageClass": "fast"}}}
+    ),
+    "scaled engines": merged(
+        MINIMAL,
+        _ENGINE,
+        {
+            "gateway": {"kind": "StatefulSet", "replicas": 3},
+            "engine": {"autoscaling": {"enabled": True, "maxReplicas": 2}},
+        },
     ),
     "engine deployment": merged(
         MINIMAL, {"engine": {"enabled": True, "kind": "Deployment", "gpus": 8}}

@@ -142,10 +142,12 @@ def test_targets_are_there(values: dict[str, Any]) -> None:
         elif manifest["kind"] == "StatefulSet":
             assert services[spec["serviceName"]]["spec"]["clusterIP"] == "None"
         elif manifest["kind"] == "Ingress":
-            (path,) = spec["rules"][0]["http"]["paths"]
-            backend = path["backend"]["service"]
-            ports = services[backend["name"]]["spec"]["ports"]
-            assert backend["port"]["name"] in {p["name"] for p in ports}
+            for path in spec["rules"][0]["http"]["paths"]:
+                backend = path["backend"]["service"]
+                ports = services[backend["name"]]["spec"]["ports"]
+                assert backend["port"]["name"] in {p["name"] for p in ports}
+                assert not path["path"].startswith(("/admin", "/metrics"))
+                assert len(path["path"]) > 1
         elif manifest["kind"] == "ServiceMonitor":
             wanted = spec["selector"]["matchLabels"].items()
             (found,) = [s for s in services.values() if wanted <= s["metadata"]["labels"].items()]
@@ -158,10 +160,7 @@ def test_pods_are_hardened(values: dict[str, Any]) -> None:
     for manifest in render(values):
         for pod in pods(manifest):
             spec = pod["spec"]
-            assert spec["automountServiceAccountToken"] is (
-                pod["metadata"]["labels"]["app.kubernetes.io/component"] == "autoscaler"
-                and "serviceAccountName" in spec
-            )
+            assert spec["automountServiceAccountToken"] is False
             assert spec["enableServiceLinks"] is False
             assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
             (container,) = spec["containers"]
@@ -238,7 +237,10 @@ def test_ingresses_do_not_buffer(controller: str) -> None:
     annotations = one(manifests, "Ingress", "rel-forebay")["metadata"]["annotations"]
     if controller == "nginx":
         assert annotations["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
-        assert annotations["nginx.ingress.kubernetes.io/proxy-request-buffering"] == "off"
+        # What was sent is not sent again, and what could not be sent goes to another gateway.
+        assert annotations["nginx.ingress.kubernetes.io/proxy-request-buffering"] == "on"
+        tries = annotations["nginx.ingress.kubernetes.io/proxy-next-upstream"].split()
+        assert "non_idempotent" not in tries
         assert annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"] == "3600"
     else:
         assert annotations["konghq.com/response-buffering"] == "false"
@@ -258,6 +260,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"secrets": {"databaseUrl": "mysql://x"}}, "databaseUrl"),
     (merged(MINIMAL, {"jobs": {"rollup": {"schedule": "daily"}}}), "schedule"),
     (merged(MINIMAL, {"ingress": {"controller": "traefik"}}), "controller"),
+    (
+        merged(MINIMAL, {"engine": {"enabled": True, "autoscaling": {"enabled": True}}}),
+        "gateway.kind=StatefulSet",
+    ),
     (merged(MINIMAL, {"engine": {"profile": {"kind": "sglang", "port": 1}}}), "profile"),
 ]
 

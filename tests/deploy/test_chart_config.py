@@ -64,6 +64,11 @@ def test_each_engine_is_an_upstream(values: dict[str, Any], tmp_path: Path) -> N
         most = scaling["maxReplicas"] if scaling["enabled"] else engine["replicas"]
         name = one(manifests, "StatefulSet", "rel-forebay-engine")["spec"]["serviceName"]
         assert hosts == {f"rel-forebay-engine-{i}.{name}.serving.svc" for i in range(most)}
+        for upstream in ours.values():
+            assert upstream.agent is not None
+            assert upstream.agent.url == str(upstream.url).replace(":30000", ":30080")
+            known = engine["agentKey"] or engine["existingSecret"]
+            assert upstream.agent.key == (ENVIRONMENT["FOREBAY_ENGINE_KEY"] if known else None)
 
 
 def test_the_users_configuration_goes_before_the_charts(tmp_path: Path) -> None:
@@ -113,6 +118,37 @@ def test_the_engine_takes_its_profile(values: dict[str, Any], tmp_path: Path) ->
     args = parser.parse_args(container["args"][1:])
     assert args.agent == f"0.0.0.0:{ports['agent']}"
     assert args.profile == "/etc/forebay-engine/profile.yaml"
+
+
+def test_the_autoscaler_takes_its_file_and_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = pytest.importorskip("forebay_engine.autoscale.config")
+    command = pytest.importorskip("forebay_engine.autoscale.command")
+    manifests = render(PERMUTATIONS["scaled engines"])
+    file = tmp_path / "autoscale.yaml"
+    name = "rel-forebay-autoscaler"
+    file.write_text(one(manifests, "ConfigMap", name)["data"]["autoscale.yaml"])
+    config = settings.load(file, {"FOREBAY_ENGINE_KEY": "agent-secret"})
+    pods_of = one(manifests, "StatefulSet", "rel-forebay")["spec"]["serviceName"]
+    assert list(config.gateways) == [
+        f"http://rel-forebay-{i}.{pods_of}.serving.svc:8080" for i in range(3)
+    ]
+    ((model, scaled),) = config.models.items()
+    (trigger,) = one(manifests, "ScaledObject", "rel-forebay-engine")["spec"]["triggers"]
+    assert trigger["metadata"]["model"] == model
+    assert scaled.upstreams == ["engine-0", "engine-1"]
+    assert set(scaled.upstreams) == set(_config(manifests, tmp_path).upstreams)
+    assert [engine.key for engine in scaled.engines] == ["agent-secret"] * 2
+    spec = one(manifests, "Deployment", name)["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    parser = argparse.ArgumentParser()
+    command.add(parser)
+    args = parser.parse_args(container["args"][1:])
+    ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+    assert args.keda == f"0.0.0.0:{ports['keda']}"
+    assert args.metrics == f"0.0.0.0:{ports['metrics']}"
+    assert trigger["metadata"]["scalerAddress"] == f"{name}.serving.svc:{ports['keda']}"
 
 
 def _leaves(node: dict[str, Any], path: str = "") -> list[str]:

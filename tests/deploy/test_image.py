@@ -95,8 +95,19 @@ def test_three_variables_suffice(container: Gateway) -> None:
     assert answer.status == 200
     assert container.usage_of(answer)["outcome"] == "ok"
     assert container.grpc != "None"
-    spool = container.folder.parent / "state" / "forebay" / "spool"
+    spool = container.folder / "state" / "forebay" / "spool"
     assert list(spool.iterdir())
+
+
+def test_all_but_its_volume_and_tmp_may_be_read_only(container: Gateway, sealable: bool) -> None:
+    if not sealable:
+        pytest.skip("needs root, to mount and to drop capabilities")
+    status = Path(f"/proc/{container.pid}/status").read_text()
+    assert "CapEff:\t0000000000000002" in status  # DAC_OVERRIDE, for the tests' database
+    assert "NoNewPrivs:\t1" in status
+    # It serves (the tests before and after), and nothing in it minded.
+    assert "Read-only file system" not in container.log()
+    assert container.health()["status"] == "ready"
 
 
 def test_the_health_check_is_the_programs_own(container: Gateway) -> None:

@@ -479,33 +479,61 @@ impl Gateway {
             return Arc::new(self.refusal(Door::OpenAi, &error, Vec::new()));
         };
         let body = Rope::new(vec![body]);
+        let gateway = Arc::clone(self);
+        self.answering(async move {
+            exchange::fetch(&upstream, method, &path, (&HeaderMap::new(), body), limit)
+                .await
+                .inspect_err(|error| gateway.note(error, &[]))
+        })
+    }
+
+    /// Asks an upstream's agent for `path`, as [`Gateway::fetch`] asks the upstream; who asks tells the
+    /// log what came of it. None where the upstream has no agent, or is none.
+    pub fn ask_agent(
+        self: &Arc<Self>,
+        upstream: &str,
+        method: Method,
+        path: String,
+        body: Bytes,
+        limit: Duration,
+    ) -> Option<Arc<Slot>> {
+        let upstream = self.upstream(upstream)?;
+        upstream.agent.as_ref()?;
+        let body = Rope::new(vec![body]);
+        Some(self.answering(async move {
+            let Some(agent) = &upstream.agent else {
+                return Err(Error::new(Kind::NotFound, "There is no agent."));
+            };
+            exchange::answer(agent.ask(method, &path, body), limit).await
+        }))
+    }
+
+    /// An exchange whose answer is the one that `asked` comes to.
+    fn answering(
+        &self,
+        asked: impl Future<Output = Result<(u16, Bytes), Error>> + Send + 'static,
+    ) -> Arc<Slot> {
         let slot = Arc::new(Slot::new());
-        let (gateway, answer) = (Arc::clone(self), Answering(Arc::clone(&slot)));
+        let answer = Answering(Arc::clone(&slot));
         let task = self.runtime.spawn(async move {
-            let head =
-                match exchange::fetch(&upstream, method, &path, (&HeaderMap::new(), body), limit)
-                    .await
-                {
-                    Ok((status, body)) => Head {
-                        status,
-                        headers: Vec::new(),
-                        body,
-                        more: false,
-                    },
-                    Err(error) => {
-                        gateway.note(&error, &[]);
-                        Head {
-                            status: error.kind.status(),
-                            // Tells it from an error that the upstream answered.
-                            headers: vec![(
-                                HeaderName::from_static("x-forebay-error"),
-                                HeaderValue::from_static(error.kind.name()),
-                            )],
-                            body: error.openai_body(),
-                            more: false,
-                        }
-                    }
-                };
+            let head = match asked.await {
+                Ok((status, body)) => Head {
+                    status,
+                    headers: Vec::new(),
+                    body,
+                    more: false,
+                },
+                Err(error) => Head {
+                    status: error.kind.status(),
+                    // Tells it from an error that the upstream answered.
+                    headers: vec![(
+                        HeaderName::from_static("x-forebay-error"),
+                        HeaderValue::from_static(error.kind.name()),
+                    )],
+                    body: error.openai_body(),
+                    more: false,
+                },
+            };
             answer.0.start(head);
         });
         slot.driven_by(task.abort_handle());

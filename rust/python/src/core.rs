@@ -343,6 +343,11 @@ impl Core {
         Ok(self.gateway.report_upstream(name, engine, load))
     }
 
+    /// An upstream's agent answers, or does not. Whether there is such an upstream.
+    fn report_agent(&self, name: &str, answers: bool) -> bool {
+        self.gateway.report_agent(name, answers)
+    }
+
     /// Takes in what an upstream says of its models, as JSON.
     fn describe_upstream(&self, name: &str, said: &[u8]) -> PyResult<()> {
         let said =
@@ -478,8 +483,10 @@ impl Core {
             .map_err(PyValueError::new_err)
     }
 
-    /// Asks an upstream for `path`: an exchange that is not booked. `limit_s` in seconds.
-    #[pyo3(signature = (upstream, path, limit_s, *, method="GET", body=None))]
+    /// Asks an upstream, or its agent, for `path`: an exchange that is not booked. `limit_s` in
+    /// seconds.
+    #[pyo3(signature = (upstream, path, limit_s, *, method="GET", body=None, agent=false))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn fetch(
         slf: &Bound<'_, Self>,
         upstream: &str,
@@ -487,6 +494,7 @@ impl Core {
         limit_s: f64,
         method: &str,
         body: Option<&[u8]>,
+        agent: bool,
     ) -> PyResult<Exchange> {
         let this = slf.get();
         let limit = Duration::try_from_secs_f64(limit_s)
@@ -494,7 +502,12 @@ impl Core {
         let method = Method::from_bytes(method.as_bytes())
             .map_err(|_| PyValueError::new_err(format!("{method:?} is no method")))?;
         let body = Bytes::copy_from_slice(body.unwrap_or_default());
-        let slot = this.gateway.fetch(upstream, method, path, body, limit);
+        let slot = if agent {
+            let slot = this.gateway.ask_agent(upstream, method, path, body, limit);
+            slot.ok_or_else(|| PyValueError::new_err(format!("{upstream:?} has no agent")))?
+        } else {
+            this.gateway.fetch(upstream, method, path, body, limit)
+        };
         let id = this.next_id.fetch_add(1, Ordering::Relaxed);
         Ok(Exchange::new(slot, slf.clone().unbind(), id))
     }

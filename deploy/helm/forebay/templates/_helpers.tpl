@@ -81,6 +81,11 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- range $i := until (int (include "forebay.engine.most" .)) -}}
 {{- $url := printf "http://%s-%d.%s.%s.svc:30000" $name $i $name $.Release.Namespace -}}
 {{- $upstream := dict "kind" $.Values.engine.profile.kind "url" $url "discover" true "cold" $cold "max_concurrency" $.Values.engine.maxConcurrency -}}
+{{- $agent := dict "url" (printf "http://%s-%d.%s.%s.svc:30080" $name $i $name $.Release.Namespace) -}}
+{{- if or $.Values.engine.agentKey $.Values.engine.existingSecret -}}
+{{- $_ := set $agent "key" "${FOREBAY_ENGINE_KEY}" -}}
+{{- end -}}
+{{- $_ := set $upstream "agent" $agent -}}
 {{- $_ := set $upstreams (printf "engine-%d" $i) $upstream -}}
 {{- end -}}
 {{- else -}}
@@ -90,6 +95,38 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- $_ := set $config "upstreams" $upstreams -}}
 {{- end -}}
 {{- toYaml (mustMergeOverwrite $config (deepCopy .Values.config)) -}}
+{{- end -}}
+
+{{/* The file of forebay-engine autoscale: the chart's part, then the user's over it. */}}
+{{- define "forebay.autoscale" -}}
+{{- $scaling := .Values.engine.autoscaling -}}
+{{- $full := include "forebay.fullname" . -}}
+{{- $gateways := list -}}
+{{- if not $scaling.config.gateways -}}
+{{- if or (ne .Values.gateway.kind "StatefulSet") .Values.gateway.autoscaling.enabled -}}
+{{- fail "engine.autoscaling reads every gateway by its name: set gateway.kind=StatefulSet and gateway.autoscaling.enabled=false, or name them in engine.autoscaling.config.gateways" -}}
+{{- end -}}
+{{- range $i := until (int .Values.gateway.replicas) -}}
+{{- $gateways = append $gateways (printf "http://%s-%d.%s-pods.%s.svc:8080" $full $i $full $.Release.Namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- $upstreams := list "engine" -}}
+{{- $engines := list -}}
+{{- if eq .Values.engine.kind "StatefulSet" -}}
+{{- $upstreams = list -}}
+{{- range $i := until (int (include "forebay.engine.most" .)) -}}
+{{- $upstreams = append $upstreams (printf "engine-%d" $i) -}}
+{{- $engine := dict "agent" (printf "http://%s-engine-%d.%s-engine.%s.svc:30080" $full $i $full $.Release.Namespace) -}}
+{{- if or $.Values.engine.agentKey $.Values.engine.existingSecret -}}
+{{- $_ := set $engine "key" "${FOREBAY_ENGINE_KEY}" -}}
+{{- end -}}
+{{- $engines = append $engines $engine -}}
+{{- end -}}
+{{- end -}}
+{{- $limits := merge (dict "min" $scaling.minReplicas "max" $scaling.maxReplicas) (deepCopy $scaling.limits) -}}
+{{- $model := dict "upstreams" $upstreams "engines" $engines "capacity" $scaling.capacity "limits" $limits -}}
+{{- $name := default .Values.engine.profile.model .Values.engine.profile.name -}}
+{{- toYaml (mustMergeOverwrite (dict "gateways" $gateways "models" (dict $name $model)) (deepCopy $scaling.config)) -}}
 {{- end -}}
 
 {{/* Of the configuration what a running gateway does not take over: a change of it restarts. */}}
@@ -124,6 +161,13 @@ capabilities:
 {{- define "forebay.env" -}}
 - name: FOREBAY_CONFIG
   value: /etc/forebay/forebay.yaml
+{{- if and .Values.engine.enabled (or .Values.engine.agentKey .Values.engine.existingSecret) }}
+- name: FOREBAY_ENGINE_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "forebay.engine.secret" . }}
+      key: FOREBAY_ENGINE_KEY
+{{- end }}
 {{- range $name, $value := .Values.gateway.env }}
 - name: {{ $name }}
   value: {{ $value | quote }}

@@ -83,6 +83,8 @@ def to_public(config: Config) -> dict[str, Any]:
         for name in SECRETS if upstream["credentials"] is not None else ():
             if upstream["credentials"][name] is not None:
                 upstream["credentials"][name] = MASK
+        if upstream["agent"] is not None and upstream["agent"]["key"] is not None:
+            upstream["agent"]["key"] = MASK
     public["prompt_logs"]["keys"] = dict.fromkeys(config.prompt_logs.keys, MASK)
     if config.database_url is not None:
         public["database_url"] = mask_url(config.database_url)
