@@ -147,9 +147,11 @@ def test_a_gateway_that_is_away(tmp_path_factory: pytest.TempPathFactory) -> Non
         brief = (503, "service_unavailable_error", "service_unavailable", None)
         assert answer.brief() == brief
         assert answer.header("retry-after") == "1"
-        with channel(f"127.0.0.1:{alone.grpc_port}") as opened:
-            with pytest.raises(grpc.RpcError) as told:
-                next(begin(opened, "StreamChatCompletion", grpc_chat("sim"), key="x"))
+        with (
+            channel(f"127.0.0.1:{alone.grpc_port}") as opened,
+            pytest.raises(grpc.RpcError) as told,
+        ):
+            next(begin(opened, "StreamChatCompletion", grpc_chat("sim"), key="x"))
         assert told.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
