@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from forebay_engine.size import quantization, source
 from forebay_engine.size.fields import Fields
-from forebay_engine.size.model import Matrix, Part
+from forebay_engine.size.layers import Matrix, Part
 from forebay_engine.size.plan import undivided
+from forebay_engine.size.reserve import vision_factor
 
 from tests.engine.size_support import CONFIGS, read, weights
 
@@ -65,6 +66,10 @@ def test_a_multimodal_model_is_its_text_part() -> None:
     found = read(outer)
     assert found.parameters == read(llama()).parameters
     assert found.notes == ("the vision tower is not counted (--other-params)",)
+    assert found.vision == (24, 1024)
+    assert vision_factor(None) == 1
+    assert vision_factor(found.vision) == 0.95
+    assert vision_factor((1000, 4096)) == pytest.approx(0.95 * 0.8)
 
 
 def test_hybrid_windows_keep_less() -> None:
@@ -133,7 +138,25 @@ def test_what_quantisers_write(values: dict[str, Any], name: str, arithmetic: st
         ({"quant_method": "awq", "group_size": 128}, "bits or w_bit: missing"),
         ({"quant_method": "awq", "bits": 4, "group_size": 0}, "group_size"),
         ({"quant_method": "modelopt", "quant_algo": "W4A8"}, "quant_algo: W4A8"),
-        ({"quant_method": "compressed-tensors"}, "config_groups: weights are missing"),
+        ({"quant_method": "compressed-tensors"}, "config_groups: missing"),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"g": {}}},
+            "config_groups: g: weights: missing",
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {
+                    "a": {"weights": WEIGHTS},
+                    "b": {"weights": WEIGHTS | {"num_bits": 8}},
+                },
+            },
+            "config_groups: weights that differ",
+        ),
+        (
+            {"quant_method": "fp8", "ignore": [r"re:.*layers\.(0|1)\..*"]},
+            "ignore: re:.*layers",
+        ),
         ({"quant_method": "fp8", "weight_block_size": [1, 2]}, "weight_block_size"),
     ],
 )

@@ -7,7 +7,8 @@ from decimal import Decimal
 
 from forebay_engine.size import gpus
 from forebay_engine.size.kv import Kv
-from forebay_engine.size.model import Attention, LatentAttention, Layer, Mlp, Model, Moe, Part
+from forebay_engine.size.layers import Attention, LatentAttention, Layer, Mlp, Moe, Part
+from forebay_engine.size.model import Model
 from forebay_engine.size.plan import WIDTHS, answer, per_million
 from forebay_engine.size.quantization import SCHEMES, named
 from forebay_engine.size.reserve import Settings, budget, sglang_reserve_mib

@@ -13,6 +13,7 @@ COMMANDS = {
     "serve": "serve a model with an engine, from a profile",
     "sim": "serve a simulated engine or provider",
     "size": "what a model needs, and which GPUs have it",
+    "warm": "keep engines warm and parked, or measure a start",
 }
 """What each does. `forebay_engine.NAME.command` has `add(parser)`, its options, and `run(args)`."""
 

@@ -140,8 +140,7 @@ class Agent:
         task = asyncio.ensure_future(_run(word))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await asyncio.sleep(0)  # so that the state in the answer is the new one
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it has begun, so that the state in the answer is the new one
         return JSONResponse({"state": member.state}, 202)
 
 
@@ -196,9 +195,9 @@ async def serve(app: Any, host: str, port: int) -> tuple[Server, asyncio.Task[No
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-    except OSError:
+    except OSError as error:
         listening.close()
-        raise
+        raise OSError(f"{host}:{port}: {error.strerror}") from None
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 
@@ -34,3 +36,35 @@ async def first_of(clock: Clock, timeout_s: float, *waiters: asyncio.Future[Any]
         await asyncio.wait((timer, *waiters), return_when=asyncio.FIRST_COMPLETED)
     finally:
         timer.cancel()
+
+
+class Changes:
+    """Lets some wait until others' changes have made something true."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting: set[asyncio.Event] = set()
+
+    def notify(self) -> None:
+        """Something has changed."""
+        for event in self._waiting:
+            event.set()
+
+    async def until(self, true: Callable[[], bool], timeout_s: float = math.inf) -> None:
+        """Return when it is true. Raises TimeoutError."""
+        event = asyncio.Event()
+        self._waiting.add(event)
+        deadline = self._clock.now() + timeout_s
+        try:
+            while not true():
+                left = deadline - self._clock.now()
+                if left <= 0:
+                    raise TimeoutError
+                event.clear()
+                waiter = asyncio.ensure_future(event.wait())
+                try:
+                    await first_of(self._clock, min(left, 3600.0), waiter)
+                finally:
+                    waiter.cancel()
+        finally:
+            self._waiting.discard(event)

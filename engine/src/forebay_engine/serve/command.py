@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 
 from forebay_engine.serve import profile
 from forebay_engine.serve.engines import make
 from forebay_engine.serve.gpu import Gpu, detect, visible
+from forebay_engine.serve.launch import KEY_VARIABLE
 from forebay_engine.serve.plan import plan, shown
 
 AGENT = "127.0.0.1:30080"
-KEY_VARIABLE = "FOREBAY_ENGINE_KEY"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,11 @@ def run(args: argparse.Namespace) -> int:
         ready_file=args.ready_file,
         cold=args.cold,
     )
-    return asyncio.run(serve(loaded, options))
+    try:
+        return asyncio.run(serve(loaded, options))
+    except OSError as error:
+        print(f"forebay-engine serve: {error}", file=sys.stderr)
+        return 1
 
 
 def _dry_run(loaded: profile.Profile, path: str) -> int:

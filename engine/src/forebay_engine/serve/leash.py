@@ -8,7 +8,7 @@ the engine: SIGTERM, and SIGKILL after GRACE seconds. If it is killed itself, th
 
 On REPORT_FD it says `pid N`, and in the end `exit N` (negative: by that signal).
 
-Started with `python -I -S`: only what the interpreter has built in is imported, in 15 ms.
+Started with `python -I -S`: only what comes with the interpreter is imported, 20 ms of CPU.
 """
 
 import ctypes
@@ -32,11 +32,18 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _children() -> list[int]:
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children") as file:
-            return [int(word) for word in file.read().split()]
-    except OSError:
-        return []
+    """From all of /proc: not every kernel, nor gVisor, has a list of children."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    parent = int(file.read().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == os.getpid():
+                found.append(int(name))
+    return found
 
 
 def _kill(pid: int) -> None:

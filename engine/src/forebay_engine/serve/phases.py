@@ -65,6 +65,10 @@ class Timeline:
                 self.phases.graphs = self._since("graphs", now)
         return stages
 
+    def woken(self, now: float) -> None:
+        """It had been started before somebody wanted it: what follows counts from here."""
+        self._began = now
+
     def ready(self, now: float) -> None:
         """The ready path has said so."""
         if self.phases.ready is None:

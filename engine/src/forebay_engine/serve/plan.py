@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forebay_engine.serve.engines import EngineKind
@@ -21,10 +23,11 @@ _PLACE = re.compile(r"\{(host|port|model|name)\}")
 
 @dataclass(frozen=True)
 class Plan:
-    """argv, and what is added to the environment."""
+    """argv, what is added to the environment, and files to be written first (path, text)."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
+    files: Mapping[str, str]
 
 
 def plan(profile: Profile, kind: EngineKind, gpus: Sequence[Gpu]) -> Plan:
@@ -41,7 +44,14 @@ def plan(profile: Profile, kind: EngineKind, gpus: Sequence[Gpu]) -> Plan:
         argv = kind.argv(profile, gpus)
     # Python holds back what it prints to a pipe, and the log would be told too late.
     env = {"PYTHONUNBUFFERED": "1", **caches(profile), **kind.env(profile, gpus), **profile.env}
-    return Plan(tuple(argv), env)
+    return Plan(tuple(argv), env, {} if profile.command else kind.files(profile, gpus))
+
+
+def write(planned: Plan) -> None:
+    """Write the plan's files. Blocks. Raises OSError."""
+    for path, text in planned.files.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)
 
 
 def caches(profile: Profile) -> dict[str, str]:
@@ -71,7 +81,9 @@ def shown(planned: Plan, profile: Profile) -> str:
         f"{name}={MASK if secret(name) else shlex.quote(value)}"
         for name, value in sorted(planned.env.items())
     ]
-    return " \\\n".join([*lines, shlex.join(masked(planned.argv, profile))])
+    said = " \\\n".join([*lines, shlex.join(masked(planned.argv, profile))])
+    files = [f"# {path}:\n{textwrap.indent(text, '#   ')}" for path, text in planned.files.items()]
+    return "\n".join([said, *files]).rstrip()
 
 
 def masked(argv: Sequence[str], profile: Profile) -> list[str]:
@@ -84,7 +96,10 @@ def masked(argv: Sequence[str], profile: Profile) -> list[str]:
             word = MASK
         elif mark and flag.startswith("--") and secret(flag):
             word = f"{flag}={MASK}"
-        if profile.api_key:
-            word = word.replace(profile.api_key, MASK)
-        words.append(word)
+        words.append(conceal(word, profile))
     return words
+
+
+def conceal(text: str, profile: Profile) -> str:
+    """Without the API key."""
+    return text.replace(profile.api_key, MASK) if profile.api_key else text

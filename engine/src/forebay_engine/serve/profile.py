@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from forebay_engine.serve import document
+from forebay_engine.serve.engines import make
 
 KindName = Literal["sglang", "vllm", "tgi", "trtllm"]
 KvCache = Literal["auto", "fp8", "fp8_where_supported"]
 Park = Literal["stop", "memory", "gate"]
+
+SCHEMES = ("file", "https", "http", "s3", "gs")
+"""Of sources that are synced. A plain path is used where it is."""
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -153,11 +158,17 @@ def load(path: str | Path, sets: tuple[str, ...] = ()) -> Profile:
 
 def parse(text: str, file: str = "profile", sets: tuple[str, ...] = ()) -> Profile:
     """As `load`, of a text; `file` is its name in errors."""
-    values: dict[str, Any] = document.mapping(text, file)
+    return from_values(document.mapping(text, file), file, sets)
+
+
+def from_values(
+    values: dict[str, Any], file: str = "profile", sets: tuple[str, ...] = ()
+) -> Profile:
+    """As `load`, of what YAML has become; `file` is its name in errors."""
+    values = copy.deepcopy(values)
     for word in sets:
         document.put(values, word, "--set")
-    values = document.expand(values, file)
-    profile = document.convert(values, Profile, file)
+    profile = document.convert(document.expand(values, file), Profile, file)
     _check(profile, file)
     return profile
 
@@ -167,16 +178,13 @@ def _check(profile: Profile, file: str) -> None:
         raise ValueError(f"{file}: model: must not be empty")
     if profile.command and (profile.launcher or profile.args):
         raise ValueError(f"{file}: command: stands alone, without launcher and args")
-    if profile.weights.transfer == "stream" and not profile.weights.source:
-        raise ValueError(f"{file}: weights.transfer: stream needs weights.source")
-    synced = _scheme(profile.weights.source) and profile.weights.transfer == "sync"
-    if synced and not profile.cache_dir:
-        raise ValueError(f"{file}: weights.source: syncing needs cache_dir")
-    from forebay_engine.serve.engines import make
-
+    scheme, mark, _ = profile.weights.source.partition("://")
+    if profile.weights.transfer == "stream":
+        if not mark or scheme == "file":
+            raise ValueError(f"{file}: weights.transfer: stream needs a store in weights.source")
+    elif mark:
+        if scheme not in SCHEMES:
+            raise ValueError(f"{file}: weights.source: {scheme}:// is none of {', '.join(SCHEMES)}")
+        if not profile.cache_dir:
+            raise ValueError(f"{file}: weights.source: to sync it needs cache_dir")
     make(profile.kind).check(profile, file)
-
-
-def _scheme(source: str) -> str:
-    head, mark, _ = source.partition("://")
-    return head if mark and head != "file" else ""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+import math
 import os
 import signal
 from dataclasses import dataclass
@@ -96,9 +96,7 @@ async def _tell(supervisor: Supervisor, ready_file: str | None, where: str | Non
     """Write the ready file once it is warm."""
     if ready_file is None:
         return
-    while supervisor.state != "warm":
-        with contextlib.suppress(TimeoutError):
-            await supervisor.wait_for("warm", 3600.0)
+    await supervisor.wait_for("warm", math.inf)
     told = {"url": supervisor.profile.url, "agent": where and f"http://{where}", "pid": os.getpid()}
     path = Path(ready_file)
     draft = path.with_name(f"{path.name}.{os.getpid()}")

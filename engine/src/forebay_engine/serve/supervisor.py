@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 from forebay_engine.serve import process, weights
 from forebay_engine.serve.client import LOAD_S, Client, NotWarm
-from forebay_engine.serve.clock import Clock, SystemClock, first_of
+from forebay_engine.serve.clock import Changes, Clock, SystemClock
 from forebay_engine.serve.crashes import Crashes
 from forebay_engine.serve.ending import finish, report
 from forebay_engine.serve.engines import Call, EngineKind, Load
-from forebay_engine.serve.gpu import Gpu, detect, visible
+from forebay_engine.serve.gpu import Gpu
 from forebay_engine.serve.http import Http, HttpxHttp
+from forebay_engine.serve.launch import StartError, check_port, gpus_of, launch, locate
 from forebay_engine.serve.phases import Phases, Timeline
-from forebay_engine.serve.plan import plan
+from forebay_engine.serve.plan import conceal
 from forebay_engine.serve.profile import Profile
 from forebay_engine.serve.warmup import warm_up
 
@@ -27,10 +26,6 @@ State = Literal["cold", "loading", "warm", "draining", "down"]
 
 UNREADY_LOOKS = 3
 """In a row, and a warm engine is not any more, until it says that it is ready again."""
-
-
-class StartError(Exception):
-    """A start that another one would not mend."""
 
 
 class Supervisor:
@@ -78,11 +73,15 @@ class Supervisor:
         self._life: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._parking: asyncio.Task[None] | None = None
+        self._then: Literal["cold", "down"] = "down"
+        """What it is to be when it has ended."""
         self._hurry = asyncio.Event()
         self._gate_open = asyncio.Event()
         self._gated = asyncio.Event()
         self._leaving = False
-        self._changed: set[asyncio.Event] = set()
+        self._serving = False
+        """The process has been warm: there may be requests."""
+        self._changes = Changes(self._clock)
         self._policy = Crashes(profile.restart)
 
     @property
@@ -133,7 +132,10 @@ class Supervisor:
                 self._gate_open.clear()
                 self._begin(gated=True)
             return
-        self._parking = asyncio.ensure_future(self._park())
+        releases = self._serving and self.kind.park(self.profile) is not None
+        if releases or self._ending is None:
+            self._become("draining")
+        self._parking = asyncio.ensure_future(self._park(releases))
 
     async def drain(self, grace_s: float) -> None:
         """Stop admitting, let requests finish for `grace_s` at most, end the process: → down."""
@@ -146,17 +148,15 @@ class Supervisor:
 
     async def wait_for(self, state: State, timeout_s: float) -> None:
         """Return when in `state`. Raises TimeoutError."""
-        await self._wait_until(lambda: self.state == state, timeout_s)
+        await self._changes.until(lambda: self.state == state, timeout_s)
 
     async def wait_parked(self, timeout_s: float) -> None:
         """Return when parked. Raises TimeoutError."""
-        await self._wait_until(lambda: self.parked, timeout_s)
+        await self._changes.until(lambda: self.parked, timeout_s)
 
     async def failed(self) -> None:
         """Return when it is `down` though nobody asked for that. `error` says why."""
-        while not (self.state == "down" and self.error):
-            with contextlib.suppress(TimeoutError):
-                await self._wait_until(lambda: self.state == "down" and bool(self.error), 3600.0)
+        await self._changes.until(lambda: self.state == "down" and bool(self.error))
 
     async def close(self) -> None:
         """End all, at once."""
@@ -169,11 +169,7 @@ class Supervisor:
         if state != self.state:
             self.state = state
             self._since = self._clock.now()
-        self._notify()
-
-    def _notify(self) -> None:
-        for event in self._changed:
-            event.set()
+        self._changes.notify()
 
     def _begin(self, *, gated: bool = False) -> None:
         self._leaving = False
@@ -190,14 +186,22 @@ class Supervisor:
                 try:
                     why = await self._once()
                     pause = None if self._leaving else self._policy.crashed(self._clock.now())
-                except (StartError, ValueError, OSError) as error:
+                except (StartError, ValueError, FileNotFoundError) as error:
                     why, pause = str(error), None
+                except OSError as error:  # a store away, a disk full: that may mend
+                    why, pause = str(error), self._policy.crashed(self._clock.now())
+                parked = self.parked and self.kind.park(self.profile) is not None
                 self._process = None
                 self.parked = False
                 self._client.forget()
                 if self._leaving:
                     return
                 self.crashes = self._policy.total
+                if parked and self._parking is None:  # nobody waits for it
+                    self._say(f"while parked, {why}")
+                    self._life = None
+                    self._become("cold")
+                    return
                 if pause is None:
                     self.error = why
                     self._say(why)
@@ -205,7 +209,7 @@ class Supervisor:
                     self._become("down")
                     return
                 self._say(f"{why}; it is started again in {pause:g} s")
-                if not self._gated.is_set() or self._gate_open.is_set():
+                if self._gate_open.is_set():
                     self._become("loading")
                 await self._clock.sleep(pause)
         finally:
@@ -214,31 +218,36 @@ class Supervisor:
     async def _once(self) -> str:
         """One process, from its start to its end. Returns how it ended."""
         self._gated.clear()
+        self._serving = False
         timeline = Timeline(self.kind.marks, self._clock.now())
         self.phases = timeline.phases
-        _check_port(self.profile)
-        located = await asyncio.to_thread(weights.locate, self.profile, self._say)
-        if located.prepared:
+        check_port(self.profile)
+        located = await locate(self.profile, self._say)
+        if located.lease is not None:
             timeline.prepared(self._clock.now())
-        gpus = self._gpus
-        if gpus is None:
-            found = await asyncio.to_thread(detect)
-            wanted = {**os.environ, **self.profile.env}.get("CUDA_VISIBLE_DEVICES")
-            gpus = self._gpus = visible(found, wanted)
-        planned = plan(located.profile, self.kind, gpus)
+            try:
+                return await self._held(located, timeline)
+            finally:
+                located.lease.close()
+        return await self._held(located, timeline)
+
+    async def _held(self, located: weights.Located, timeline: Timeline) -> str:
+        """The process, once its weights are at their place."""
+        if self._gpus is None:
+            self._gpus = await gpus_of(self.profile)
 
         def on_line(text: str) -> None:
             if "gated" in timeline.line(text, self._clock.now()):
                 self._gated.set()
 
-        start = process.Start(
-            argv=planned.argv,
-            env={**os.environ, **planned.env},
+        held = self._process = await launch(
+            located.profile,
+            self.kind,
+            self._gpus,
             on_line=on_line,
-            cwd=self.profile.cwd,
             output=self._output,
+            spawn=self._spawn,
         )
-        held = self._process = await self._spawn(start)
         timeline.spawned(self._clock.now())
         self.exit_status = None
         preloading = asyncio.ensure_future(self._preload(located))
@@ -256,7 +265,7 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(serving, preloading, exiting, return_exceptions=True)
             held.kill()
-        return report(why, self.exit_status, held.tail())
+        return conceal(report(why, self.exit_status, held.tail()), self.profile)
 
     async def _preload(self, located: weights.Located) -> None:
         self.preloaded = await weights.preload(located, self.profile.weights)
@@ -264,8 +273,8 @@ class Supervisor:
     async def _serve(self, timeline: Timeline) -> None:
         """From the start to warm, then look at it. Ends only where that fails, by an exception."""
         gate = self.kind.gate(self.profile)
-        if gate is not None:
-            await self._pass_gate(gate)
+        if gate is not None and await self._pass_gate(gate):
+            timeline.woken(self._clock.now())
         await self._client.until_ready(self.profile.load_timeout_s)
         timeline.ready(self._clock.now())
         await warm_up(
@@ -275,18 +284,22 @@ class Supervisor:
             lambda: timeline.first_token(self._clock.now()),
         )
         self._gate_open.set()
+        self._serving = True
         if self.state == "loading":
             self._become("warm")
         await self._watch()
 
-    async def _pass_gate(self, gate: Call) -> None:
+    async def _pass_gate(self, gate: Call) -> bool:
+        """Returns whether it has waited there for somebody."""
         await self._gated.wait()
-        if not self._gate_open.is_set():
+        waits = not self._gate_open.is_set()
+        if waits:
             self.parked = True
-            self._notify()
+            self._changes.notify()
             await self._gate_open.wait()
             self.parked = False
         await self._client.call(gate)
+        return waits
 
     async def _watch(self) -> None:
         """Keep `load` fresh, and `warm` true."""
@@ -324,17 +337,15 @@ class Supervisor:
         finally:
             self._parking = None
 
-    async def _park(self) -> None:
+    async def _park(self, releases: bool) -> None:
         grace = self.profile.drain.grace_s
         calls = self.kind.park(self.profile)
         try:
-            if calls is not None and self.state == "warm":
-                self._become("draining")
-                if await self._release(calls.release, grace):
-                    self.parked = True
-                    self._client.forget()
-                    self._become("cold")
-                    return
+            if releases and calls is not None and await self._release(calls.release, grace):
+                self.parked = True
+                self._client.forget()
+                self._become("cold")
+                return
             if self._ending is None:
                 await self._end(grace, "cold")
             if self.state == "cold" and self.kind.gate(self.profile) is not None:
@@ -357,24 +368,30 @@ class Supervisor:
         return True
 
     async def _end(self, grace_s: float, then: Literal["cold", "down"]) -> None:
+        if then == "down" and self._parking is not None:
+            self._parking.cancel()
+            self._parking = None
+        if self._ending is None or then == "down":
+            self._then = then
         if self._ending is None:
-            self._ending = asyncio.ensure_future(self._finish(grace_s, then))
+            if self._life is not None:
+                self._leaving = True
+                self._become("draining")
+            self._ending = asyncio.ensure_future(self._finish(grace_s))
         await asyncio.shield(self._ending)
 
-    async def _finish(self, grace_s: float, then: Literal["cold", "down"]) -> None:
+    async def _finish(self, grace_s: float) -> None:
         try:
             life, held = self._life, self._process
             if life is not None:
-                serving = self.state in ("warm", "draining") and not self.parked
-                self._leaving = True
-                self._become("draining")
                 if held is None:  # it syncs weights, or waits to be started again
                     life.cancel()
                 else:
+                    serves = self._serving and not self.parked
                     await finish(
                         held,
                         drain=self.profile.drain,
-                        grace_s=grace_s if serving else 0.0,
+                        grace_s=grace_s if serves else 0.0,
                         kind=self.kind,
                         client=self._client,
                         clock=self._clock,
@@ -384,43 +401,15 @@ class Supervisor:
                 await asyncio.gather(life, return_exceptions=True)
             self._life = None
             self.parked = False
-            self._become(then)
+            self._become(self._then)
         finally:
             self._ending = None
-
-    async def _wait_until(self, true: Callable[[], bool], timeout_s: float) -> None:
-        event = asyncio.Event()
-        self._changed.add(event)
-        deadline = self._clock.now() + timeout_s
-        try:
-            while not true():
-                left = deadline - self._clock.now()
-                if left <= 0:
-                    raise TimeoutError(f"{self.kind.name} is {self.state} {self.error}".strip())
-                event.clear()
-                waiter = asyncio.ensure_future(event.wait())
-                await first_of(self._clock, left, waiter)
-                waiter.cancel()
-        finally:
-            self._changed.discard(event)
 
 
 def _reason(serving: asyncio.Future[None]) -> str:
     """Why an engine that lives is given up."""
     error = serving.exception()
     return str(error) if error is not None else "it was let go"
-
-
-def _check_port(profile: Profile) -> None:
-    """Raise StartError when something listens there: engines find out after their weights."""
-    family = socket.AF_INET6 if ":" in profile.host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((profile.host, profile.port))
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise StartError(f"{profile.host}:{profile.port}: {why}") from None
 
 
 def _say(text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forebay_engine.size.kv import layer_bytes
-from forebay_engine.size.model import LatentAttention, Moe
+from forebay_engine.size.layers import LatentAttention, Moe
 from forebay_engine.size.plan import Answer, Question
 from forebay_engine.size.render import GIB
 from forebay_engine.size.roofline import Step

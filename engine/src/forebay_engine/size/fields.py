@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from forebay_engine.size.model import Layer
-
 
 class Fields:
     """One JSON object. All getters raise ValueError with the field's full name."""
@@ -95,10 +93,3 @@ def pattern(fields: Fields, layers: int, *, every: int | None, window: int | Non
     if window is None or every is None:
         return [False] * layers
     return [(number + 1) % every != 0 for number in range(layers)]
-
-
-def repeat(layers: Sequence[Layer], count: int, where: str) -> tuple[Layer, ...]:
-    """`layers`, checked to be `count`."""
-    if len(layers) != count:
-        raise ValueError(f"{where}: num_hidden_layers: {count}, but {len(layers)} are described")
-    return tuple(layers)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from forebay_engine.size.model import Attention, LatentAttention, Layer, Mlp, Model, Moe, Part
+from forebay_engine.size.layers import Attention, LatentAttention, Layer, Mlp, Moe, Part
+from forebay_engine.size.model import Model
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from forebay_engine.size.model import LatentAttention, Layer, Model
+from forebay_engine.size.layers import LatentAttention, Layer
+from forebay_engine.size.model import Model
 
 KV_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0}
 INDEX_BLOCK = 128  # entries of the sparse indexer's keys that share one 4-byte scale

@@ -8,7 +8,8 @@ from decimal import ROUND_HALF_EVEN, Decimal
 
 from forebay_engine.size.gpus import Gpu
 from forebay_engine.size.kv import Kv
-from forebay_engine.size.model import LatentAttention, Mlp, Model
+from forebay_engine.size.layers import LatentAttention, Mlp
+from forebay_engine.size.model import Model
 from forebay_engine.size.quantization import Scheme
 from forebay_engine.size.reserve import Budget, Settings, budget
 from forebay_engine.size.roofline import Step, decode, prefill

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from forebay_engine.size.fields import Fields
-from forebay_engine.size.model import Matrix, Part
+from forebay_engine.size.layers import Matrix, Part
 
 PLAIN_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 LINEAR = frozenset({Part.ATTENTION, Part.INDEXER, Part.DENSE, Part.SHARED, Part.EXPERT})
@@ -113,15 +113,13 @@ def _without(scheme: Scheme, patterns: tuple[str, ...], layers: int) -> Scheme:
     """
     named: dict[Part, set[int]] = {}
     whole: set[Part] = set()
-    for pattern in patterns:
-        number = re.search(r"layers\.(\d+)", pattern.replace("\\.", "."))
+    for pattern in (pattern.replace("\\.", ".") for pattern in patterns):
+        number = re.search(r"layers\.(\d+)", pattern)
         if number is None:
             part = _part(pattern)
             whole |= set() if part is None else {part}
         elif int(number[1]) < layers:
-            rest = pattern[number.end() :] if number.end() <= len(pattern) else ""
-            found = _part(rest) if rest.strip(".*") else None
-            for part in (LINEAR if found is None else {found}) if _named(rest) else ():
+            for part in _within(pattern[number.end() :]):
                 named.setdefault(part, set()).add(int(number[1]))
     whole |= {part for part, numbers in named.items() if len(numbers) >= layers}
     kept = tuple(
@@ -132,9 +130,12 @@ def _without(scheme: Scheme, patterns: tuple[str, ...], layers: int) -> Scheme:
     return replace(scheme, parts=scheme.parts - whole, kept=kept)
 
 
-def _named(rest: str) -> bool:
-    """Whether a pattern after its layer means the whole layer or a part that is known."""
-    return not rest.strip(".*") or _part(rest) is not None
+def _within(rest: str) -> frozenset[Part]:
+    """What a pattern means after the number of its layer: nothing more is all of the layer."""
+    if not rest.strip(".*"):
+        return LINEAR
+    part = _part(rest)
+    return frozenset() if part is None else frozenset({part})
 
 
 def _fp8(f: Fields) -> Scheme:
@@ -146,36 +147,48 @@ def _fp8(f: Fields) -> Scheme:
     return replace(SCHEMES["fp8-block"], group=int(block[0]))
 
 
-def _grouped(f: Fields, base: Scheme, bits: int, group: int) -> Scheme:
+def _grouped(f: Fields, base: Scheme) -> Scheme:
+    """AWQ and GPTQ: bits and the inputs that share a scale, -1 for all of them."""
+    bits = f.count("bits", "w_bit")
+    group = f.count("group_size", "q_group_size", default=128, least=-1)
+    zero = bits if base.zero_bits else 0
     if group == -1:
-        return replace(base, bits=bits, grain="channel", zero_bits=base.zero_bits and bits)
-    if group < 1:
+        return replace(base, bits=bits, grain="channel", zero_bits=zero)
+    if group == 0:
         raise ValueError(f"{f.where}: group_size: at least 1, or -1 for whole rows")
-    return replace(base, bits=bits, group=group, zero_bits=base.zero_bits and bits)
+    return replace(base, bits=bits, group=group, zero_bits=zero)
 
 
 def _compressed(f: Fields) -> Scheme:
-    """compressed-tensors: the first group's weights speak for all."""
+    """compressed-tensors, where all groups of modules keep their weights alike."""
     groups = f.inner("config_groups")
-    first = next((k for k in groups.values), None) if groups else None
-    group = groups.inner(first) if groups and first else None
-    weights = group.inner("weights") if group else None
-    if group is None or weights is None:
-        raise ValueError(f"{f.where}: config_groups: weights are missing")
+    named = [groups.inner(name) for name in groups.values] if groups else []
+    found = {_compressed_group(group) for group in named if group is not None}
+    if not found:
+        raise ValueError(f"{f.where}: config_groups: missing")
+    if len(found) > 1:
+        raise ValueError(f"{f.where}: config_groups: weights that differ are not computed")
+    return found.pop()
+
+
+def _compressed_group(group: Fields) -> Scheme:
+    weights = group.inner("weights")
+    if weights is None:
+        raise ValueError(f"{group.where}: weights: missing")
     bits, strategy = weights.count("num_bits"), weights.text("strategy") or "tensor"
-    kind = weights.text("type") or "int"
+    real = (weights.text("type") or "int") == "float"
     only = not group.has("input_activations")
-    size = weights.count("group_size", default=128)
     if strategy == "block":
         return SCHEMES["fp8-block"]
-    if kind == "float" and bits == 4:
-        return replace(SCHEMES["nvfp4"], group=size, arithmetic=None if only else "fp4")
     if strategy in ("group", "tensor_group"):
+        size = weights.count("group_size")
+        if real and bits == 4:
+            return replace(SCHEMES["nvfp4"], group=size, arithmetic=None if only else "fp4")
         return replace(SCHEMES["int4"], name=f"int{bits}", bits=bits, group=size)
-    base = SCHEMES["fp8" if kind == "float" else "int8"]
-    if bits != 8:
-        return replace(base, name=f"int{bits}", bits=bits, scale_bytes=2, arithmetic=None)
-    return replace(base, scale_bytes=2, arithmetic=None if only else base.arithmetic)
+    if bits == 8:
+        base = SCHEMES["fp8" if real else "int8"]
+        return replace(base, scale_bytes=2, arithmetic=None if only else base.arithmetic)
+    return Scheme(f"int{bits}", bits, "channel", scale_bytes=2)
 
 
 def _modelopt(f: Fields) -> Scheme:
@@ -193,10 +206,23 @@ def _bitsandbytes(f: Fields) -> Scheme:
     return replace(SCHEMES["int8"], name="bnb-8bit", arithmetic=None)
 
 
+METHODS: dict[str, Callable[[Fields], Scheme]] = {
+    "awq": lambda f: _grouped(f, SCHEMES["awq"]),
+    "bitsandbytes": _bitsandbytes,
+    "compressed-tensors": _compressed,
+    "fbgemm_fp8": lambda f: SCHEMES["fp8"],
+    "fp8": _fp8,
+    "gptq": lambda f: _grouped(f, SCHEMES["gptq"]),
+    "modelopt": _modelopt,
+    "mxfp4": lambda f: SCHEMES["mxfp4"],
+}
+"""What is understood of `quant_method`."""
+
+
 def of_checkpoint(config: Fields, layers: int, dtype: str) -> Scheme:
     """What a `config.json` says that its weights are; without a word, its dtype.
 
-    Raises ValueError: a method that is not known.
+    Raises ValueError: a method, or modules left alone, that are not understood.
     """
     f = config.inner("quantization_config")
     if f is None:
@@ -204,37 +230,19 @@ def of_checkpoint(config: Fields, layers: int, dtype: str) -> Scheme:
         f = text.inner("quantization_config") if text else None
     if f is None:
         return PLAIN[dtype]
-    method = f.text("quant_method") or ("modelopt" if f.has("quant_algo") else None)
-    if method == "fp8":
-        scheme = _fp8(f)
-    elif method == "fbgemm_fp8":
-        scheme = SCHEMES["fp8"]
-    elif method in ("awq", "gptq", "awq_marlin", "gptq_marlin"):
-        bits, group = (
-            f.count("bits", "w_bit"),
-            f.get(
-                "group_size",
-            ),
-        )
-        size = group if isinstance(group, int) else f.count("q_group_size", default=128)
-        scheme = _grouped(f, SCHEMES[method.removesuffix("_marlin")], bits, size)
-    elif method == "mxfp4":
-        scheme = SCHEMES["mxfp4"]
-    elif method == "compressed-tensors":
-        scheme = _compressed(f)
-    elif method in ("modelopt", "modelopt_fp4", "nvfp4"):
-        scheme = _modelopt(f) if method != "nvfp4" else SCHEMES["nvfp4"]
-    elif method == "bitsandbytes":
-        scheme = _bitsandbytes(f)
-    else:
+    method = f.text("quant_method") or ("modelopt" if f.has("quant_algo") else "missing")
+    read = METHODS.get(method)
+    if read is None:
         raise ValueError(
-            f"{f.where}: quant_method: {method or 'missing'}: known are fp8, fbgemm_fp8, awq, "
-            "gptq, mxfp4, compressed-tensors, modelopt, bitsandbytes; say --weights"
+            f"{f.where}: quant_method: {method}: known are {', '.join(METHODS)}; say --weights"
         )
     spared: tuple[str, ...] = ()
     for name in ("modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers"):
-        spared += f.texts(name) or ()
-    return _without(scheme, spared, layers)
+        for pattern in f.texts(name) or ():
+            if re.search(r"layers\\?\.\(", pattern):
+                raise ValueError(f"{f.where}: {name}: {pattern}: not understood; say --weights")
+            spared += (pattern,)
+    return _without(read(f), spared, layers)
 
 
 def named(name: str) -> Scheme:

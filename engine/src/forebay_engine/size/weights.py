@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from forebay_engine.size.model import Model, Part
+from forebay_engine.size.layers import Part
+from forebay_engine.size.model import Model
 from forebay_engine.size.quantization import PLAIN_BYTES, Scheme
 
 

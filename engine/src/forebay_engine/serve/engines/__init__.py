@@ -80,6 +80,9 @@ class EngineKind(Protocol):
     def env(self, profile: Profile, gpus: Sequence[Gpu]) -> dict[str, str]:
         """What is added to the environment."""
 
+    def files(self, profile: Profile, gpus: Sequence[Gpu]) -> dict[str, str]:
+        """Files that the command reads: paths and their text."""
+
     def load(self, body: bytes) -> Load | None:
         """Read the answer of `load_path`; None: it does not say."""
 

@@ -88,6 +88,8 @@ class SGLang:
             argv.append("--enable-memory-saver")
         if profile.park == "gate":
             argv += ["--gated-launch-port", str(gate_port(profile))]
+        # The supervisor asks each second; the access log is for others.
+        argv += ["--uvicorn-access-log-exclude-prefixes", "/ready", "/v1/loads"]
         # A load that is a second old, not 15 steps.
         argv += ["--enable-metrics", "--load-snapshot-publish-interval", "1"]
         return [*argv, *profile.args]
@@ -99,6 +101,9 @@ class SGLang:
         # they are set so that one that is set outside does not lead elsewhere (srt/environ.py).
         root = f"{profile.cache_dir}/sglang"
         return {"SGLANG_CACHE_DIR": root, "SGLANG_DG_CACHE_DIR": f"{root}/deep_gemm"}
+
+    def files(self, profile: Profile, gpus: Sequence[Gpu]) -> dict[str, str]:
+        return {}
 
     def load(self, body: bytes) -> Load | None:
         try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from forebay_engine.serve.engines import Call, Load, Mark, ParkCalls
 from forebay_engine.serve.engines.common import fp8_cache, option, parallel, refuse, samples
-from forebay_engine.serve.gpu import Gpu, sizes
+from forebay_engine.serve.gpu import Gpu
 
 if TYPE_CHECKING:
     from forebay_engine.serve.profile import Profile
@@ -60,19 +60,15 @@ class TGI:
         argv += ["--hostname", profile.host, "--port", str(profile.port)]
         fp8 = fp8_cache(profile, gpus)
         if gpus:
-            table = sizes(gpus, size)
             argv += ["--num-shard", str(size)]
-            tokens = profile.chunked_prefill or table.chunked_prefill
-            argv += ["--max-batch-prefill-tokens", str(tokens)]
-            # Each size is captured; its own steps are powers of two.
-            largest = profile.graph_batch or table.graph_batch
-            graphs = [str(1 << power) for power in range(largest.bit_length())]
-            argv += ["--cuda-graphs", ",".join(graphs)]
+            # Prefill is left to the launcher, which counts the model's and the GPU's figures in.
+            if profile.graph_batch is not None:
+                powers = range(profile.graph_batch.bit_length())
+                argv += ["--cuda-graphs", ",".join(str(1 << power) for power in powers)]
             option(argv, "--cuda-memory-fraction", profile.memory_fraction)
             if fp8:
                 argv += ["--kv-cache-dtype", "fp8_e4m3fn"]
-        else:
-            option(argv, "--max-batch-prefill-tokens", profile.chunked_prefill)
+        option(argv, "--max-batch-prefill-tokens", profile.chunked_prefill)
         option(argv, "--max-total-tokens", profile.context_length)
         option(argv, "--dtype", profile.dtype)
         option(argv, "--quantize", profile.quantization)
@@ -90,6 +86,9 @@ class TGI:
         if profile.cache_dir:
             env["HUGGINGFACE_HUB_CACHE"] = f"{profile.cache_dir}/hub"
         return env
+
+    def files(self, profile: Profile, gpus: Sequence[Gpu]) -> dict[str, str]:
+        return {}
 
     def load(self, body: bytes) -> Load | None:
         found = samples(body, "tgi_batch_current_size", "tgi_queue_size")

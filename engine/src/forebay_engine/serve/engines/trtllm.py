@@ -1,4 +1,4 @@
-"""TensorRT-LLM 1.2: `trtllm-serve`, its PyTorch backend.
+"""TensorRT-LLM 1.3: `trtllm-serve`, its PyTorch backend.
 
 Flags: tensorrt_llm/commands/serve.py. `--kv_cache_free_gpu_memory_fraction` is the share of what
 the weights leave, 0.9 where nothing is said.
@@ -15,7 +15,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from forebay_engine.serve.engines import Call, Load, Mark, ParkCalls
 from forebay_engine.serve.engines.common import fp8_cache, option, parallel, refuse
@@ -29,7 +31,7 @@ class TRTLLM:
     """See the module."""
 
     name = "trtllm"
-    version = "1.2"
+    version = "1.3"
     ready_path = "/health"
     load_path = "/metrics"
     chat = True
@@ -66,7 +68,8 @@ class TRTLLM:
         argv += ["--host", profile.host, "--port", str(profile.port)]
         argv += ["--served_model_name", profile.served_name, "--backend", "pytorch"]
         argv += ["--tp_size", str(size), "--enable_chunked_prefill"]
-        fp8_cache(profile, gpus)
+        if fp8_cache(profile, gpus) and not profile.cache_dir:
+            raise ValueError("kv_cache: fp8 is told to trtllm in a file; set cache_dir")
         if gpus:
             tokens = profile.chunked_prefill or sizes(gpus, size).chunked_prefill
             argv += ["--max_num_tokens", str(tokens)]
@@ -76,11 +79,26 @@ class TRTLLM:
         if profile.trust_remote_code:
             argv.append("--trust_remote_code")
         if profile.cache_dir:
-            argv += ["--config", f"{profile.cache_dir}/{CONFIG}"]
+            argv += ["--config", _config(profile)]
         return [*argv, *profile.args]
 
     def env(self, profile: Profile, gpus: Sequence[Gpu]) -> dict[str, str]:
         return {}
+
+    def files(self, profile: Profile, gpus: Sequence[Gpu]) -> dict[str, str]:
+        if not profile.cache_dir:
+            return {}
+        settings: dict[str, Any] = {"enable_iter_perf_stats": True}
+        if gpus:
+            table = sizes(gpus, parallel(profile, gpus))
+            batch = profile.graph_batch or table.graph_batch
+            settings["cuda_graph_config"] = {"enable_padding": True, "max_batch_size": batch}
+        if fp8_cache(profile, gpus):
+            # The file's section stands for the flags of the same, so the fraction is in it too.
+            cache: dict[str, Any] = {"dtype": "fp8"}
+            cache["free_gpu_memory_fraction"] = profile.memory_fraction or 0.9
+            settings["kv_cache_config"] = cache
+        return {_config(profile): yaml.safe_dump(settings, sort_keys=True)}
 
     def load(self, body: bytes) -> Load | None:
         try:
@@ -103,5 +121,9 @@ class TRTLLM:
         return None
 
 
-CONFIG = "trtllm.yaml"
+def _config(profile: Profile) -> str:
+    """One a port, as members of a pool share the folder."""
+    return f"{profile.cache_dir}/trtllm/{profile.port}.yaml"
+
+
 KIND = TRTLLM()

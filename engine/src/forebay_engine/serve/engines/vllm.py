@@ -77,6 +77,8 @@ class VLLM:
             argv.append("--trust-remote-code")
         if profile.park == "memory":
             argv.append("--enable-sleep-mode")
+        # The supervisor asks each second; the access log is for others.
+        argv += ["--disable-access-log-for-endpoints", "/health,/metrics"]
         # 0 would cut what runs.
         argv += ["--shutdown-timeout", str(max(1, ceil(profile.drain.grace_s)))]
         return [*argv, *profile.args]
@@ -90,6 +92,9 @@ class VLLM:
         if profile.cache_dir:
             env["VLLM_CACHE_ROOT"] = f"{profile.cache_dir}/vllm"
         return env
+
+    def files(self, profile: Profile, gpus: Sequence[Gpu]) -> dict[str, str]:
+        return {}
 
     def load(self, body: bytes) -> Load | None:
         running, queued = "vllm:num_requests_running", "vllm:num_requests_waiting"
