@@ -189,8 +189,8 @@ def test_credentials_that_cannot_be_had(doctor: Doctor, tmp_path: Path) -> None:
 
 
 def test_an_agent_that_says_cold_is_well(doctor: Doctor, server: TokenServer) -> None:
-    server.by_path["/state?member=1"] = (200, {"state": "cold", "parked": True})
-    agent = {"url": server.url, "key": KEY, "member": 1}
+    server.by_path["/state"] = (200, {"state": "cold", "parked": True})
+    agent = {"url": server.url, "key": KEY}
     engine = {"kind": "sglang", "url": f"http://127.0.0.1:{closed_port()}", "agent": agent}
     seen = doctor(engine)
     assert seen.ok

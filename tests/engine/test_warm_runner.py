@@ -28,9 +28,9 @@ SIM = [sys.executable, "-m", "forebay_engine", "sim", "--host", "{host}", "--por
 
 
 def free_ports(count: int) -> int:
-    """The first of so many ports in a row that are free now, below those of outgoing connections."""
+    """The first of so many ports in a row that are free now, below outgoing ones."""
     for _ in range(100):
-        first = random.randrange(12_000, 30_000)  # noqa: S311 (not for secrets)
+        first = random.randrange(12_000, 30_000)
         try:
             for port in range(first, first + count):
                 with socket.socket() as other:
