@@ -11,7 +11,9 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from forebay._core import Core
 from forebay.gateway.request_id import Headers, own_request_id, request_id
-from forebay.grpc.accept import Pairs, Whole
+from forebay.grpc.accept import Many, Whole
+from forebay.grpc.bounded import Bounded
+from forebay.grpc.running import Answer, Pairs
 
 log = structlog.get_logger("forebay.grpc")
 
@@ -20,11 +22,13 @@ READ_S = 30.0
 PUSHBACK_MS = 30_000
 """Milliseconds; clients that retry by themselves are not told to wait for longer than that."""
 
+_reading = Bounded(READ_S)
+
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Metadata = Pairs
 Status = tuple[int, str, bytes]
 """A failure: gRPC's code, the message, and a `google.rpc.Status` in its wire form."""
-Handler: TypeAlias = "Whole | grpc.RpcMethodHandler[Any, Any]"
+Handler: TypeAlias = "Whole | Many | grpc.RpcMethodHandler[Any, Any]"
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 DETAILS = "grpc-status-details-bin"
@@ -77,12 +81,15 @@ async def fail(context: Context, status: Status, metadata: Metadata = ()) -> NoR
 
     Raises: grpc.aio.AbortError, always.
     """
-    number, message, details = status
-    code = CODES[number]
-    trailing: list[tuple[str, str | bytes]] = [*metadata, *_pushback(code, metadata)]
-    trailing.append((DETAILS, details))
-    await context.abort(code, message, tuple(trailing))
+    number, message, _ = status
+    await context.abort(CODES[number], message, failed_with(status, metadata))
     raise AssertionError("abort returns never")
+
+
+def failed_with(status: Status, metadata: Metadata) -> tuple[tuple[str, str | bytes], ...]:
+    """The trailing metadata of a failure. metadata: the error's headers."""
+    number, _, details = status
+    return (*metadata, *_pushback(CODES[number], metadata), (DETAILS, details))
 
 
 def _pushback(code: grpc.StatusCode, metadata: Metadata) -> Metadata:
@@ -133,8 +140,7 @@ async def read_message(context: Context, core: Core, headers: Headers | None = N
     Raises: grpc.aio.AbortError where there is none in time.
     """
     try:
-        async with asyncio.timeout(READ_S):
-            message = await context.read()
+        message = await _reading.wait(context.read())
     except TimeoutError:
         late = "The request did not arrive in time."
         await refuse(context, core, "invalid_request", late, headers=headers, code="slow_body")
@@ -174,6 +180,27 @@ def guarded(
 def unary(core: Core, serve: Callable[[Context], Awaitable[Reply]]) -> Whole:
     """A method with one answer, whose `serve` reads its message itself."""
     return Whole(guarded(core, serve))
+
+
+def many(core: Core, serve: Callable[[Context, Answer], Awaitable[None]]) -> Many:
+    """A method with many answers, whose `serve` reads its message and sends all itself."""
+
+    async def call(context: Context, answer: Answer) -> None:
+        try:
+            await serve(context, answer)
+        except (grpc.aio.AbortError, asyncio.CancelledError):
+            raise
+        except cygrpc.ExecuteBatchError:
+            raise asyncio.CancelledError from None
+        except Exception:
+            log.exception("request failed")
+            failed = "The gateway failed. Please try again."
+            headers = own_request_id(read_headers(context))
+            status = core.grpc_error("internal", failed, headers=headers)
+            code, text, _ = status
+            await answer.end(failed_with(status, named(headers)), code, text)
+
+    return Many(call)
 
 
 def streaming(
