@@ -1,7 +1,7 @@
 """One call: its metadata, its message, and how it fails."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
@@ -45,10 +45,6 @@ _READ = frozenset(
         "tracestate",
     }
 )
-_OF_HTTP = frozenset(
-    {b"content-type", b"content-length", b"connection", b"cache-control", b"x-accel-buffering"}
-)
-_AT_THE_END = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 
 
 def read_headers(context: Context) -> Headers:
@@ -58,22 +54,15 @@ def read_headers(context: Context) -> Headers:
         for key, value in context.invocation_metadata() or ()
         if key in _READ
     ]
-    found = dict(reversed(headers))
-    if b"x-api-key" in found and b"authorization" not in found:
-        headers.append((b"authorization", b"Bearer " + found[b"x-api-key"]))
-    return headers
-
-
-def to_metadata(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, Metadata]:
-    """An answer's headers as initial and trailing metadata: rates and waits come at the end."""
-    first: list[tuple[str, str]] = []
-    last: list[tuple[str, str]] = []
+    key = None
     for name, value in headers:
-        if name in _OF_HTTP:
-            continue
-        late = name.startswith(b"x-ratelimit-") or name in _AT_THE_END
-        (last if late else first).append((name.decode("ascii"), value.decode("latin-1")))
-    return tuple(first), tuple(last)
+        if name == b"authorization":
+            return headers
+        if name == b"x-api-key" and key is None:
+            key = value
+    if key is not None:
+        headers.append((b"authorization", b"Bearer " + key))
+    return headers
 
 
 async def fail(context: Context, status: Status, metadata: Metadata = ()) -> NoReturn:

@@ -17,7 +17,6 @@ from forebay.grpc.call import (
     many,
     read_headers,
     read_message,
-    to_metadata,
     unary,
 )
 from forebay.grpc.running import Answer as Out
@@ -34,8 +33,6 @@ began earlier; and seconds after it in which the core ends the request by itself
 _SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"]
 _NOTHING = b""
 REQUEST_ID = "x-request-id"
-PREFIX = 5
-"""Bytes before each message: a flag, and its length. gRPC puts its own there."""
 
 
 class Inference:
@@ -61,7 +58,7 @@ class Inference:
         async def serve(context: Context) -> Reply:
             exchange = await self._admit(way, context)
             try:
-                answer = exchange.start()
+                answer = exchange.start_call()
                 if isinstance(answer, asyncio.Future):
                     answer = await answer
             except asyncio.CancelledError:
@@ -69,12 +66,11 @@ class Inference:
                 raise
             if answer is None:
                 raise asyncio.CancelledError
-            _, headers, message, _ = answer
-            first, last = to_metadata(headers)
+            first, last, message, _ = answer
             failure = exchange.failure(dict(first).get(REQUEST_ID, ""))
             if failure is not None:
                 await fail(context, failure, (*first, *last))
-            return first, message[PREFIX:], last
+            return first, message, last
 
         return unary(self._core, serve)
 
@@ -82,13 +78,12 @@ class Inference:
         async def serve(context: Context, out: Out) -> None:
             exchange = await self._admit(way, context)
             try:
-                answer = exchange.start()
+                answer = exchange.start_call()
                 if isinstance(answer, asyncio.Future):
                     answer = await answer
                 if answer is None:
                     raise asyncio.CancelledError
-                _, headers, _, more = answer
-                first, last = to_metadata(headers)
+                first, last, _, more = answer
                 id = dict(first).get(REQUEST_ID, "")
                 # What a stream has said before it failed is told first.
                 failure = None if more else exchange.failure(id)
