@@ -10,7 +10,10 @@ from importlib import import_module
 from forebay_engine import __version__
 
 COMMANDS = {
+    "serve": "serve a model with an engine, from a profile",
     "sim": "serve a simulated engine or provider",
+    "size": "what a model needs, and which GPUs have it",
+    "warm": "keep engines warm and parked, or measure a start",
 }
 """What each does. `forebay_engine.NAME.command` has `add(parser)`, its options, and `run(args)`."""
 
