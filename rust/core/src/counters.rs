@@ -70,6 +70,10 @@ pub struct Counters {
     pub admission: Arc<Histogram>,
     /// Admitted requests that have not ended.
     pub in_flight: Arc<Gauge>,
+    /// WebSockets that are open, Realtime sessions among them.
+    pub websockets: Arc<Gauge>,
+    /// Realtime sessions that are open.
+    pub realtime: Arc<Gauge>,
     /// Keys loaded.
     pub keys: Arc<Gauge>,
     /// Usage events that wait for the database.
@@ -174,6 +178,14 @@ impl Counters {
             in_flight: registry.gauge(
                 "forebay_requests_in_flight",
                 "Admitted requests that have not ended.",
+            ),
+            websockets: registry.gauge(
+                "forebay_websockets",
+                "WebSockets that are open, Realtime sessions among them.",
+            ),
+            realtime: registry.gauge(
+                "forebay_realtime_sessions",
+                "Realtime sessions that are open.",
             ),
             keys: registry.gauge("forebay_keys", "API keys loaded."),
             usage_backlog: registry.gauge(
