@@ -10,6 +10,7 @@ from importlib import import_module
 from forebay_engine import __version__
 
 COMMANDS = {
+    "autoscale": "scale engines by what waits for them",
     "sim": "serve a simulated engine or provider",
 }
 """What each does. `forebay_engine.NAME.command` has `add(parser)`, its options, and `run(args)`."""

@@ -1,6 +1,7 @@
 """How many replicas a model is to have: our rule, and the bounds that hold whatever the rule.
 
-Pure: no clock, no network. `TargetRule` wants what the work in the system needs; `Autoscaler` bounds that.
+Pure: no clock, no network. `TargetRule` wants what the work in the system needs; `Autoscaler`
+    bounds that.
 """
 
 import math
@@ -61,16 +62,18 @@ class Windows:
     steady_s: the load is the mean of this
     sudden_s: but the latest of this counts at once, where it cannot be chance
     sureness: standard deviations of a Poisson count beyond which it is none
-    keep_s: a replica is kept so long after it was last wanted; None: half of the start time. Longer
-        keeps cost more, shorter ones start more often
-    safety: replicas above the load for its fluctuation, in its standard deviations
+    keep_s: a replica is kept so long after it was last wanted; None: the start time, as a replica
+        that is kept for longer than it takes to start costs more than one that is started anew;
+        where a managed tier bears the start, a quarter of it
+    safety: what is held ready for the load's fluctuation, in its standard deviations; None: 1, and
+        0 where a managed tier bears that
     """
 
     steady_s: float = 60.0
     sudden_s: float = 6.0
     sureness: float = 2.0
     keep_s: float | None = None
-    safety: float = 1.0
+    safety: float | None = None
 
 
 class Arrivals:
@@ -106,15 +109,17 @@ class Arrivals:
 class TargetRule:
     """The work in the system over what a replica does in time: ours.
 
-    Load, in replicas: arrivals a second times the seconds of a replica that one takes. Where those are
-    not known (`Signals.work_s`), requests in the system over `concurrency` (Little's law).
+    Load, in replicas: arrivals a second times the seconds of a replica that one takes. Where those
+    are not known (`Signals.work_s`), requests in the system over `concurrency` (Little's law).
     """
 
     def __init__(self, capacity: Capacity, windows: Windows | None = None) -> None:
         self._capacity = capacity
         self._windows = windows or Windows()
-        keep = self._windows.keep_s
-        self._keep_s = capacity.start_s / 2 if keep is None else keep
+        keep, safety = self._windows.keep_s, self._windows.safety
+        alone = capacity.spill_price is None
+        self._keep_s = capacity.start_s * (1 if alone else 0.25) if keep is None else keep
+        self._safety = float(alone) if safety is None else safety
         self._arrivals = Arrivals(self._windows)
         self._recent: deque[tuple[float, int]] = deque()
         self._late: deque[tuple[float, float, float]] = deque()
@@ -143,7 +148,7 @@ class TargetRule:
     def _candidates(self, signals: Signals) -> list[Wanted]:
         capacity = self._capacity
         load = self.load(signals)
-        spread = self._windows.safety * math.sqrt(load / capacity.concurrency)
+        spread = self._safety * math.sqrt(load / capacity.concurrency)
         found = [Wanted(self._worth(load + spread), "load")]
         if signals.waiting or signals.held:
             # The backlog is to be gone within the time to start what it takes, or sooner.
@@ -218,12 +223,16 @@ class Limits:
 
 
 class Autoscaler:
-    """Bounds what a rule wants. Its answer is between `least` and `most`, and is paid for."""
+    """Bounds what a rule wants. Its answer is between `least` and `most`, and is paid for.
 
-    def __init__(self, rule: Rule, limits: Limits, current: int | None = None) -> None:
+    What is there at the first reading stays until the second: only then are there rates.
+    """
+
+    def __init__(self, rule: Rule, limits: Limits) -> None:
         self._rule = rule
         self._limits = limits
-        self._current = limits.least if current is None else current
+        self._current = limits.least
+        self._begun = False
         self._raised = -math.inf
         self._busy = -math.inf
 
@@ -231,16 +240,20 @@ class Autoscaler:
         """What the model is to have from now on."""
         limits = self._limits
         if signals.age_s > limits.stale_s:
-            return self._bounded(Wanted(self._current, "stale"))
+            return Wanted(self._current, "stale")
         wanted = self._rule.want(signals)
+        if not self._begun:
+            self._begun, self._raised = True, signals.at
+            there = self._bounded(Wanted(signals.warm + signals.starting, "keeps"))
+            wanted = max(there, wanted, key=lambda one: one.replicas)
+            self._current = there.replicas
         if not signals.idle or self._busy == -math.inf:
             self._busy = signals.at
         if signals.idle and signals.at - self._busy >= limits.idle_s:
             wanted = Wanted(0, "idle")
-        elif wanted.replicas < 1:
-            if self._current >= 1 or not signals.idle:
-                # Zero is for the idle alone, and who is held wakes the model.
-                wanted = Wanted(1, "keeps" if self._current >= 1 else "wake")
+        elif wanted.replicas < 1 and (self._current >= 1 or not signals.idle):
+            # Zero is for the idle alone, and who is held wakes the model.
+            wanted = Wanted(1, "keeps" if self._current >= 1 else "wake")
         if wanted.replicas > self._current:
             self._raised = signals.at
         elif wanted.replicas < self._current and signals.at - self._raised < limits.cool_down_s:

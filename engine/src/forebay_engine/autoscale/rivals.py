@@ -12,8 +12,8 @@ from forebay_engine.autoscale.signals import Signals
 class Concurrency:
     """Knative's pod autoscaler: requests in the system over a target for each replica.
 
-    The mean of `stable_s`, or of a tenth of that while it wants `panic` times what is there; in panic
-    nothing is taken away for `stable_s`. `utilisation` of the target is aimed at.
+    The mean of `stable_s`, or of a tenth of that while it wants `panic` times what is there; in
+    panic nothing is taken away for `stable_s`. `utilisation` of the target is aimed at.
     Source: https://knative.dev/docs/serving/autoscaling/kpa-specific/
     """
 
@@ -59,8 +59,8 @@ class ConcurrencyRule:
 class Hpa:
     """Kubernetes' HorizontalPodAutoscaler on a metric that KEDA gives it: requests in the system.
 
-    Every `sync_s`; within `tolerance` nothing changes; up by 4 or to twice as many in 15 s; down to the
-    greatest of `down_s`.
+    Every `sync_s`; within `tolerance` nothing changes; up by 4 or to twice as many in 15 s; down to
+    the greatest of `down_s`.
     Source: https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/
     """
 
@@ -87,10 +87,7 @@ class HpaRule:
         self._synced = signals.at
         there = max(signals.warm + signals.starting, 1)
         ratio = signals.present / settings.target / there
-        if abs(ratio - 1) <= settings.tolerance:
-            wanted = there
-        else:
-            wanted = math.ceil(ratio * there)
+        wanted = there if abs(ratio - 1) <= settings.tolerance else math.ceil(ratio * there)
         wanted = min(wanted, max(there + 4, there * 2))
         self._recent.append((signals.at, wanted))
         while self._recent[0][0] < signals.at - settings.down_s:
@@ -106,7 +103,11 @@ class ForecastRule:
     """
 
     def __init__(
-        self, capacity: Capacity, windows: Windows | None = None, level: float = 0.1, trend: float = 0.05
+        self,
+        capacity: Capacity,
+        windows: Windows | None = None,
+        level: float = 0.1,
+        trend: float = 0.05,
     ) -> None:
         self._capacity = capacity
         self._inner = TargetRule(capacity, windows)
@@ -132,5 +133,3 @@ class ForecastRule:
         rise = max(self._trend, 0.0) * self._capacity.start_s * work
         more = math.floor(rise + 0.5)
         return Wanted(wanted.replicas + more, "forecast") if more else wanted
-
-

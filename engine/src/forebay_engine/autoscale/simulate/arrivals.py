@@ -34,7 +34,10 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Requests a second over time. at: the rate at a moment; peak: never above; spans: its bursts."""
+    """Requests a second over time.
+
+    at: the rate at a moment; peak: never above; spans: its bursts.
+    """
 
     at: Callable[[float], float]
     peak: float
@@ -99,7 +102,8 @@ def poisson(rate: Rate, shape: Shape, seed: int) -> Iterator[Request]:
 
 
 def read(path: Path) -> list[Request]:
-    """A trace: CSV with the columns `at_s`, `prompt_tokens` and `output_tokens`, in any order of rows.
+    """A trace: CSV with the columns `at_s`, `prompt_tokens` and `output_tokens`, in any order of
+    rows.
 
     Raises: ValueError naming the line for what is no request, OSError where the file is not there.
     """

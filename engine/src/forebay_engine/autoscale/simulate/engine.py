@@ -1,8 +1,9 @@
 """A model of one engine with continuous batching: how long requests take beside each other.
 
-An engine either reads prompts, one after the other, or makes one token for each running request: prompts
-first, as SGLang and vLLM have it without chunked mixing. A step takes `step_s + n * step_each_s` for `n`
-running requests: weights are read once a step, and each request's cache besides (the roofline of decoding).
+An engine either reads prompts, one after the other, or makes one token for each running request:
+prompts first, as SGLang and vLLM have it without chunked mixing. A step takes `step_s + n *
+step_each_s` for `n` running requests: weights are read once a step, and each request's cache
+besides (the roofline of decoding).
 """
 
 import heapq

@@ -1,8 +1,9 @@
 """Engines behind a gateway, played event by event: hold, spill, starts, drains and what they cost.
 
-The gateway sends a request to the engine with the least load for its share, holds it while there is no
-place, and gives it to a managed tier once it has waited for `patience_s` (the gateway's `queue_timeout`
-and `spill_after`). An engine that has just become warm takes its share slowly, as `slow_start` has it.
+The gateway sends a request to the engine with the least load for its share, holds it while there is
+no place, and gives it to a managed tier once it has waited for `patience_s` (the gateway's
+`queue_timeout` and `spill_after`). An engine that has just become warm takes its share slowly, as
+`slow_start` has it.
 """
 
 import heapq
@@ -27,14 +28,15 @@ class World:
 
     target_s: a first token is in time within this
     patience_s: how long a request waits for a place before it goes to the managed tier
-    managed_s, managed_spread: the managed tier's time to first token: median, and sd of its logarithm
+    managed_s, managed_spread: the managed tier's time to first token: median, and sd of its
+        logarithm
     interval_s: the time between two decisions
     delay_s: from a decision to its effect
     slow_start_s: how long a warm engine grows into its share
     jitter: starts take between `1 - jitter` and `1 + jitter` of `start_s`
     """
 
-    engine: EngineModel = EngineModel()
+    engine: EngineModel = field(default_factory=EngineModel)
     target_s: float = 2.0
     patience_s: float | None = 0.5
     managed_s: float = 0.5
@@ -95,9 +97,6 @@ class Fleet:
         self._read_at = 0.0
         self._means: tuple[float, float] | None = None
         self._service: float | None = None
-        self._flow = 0.0
-        self._flow_at = 0.0
-        self._ended = 0
 
     def play(self, requests: Iterable[Request]) -> Outcome:
         """Until the last request has ended."""
@@ -180,7 +179,6 @@ class Fleet:
         if self._next.get(id(engine)) != at:
             return
         for job, ended in engine.pop(now):
-            self._flow += engine.load * 0.0
             if ended:
                 self._end(job, now)
             else:
@@ -198,7 +196,9 @@ class Fleet:
             old[1] + (request.output - old[1]) / 500,
         )
         took = now - request.at
-        self._service = took if self._service is None else self._service + (took - self._service) / 200
+        self._service = (
+            took if self._service is None else self._service + (took - self._service) / 200
+        )
 
     def _pull(self, now: float) -> None:
         while self._queue and (place := self._place(now)) is not None:
@@ -260,7 +260,9 @@ class Fleet:
             self._engines.append(engine)
             if cold:
                 heapq.heappush(self._events, (engine.warm_at, next(self._order), engine))
-        least = sorted(there, key=lambda engine: (engine.warm_at <= now, engine.load, -engine.asked))
+        least = sorted(
+            there, key=lambda engine: (engine.warm_at <= now, engine.load, -engine.asked)
+        )
         for engine in least[: max(len(there) - wanted, 0)]:
             engine.draining = True
             if not engine.load:

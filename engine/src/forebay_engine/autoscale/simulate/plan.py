@@ -1,13 +1,14 @@
 """What one could have known: the fewest replica-seconds for arrivals that are all known beforehand.
 
-Work is taken as a fluid. A request brings `work_s` replica-seconds, spread evenly over the time that a full
-batch takes for it, and `n` replicas do `n` of these a second. The k-th replica has what is above `k - 1`, at
-most 1, and is on or off: on costs its seconds and its start beforehand, off leaves its load to the managed
-tier, which may have `spill_s` replica-seconds in all. Each of these has its best plan by dynamic
-programming, and as a lower replica has always more load than a higher one, together they are the best plan
-(as in Lin, Wierman, Andrew and Thereska 2011, "Dynamic right-sizing for power-proportional data
-centers"). What is left to the managed tier is priced, and the price sought at which it is `spill_s`; by
-Lagrangian duality no plan within `spill_s` costs less than `Plan.bound_s`.
+Work is taken as a fluid. A request brings `work_s` replica-seconds, spread evenly over the time
+that a full batch takes for it, and `n` replicas do `n` of these a second. The k-th replica has what
+is above `k - 1`, at most 1, and is on or off: on costs its seconds and its start beforehand, off
+leaves its load to the managed tier, which may have `spill_s` replica-seconds in all. Each of these
+has its best plan by dynamic programming, and as a lower replica has always more load than a higher
+one, together they are the best plan (as in Lin, Wierman, Andrew and Thereska 2011, "Dynamic
+right-sizing for power-proportional data centers"). What is left to the managed tier is priced, and
+the price sought at which it is `spill_s`; by Lagrangian duality no plan within `spill_s` costs less
+than `Plan.bound_s`.
 """
 
 from collections.abc import Sequence
@@ -69,14 +70,25 @@ def _level(load: list[float], start: float, price: float, step: float) -> tuple[
     return states[::-1], best
 
 
-def _priced(steps: list[float], start: float, price: float, step: float) -> tuple[list[int], float, float, float]:
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """The plan of the least cost at a price of what is spilled; `least` is that cost."""
+
+    replicas: list[int]
+    replica_s: float
+    spilled_s: float
+    least: float
+
+
+def priced(steps: list[float], start: float, price: float, step: float) -> Priced:
+    """The cheapest plan where a spilled replica-second costs `price` of one that is paid for."""
     replicas = [0] * len(steps)
     cost = spilled = least = 0.0
     level = 0
     while any(part > level for part in steps):
         load = [min(max(part - level, 0.0), 1.0) for part in steps]
-        states, best = _level(load, start, price, step)
-        least += best
+        states, best_cost = _level(load, start, price, step)
+        least += best_cost
         before = False
         for at, (state, part) in enumerate(zip(states, load, strict=True)):
             if state:
@@ -86,29 +98,25 @@ def _priced(steps: list[float], start: float, price: float, step: float) -> tupl
                 spilled += part * step
             before = state
         level += 1
-    return replicas, cost, spilled, least
+    return Priced(replicas, cost, spilled, least)
 
 
 def best(
-    requests: Sequence[Request], engine: EngineModel, spill_s: float, *, rounds: int = 24
+    requests: Sequence[Request], engine: EngineModel, spill_s: float, *, rounds: int = 14
 ) -> Plan:
     """The best plan that leaves at most `spill_s` replica-seconds of work to the managed tier."""
     steps = demand(requests, engine, STEP_S)
-    low, high = 0.0, 1_000.0
-    bound = 0.0
-    found: Plan | None = None
+    # At this price nothing is spilled: a start pays for itself within a step.
+    found = priced(steps, engine.start_s, 1e9, STEP_S)
+    low, high, bound = 0.01, 1_000.0, 0.0
     for _ in range(rounds):
         # Prices differ by orders of magnitude.
-        price = (max(low, 0.01) * high) ** 0.5
-        replicas, cost, spilled, least = _priced(steps, engine.start_s, price, STEP_S)
-        bound = max(bound, least - price * spill_s)
-        if spilled <= spill_s:
+        price = (low * high) ** 0.5
+        plan = priced(steps, engine.start_s, price, STEP_S)
+        bound = max(bound, plan.least - price * spill_s)
+        if plan.spilled_s <= spill_s:
             high = price
-            if found is None or cost < found.replica_s:
-                found = Plan(replicas, cost, spilled, 0.0)
+            found = min(found, plan, key=lambda one: one.replica_s)
         else:
             low = price
-    if found is None:
-        replicas, cost, spilled, _ = _priced(steps, engine.start_s, 1e9, STEP_S)
-        found = Plan(replicas, cost, spilled, 0.0)
     return Plan(found.replicas, found.replica_s, found.spilled_s, bound)
