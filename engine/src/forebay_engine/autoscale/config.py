@@ -19,7 +19,6 @@ Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
-Money = Annotated[Decimal, Meta(ge=0)]
 Words = Annotated[str, Meta(min_length=1)]
 Url = Annotated[str, Meta(pattern=r"^https?://[^\s/]+")]
 
@@ -152,12 +151,16 @@ class LimitsOf(Strict, frozen=True, kw_only=True):
     cool_down_s: NotNegative = 0.0
     keep_s: NotNegative | None = None
     idle_s: NotNegative = 600.0
-    price_per_hour: Money | None = None
-    max_cost_per_hour: Money | None = None
+    price_per_hour: Decimal | None = None
+    max_cost_per_hour: Decimal | None = None
     stale_s: Positive = 30.0
 
     def __post_init__(self) -> None:
         """Raises: ValueError naming the field that is out of bounds."""
+        for name in ("price_per_hour", "max_cost_per_hour"):
+            money: Decimal | None = getattr(self, name)
+            if money is not None and not (money.is_finite() and money >= 0):
+                raise ValueError(f"{name}: {money} is not an amount")
         self.settings()
 
     def settings(self) -> Limits:
@@ -214,16 +217,14 @@ def load(path: Path, environment: dict[str, str] | None = None) -> Config:
     """
     env = dict(os.environ) if environment is None else environment
     try:
-        tree = yaml.safe_load(path.read_text())
+        # All values are text until their field says what they are: money never passes a float.
+        tree = yaml.load(path.read_text(), yaml.BaseLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise ValueError(f"{path}{where}: this is not YAML") from None
     try:
-        # Numbers keep their digits: what is money is never a float.
         return msgspec.convert(_filled(tree, env), Config, strict=False, str_keys=True)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"{path}: {error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

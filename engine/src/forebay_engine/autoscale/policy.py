@@ -84,9 +84,11 @@ class Arrivals:
         self._counts: deque[tuple[float, float, float]] = deque()
 
     def add(self, signals: Signals) -> None:
-        """Take in a reading."""
+        """Take in a reading; the first of all has no time that it is of."""
+        if signals.over_s <= 0:
+            return
         self._counts.append((signals.at, signals.arrivals, signals.over_s))
-        while self._counts[0][0] <= signals.at - self._windows.steady_s:
+        while self._counts and self._counts[0][0] <= signals.at - self._windows.steady_s:
             self._counts.popleft()
 
     def rate(self) -> float:
