@@ -279,6 +279,7 @@ async def test_keda_is_pushed_to_with_each_change(
     await board.put("llama", decision(0, "idle"))
     await board.put("llama", decision(1, "wake"))
     assert (await stream.read()).result is True
+    # At once after each other, as while a message is on its way.
     await board.put("llama", decision(5))
     await board.put("llama", decision(0, "idle"))
     assert (await stream.read()).result is False

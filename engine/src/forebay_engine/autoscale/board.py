@@ -21,15 +21,18 @@ class Board:
 
     def __init__(self) -> None:
         self.decisions: dict[str, Decision] = {}
+        self.version = 0
+        """How often something was put."""
         self._changed = asyncio.Condition()
 
     async def put(self, model: str, decision: Decision) -> None:
         """Show it, and wake who waits."""
         self.decisions[model] = decision
+        self.version += 1
         async with self._changed:
             self._changed.notify_all()
 
-    async def wait(self) -> None:
-        """Until something is put."""
+    async def after(self, version: int) -> None:
+        """Until something was put since `version`."""
         async with self._changed:
-            await self._changed.wait()
+            await self._changed.wait_for(lambda: self.version > version)

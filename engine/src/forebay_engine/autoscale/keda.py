@@ -45,11 +45,13 @@ class ExternalScaler(pb_grpc.ExternalScalerServicer):
         model = await self._model(request, context)
         told: bool | None = None
         while True:
+            # What is put while a message is sent is seen in the next round.
+            seen = self._board.version
             decision = self._board.decisions.get(model)
             if decision is not None and (decision.wanted.replicas > 0) != told:
                 told = decision.wanted.replicas > 0
                 yield pb.IsActiveResponse(result=told)
-            await self._board.wait()
+            await self._board.after(seen)
 
     async def GetMetricSpec(
         self, request: pb.ScaledObjectRef, context: "Context"
@@ -65,7 +67,7 @@ class ExternalScaler(pb_grpc.ExternalScalerServicer):
         await self._model(request, context)
         yield _spec()
         while True:
-            await self._board.wait()
+            await self._board.after(self._board.version)
 
     async def GetMetrics(
         self, request: pb.GetMetricsRequest, context: "Context"

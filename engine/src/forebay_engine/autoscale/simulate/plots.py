@@ -81,17 +81,19 @@ def _replicas(results: Sequence[Result], first: Result, world: World, name: str)
 
 def _panel(axes: "Axes", result: Result, world: World) -> None:
     history = result.outcome.history
+    every = max(len(history) // 360, 1)
     work = world.engine.work_s(500, 400)
-    minutes = [entry[0] / 60 for entry in history[::5]]
+    minutes = [entry[0] / 60 for entry in history[::every]]
     load = [
-        sum(entry[1] for entry in history[at : at + 5]) / len(history[at : at + 5]) * work
-        for at in range(0, len(history), 5)
+        sum(entry[1] for entry in history[at : at + every]) / len(history[at : at + every]) * work
+        for at in range(0, len(history), every)
     ]
     axes.fill_between(minutes, load, color=DEMAND, step="post", linewidth=0, label="load")
     plan = result.same.replicas
+    thin = max(len(plan) // 360, 1)
     axes.step(
-        [at * STEP_S / 60 for at in range(0, len(plan), 3)],
-        plan[::3],
+        [at * STEP_S / 60 for at in range(0, len(plan), thin)],
+        plan[::thin],
         color=PLAN,
         linewidth=0.7,
         linestyle="--",
@@ -100,7 +102,7 @@ def _panel(axes: "Axes", result: Result, world: World) -> None:
     )
     axes.step(
         minutes,
-        [entry[2] for entry in history[::5]],
+        [entry[2] for entry in history[::every]],
         color=COLOURS[result.rule],
         linewidth=1.3,
         where="post",
