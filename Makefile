@@ -7,7 +7,7 @@ SOURCES := $(shell find rust benches/micro -name '*.rs' -o -name Cargo.toml) Car
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup run test test-rust test-python lint bench load sim soak protos compat clean help prerequisites
+.PHONY: setup run test test-rust test-python lint bench load sim soak protos compat edge-test image-test engine-test clean help prerequisites
 .DELETE_ON_ERROR:
 
 help:
@@ -16,6 +16,8 @@ help:
 	@echo "make bench  micro-benchmarks  make load    whole-gateway benchmark"
 	@echo "make sim    limits of many nodes, simulated"
 	@echo "make compat SDKs of others, also JavaScript's (needs Node 20)"
+	@echo "make edge-test behind nginx, with restarts; make image-test the image's steps in a chroot (root)"
+	@echo "make engine-test a real SGLang on this CPU behind the gateway (ENGINE=gpu: on a GPU)"
 	@echo "make protos Python's code from the gRPC protos"
 
 prerequisites:
@@ -48,7 +50,13 @@ test: test-rust test-python
 test-rust: setup
 	cargo test --quiet --profile checked --workspace --exclude forebay-python
 
-test-python: setup
+# Helm's library, hadolint and a PromQL parser: large, and only the tests of deploy/ need them.
+$(STAMP)-deploy: $(STAMP)-packages
+	@$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["deploy"]))' > $@-requirements
+	$(BIN)/pip install --quiet --constraint constraints.txt -r $@-requirements
+	@touch $@
+
+test-python: setup $(STAMP)-deploy
 	$(BIN)/python -m pytest -q
 
 # Packages of others for which the gateway's own tests have no room; needs Node and a registry.
@@ -66,6 +74,43 @@ tests/compat/node_modules/.package-lock.json: tests/compat/package-lock.json
 
 compat: setup $(COMPAT)/.installed tests/compat/node_modules/.package-lock.json
 	$(BIN)/python -m tests.compat.run
+
+# nginx in front of real gateways, which are restarted for a minute at 200 requests a second.
+edge-test: setup
+	FOREBAY_ROLLING_LONG=1 $(BIN)/python -m pytest -q -s tests/deploy/test_nginx.py tests/deploy/test_rolling.py tests/deploy/test_systemd.py $(ARGS)
+
+# The image's steps in a clean Debian; as root, with debootstrap and a network.
+image-test: setup
+	$(BIN)/python -m tests.deploy.chroot $(ARGS)
+
+# A real engine: 3.4 GB (more with a torch for CUDA). ENGINE=gpu runs SGLang's own command on a GPU,
+# MODEL=FOLDER another model than the tiny one that is made on the spot.
+ENGINE ?= cpu
+ifeq ($(filter engine-test,$(MAKECMDGOALS))$(filter cpu gpu,$(ENGINE)),engine-test)
+$(error ENGINE: expected cpu or gpu, got $(ENGINE))
+endif
+ENGINE_VENV := $(if $(filter gpu,$(ENGINE)),.venv-engine-gpu,.venv-engine)
+ENGINE_PYTHON ?= $(CURDIR)/$(ENGINE_VENV)/bin/python
+
+.venv-engine/.installed: tests/engine_real/requirements.txt tests/engine_real/requirements-bare.txt
+	@echo "installing SGLang for the CPU (some minutes)"
+	test -x .venv-engine/bin/python || $(PYTHON) -m venv .venv-engine
+	.venv-engine/bin/pip install --quiet -r tests/engine_real/requirements.txt
+	.venv-engine/bin/pip install --quiet --no-deps -r tests/engine_real/requirements-bare.txt
+	@touch $@
+
+.venv-engine-gpu/.installed: tests/engine_real/requirements-gpu.txt
+	test -x .venv-engine-gpu/bin/python || $(PYTHON) -m venv .venv-engine-gpu
+	.venv-engine-gpu/bin/pip install --quiet -r $<
+	@touch $@
+
+ifeq ($(ENGINE)$(shell command -v nvidia-smi),gpu)
+engine-test:
+	@echo "engine-test skipped: ENGINE=gpu, and there is no NVIDIA GPU here (no nvidia-smi)"
+else
+engine-test: setup $(if $(filter file,$(origin ENGINE_PYTHON)),$(ENGINE_VENV)/.installed)
+	FOREBAY_ENGINE_PYTHON=$(ENGINE_PYTHON) ENGINE=$(ENGINE) MODEL=$(MODEL) $(BIN)/python -m tests.engine_real.run $(ARGS)
+endif
 
 lint: setup
 	cargo fmt --check
@@ -93,4 +138,4 @@ soak: setup
 	$(BIN)/python benches/load/soak.py $(ARGS)
 
 clean:
-	rm -rf target $(VENV) .venv-compat tests/compat/node_modules .forebay
+	rm -rf target $(VENV) .venv-compat .venv-engine .venv-engine-gpu tests/compat/node_modules .forebay

@@ -35,6 +35,7 @@ TOP = {
     "books.py",
     "cli",
     "dev.py",
+    "notify.py",
     "ready.py",
     "reload.py",
     "serve.py",

@@ -68,6 +68,7 @@ class Core:
         upload_bytes: int,
         header_bytes: int,
         header_read_s: float,
+        keep_alive_s: float,
         body_read_s: float,
         websockets: int,
         websocket_idle_s: float,
@@ -79,6 +80,13 @@ class Core:
         reuse_port: other processes of this user may listen there too, if they say so as well.
         Bounds are in bytes and seconds. Raises: OSError, ValueError.
         """
+
+    def close_door(self, idle_s: float) -> None:
+        """Take no more connections; close idle ones after `idle_s` seconds. Blocks for 25 ms."""
+
+    @property
+    def expecting(self) -> int:
+        """Connections that may bring another inference request, or have one that runs."""
 
     def stop_listening(self, grace_s: float) -> bool:
         """Accept no more; wait up to `grace_s` seconds for running requests. Blocks.
@@ -94,7 +102,10 @@ class Core:
         """
 
     def report_upstream(
-        self, name: str, state: Literal["warm", "loading", "cold", "down"], load: bytes | None
+        self,
+        name: str,
+        state: Literal["warm", "loading", "cold", "draining", "down"],
+        load: bytes | None,
     ) -> bool:
         """Tell what a probe found of an upstream. Returns whether there is one of that name.
 
@@ -102,6 +113,9 @@ class Core:
             ``tokens`` (in its cache); None if it said nothing.
         Raises: ValueError.
         """
+
+    def report_agent(self, name: str, answers: bool) -> bool:
+        """Tell whether an upstream's agent answers. Returns whether there is one of that name."""
 
     def describe_upstream(self, name: str, said: bytes) -> None:
         """Tell what an upstream says of its models, in place of what it said before.
@@ -120,7 +134,8 @@ class Core:
     def upstreams(self) -> bytes:
         """All upstreams as they stand in this process: a JSON list, by name.
 
-        Each has ``name``, ``kind``, ``state`` (what probes found), ``availability``, ``share`` (0
+        Each has ``name``, ``kind``, ``state`` (what probes found), ``agent`` (``answers`` or
+        ``away``; None: it has none, or was not asked yet), ``availability``, ``share`` (0
         to 1), ``draining``, ``in_flight``, ``waiting``, ``limit`` (None: any number), ``load``
         (with ``age_s``), ``first_token_ms``, ``successes``, ``failures``, ``backs_off_s``,
         ``ejections`` (how many) and ``ejection`` (``reason``, ``ends_in_s``, ``streak``). None in
@@ -216,11 +231,12 @@ class Core:
         *,
         method: str = "GET",
         body: bytes | None = None,
+        agent: bool = False,
     ) -> Exchange:
-        """Ask an upstream for `path` within `limit_s` seconds; not booked as usage.
+        """Ask an upstream, or its agent, for `path` within `limit_s` seconds; not booked as usage.
 
         Where no answer came, the error's answer has the header ``x-forebay-error``: its kind.
-        body: JSON. Raises: ValueError on a limit or a method that is none.
+        body: JSON. Raises: ValueError on a limit or a method that is none, and without an agent.
         """
 
     def authenticate(self, headers: _Headers, *, way: int | None = None) -> _Answer | None:
@@ -326,7 +342,13 @@ class Core:
     def halt(self) -> None:
         """End what still runs: with an error event where an answer has begun, else with a 503."""
 
+    def leave(self) -> None:
+        """Let each answer be its connection's last from now on; requests are taken."""
+
     def begin_drain(self) -> None:
+        """Let WebSockets end, too, with what runs on them; requests are taken."""
+
+    def refuse(self) -> None:
         """Refuse new requests from now on; running ones go on."""
 
     def close(self) -> None:

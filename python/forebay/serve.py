@@ -19,6 +19,7 @@ from forebay.http.address import local_url
 from forebay.http.app import create_app
 from forebay.http.server import create_server
 from forebay.metering.scheduler import Job, Scheduler, ledger_jobs
+from forebay.notify import notify
 from forebay.ready import remove_ready_file, write_ready_file
 from forebay.store import (
     Database,
@@ -309,26 +310,37 @@ async def serve(
         write_ready_file(ready_file, facts)
     if seat is not None:
         seat.ready(facts)
+    else:
+        notify("READY=1", f"serving on {facts['http']}")
     if on_ready is not None:
         on_ready(facts)
     await stop.wait()
 
     log.info("draining", in_flight=gateway.core.in_flight)
+    if seat is None:
+        notify("STOPPING=1", "draining")
     if reloading is not None:
         reloading.cancel()
-    if seat is not None:
-        # The others may be well: what comes now is theirs.
-        await server.close_door(gateway.config.drain_s)
+    # First it is said, and only then done: who sends traffic here needs time to send it elsewhere.
+    gateway.leave()
     if grpc_server is not None:
-        await grpc_server.drain(gateway.config.drain_s)
-    gateway.begin_drain()
-    drain = asyncio.create_task(gateway.drained(gateway.config.drain_s))
+        grpc_server.leave()
+    drain_s = gateway.config.drain_s
     hurry = asyncio.create_task(now.wait())
+    await asyncio.wait({hurry}, timeout=gateway.config.drain_notice_s)
+    closed = await server.close_door(min(gateway.config.drain_idle_s, drain_s))
+    if grpc_server is not None:
+        await grpc_server.drain(drain_s)
+    gateway.begin_drain()
+    if not closed:
+        gateway.refuse()
+    drain = asyncio.create_task(gateway.drained(drain_s))
     await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()
     if not (drain.done() and drain.result()):
         drain.cancel()
         log.warning("requests were cut off", in_flight=gateway.core.in_flight)
+        gateway.refuse()
         gateway.core.halt()
     # The last answers leave before their connections are closed.
     await asyncio.sleep(0.05)

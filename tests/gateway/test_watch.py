@@ -39,6 +39,10 @@ class Engine:
         self.wanted: list[str] = []
         self.used = 0
         self.was_asked = asyncio.Event()
+        self.agent: tuple[int, bytes] | None = None
+        """What its agent answers; None: it is away."""
+        self.agent_asked: list[tuple[float, str, str]] = []
+        self.agent_answers: list[bool] = []
 
     async def fetch(
         self, upstream: str, path: str, limit_s: float, method: str, body: bytes | None
@@ -58,6 +62,22 @@ class Engine:
         if isinstance(content, str):
             return status, [(b"x-forebay-error", content.encode())], b"{}", False
         return status, [], content, False
+
+    async def ask_agent(
+        self, upstream: str, path: str, limit_s: float, method: str, body: bytes | None
+    ) -> Answer | None:
+        assert upstream == "gpu"
+        self.agent_asked.append((asyncio.get_running_loop().time(), method, path))
+        if self.agent is None:
+            return 503, [(b"x-forebay-error", b"unavailable")], b"{}", False
+        status, content = self.agent
+        return status, [], content, False
+
+    def report_agent(self, name: str, answers: bool) -> bool:
+        assert name == "gpu"
+        if self.agent_answers[-1:] != [answers]:
+            self.agent_answers.append(answers)
+        return True
 
     def report_upstream(self, name: str, state: str, load: bytes | None) -> bool:
         assert name == "gpu"
@@ -107,7 +127,13 @@ def watch(engine: Engine, scene: Scene, *, policy: Any = "round_robin", **settin
     async def work() -> None:
         loop = asyncio.get_running_loop()
         watcher = Watcher(
-            config, engine, engine.fetch, lambda: None, clock=loop.time, jitter=random.Random(1)
+            config,
+            engine,
+            engine.fetch,
+            lambda: None,
+            engine.ask_agent,
+            clock=loop.time,
+            jitter=random.Random(1),
         )
         watcher.start()
         try:

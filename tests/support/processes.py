@@ -48,6 +48,11 @@ class Process:
         self.started_in_s = 0.0
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What it runs with."""
+        return dict(self._env)
+
+    @property
     def pid(self) -> int:
         """The process id."""
         assert self.popen is not None

@@ -11,7 +11,10 @@ from forebay_engine import __version__
 
 COMMANDS = {
     "autoscale": "scale engines by what waits for them",
+    "serve": "serve a model with an engine, from a profile",
     "sim": "serve a simulated engine or provider",
+    "size": "what a model needs, and which GPUs have it",
+    "warm": "keep engines warm and parked, or measure a start",
 }
 """What each does. `forebay_engine.NAME.command` has `add(parser)`, its options, and `run(args)`."""
 

@@ -12,7 +12,8 @@ from urllib.parse import quote, urlsplit
 
 from forebay._core import Core
 from forebay.config import Config, Upstream
-from forebay.gateway import snapshot
+from forebay.gateway import agent, snapshot
+from forebay.gateway.answer import Answer
 from forebay.upstreams import KINDS, Probe
 from forebay.upstreams.credentials import SourceError
 from forebay.upstreams.listing import model_names
@@ -75,6 +76,11 @@ class _Examiner:
         self._steps: list[Step] = []
 
     async def run(self, *, chat: bool) -> Examined:
+        state = await self._agent()
+        if state == "cold" and not chat:
+            # Its port is closed until a request has it started.
+            self._note("ready", "not asked: it is cold, and a request has its agent start it")
+            return Examined(self._name, self._steps)
         well = await self._credentials() and await self._reachable()
         if well:
             probe = self._kind.probe_for(self._upstream)
@@ -96,6 +102,23 @@ class _Examiner:
     def _fail(self, step: str, detail: str, hint: str) -> bool:
         self._steps.append(Step(step, False, redacted(detail, self._upstream), hint))
         return False
+
+    async def _agent(self) -> str | None:
+        """What its agent says of the engine; None without one, or without its word."""
+        if self._upstream.agent is None:
+            return None
+        start = time.perf_counter()
+        try:
+            path = agent.of_member(agent.STATE, self._upstream.agent.member)
+            said = agent.read(await self._answer(path, agent.TIMEOUT_S, agent=True))
+        except agent.Away as away:
+            hint = "check the key" if "key" in str(away) else "is `forebay-engine` running there?"
+            self._fail("agent", str(away), f"check upstreams.{self._name}.agent: {hint}")
+            return None
+        took_ms = (time.perf_counter() - start) * 1e3
+        parked = ", parked" * said.parked
+        self._note("agent", f"says {said.state}{parked} in {took_ms:.0f} ms")
+        return said.state
 
     async def _credentials(self) -> bool:
         source = self._kind.credentials(self._upstream)
@@ -224,11 +247,26 @@ class _Examiner:
         self, path: str, limit_s: float, *, method: str = "GET", body: bytes | None = None
     ) -> _Answer:
         start = time.perf_counter()
-        exchange = self._core.fetch(self._name, path, limit_s, method=method, body=body)
-        answer: Any = exchange.start()
+        answer = await self._answer(path, limit_s, method=method, body=body)
+        return _Answer(answer[0], answer[2], (time.perf_counter() - start) * 1e3)
+
+    async def _answer(
+        self,
+        path: str,
+        limit_s: float,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        agent: bool = False,
+    ) -> Answer:
+        exchange = self._core.fetch(
+            self._name, path, limit_s, method=method, body=body, agent=agent
+        )
+        answer = exchange.start()
         if isinstance(answer, asyncio.Future):
             answer = await answer
-        return _Answer(answer[0], answer[2], (time.perf_counter() - start) * 1e3)
+        assert answer is not None
+        return answer
 
 
 def _openai(model: str) -> dict[str, Any]:
@@ -310,6 +348,7 @@ def message_of(body: bytes) -> str:
 
 def _secrets(upstream: Upstream) -> Iterator[str]:
     yield upstream.api_key or ""
+    yield (upstream.agent.key if upstream.agent is not None else None) or ""
     yield from upstream.headers.values()
     if upstream.credentials is not None:
         for field in upstream.credentials.__struct_fields__:

@@ -49,6 +49,10 @@ def invoice(
         str | None,
         typer.Option("--month", metavar="YYYY-MM", help="Of which month, in its time zone."),
     ] = None,
+    everyone: Annotated[
+        bool,
+        typer.Option("--all", help="Every account's; --month may be last, the one that is over."),
+    ] = False,
     format: FormatOption = "text",
     finalize: Annotated[
         bool, typer.Option("--finalize", help="Number it and close it for good.")
@@ -58,13 +62,20 @@ def invoice(
     database_url: DatabaseOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Draft an account's invoice of a month, or finalise it."""
+    """Draft an account's invoice of a month, or finalise it; or all accounts'."""
     if context.invoked_subcommand is not None:
         return
-    if account is None:
+    if account is None and not everyone:
         raise typer.BadParameter("is needed", param_hint="--account")
     if month is None:
         raise typer.BadParameter("is needed", param_hint="--month")
+    if everyone or account is None:
+        if account is not None or out is not None or font is not None or format != "text":
+            raise typer.BadParameter("goes with --month, --finalize and --json alone: --all")
+        from forebay.cli.invoice_all import bill_everyone
+
+        bill_everyone(month, finalize=finalize, database_url=database_url, json=json)
+        return
 
     async def draft(database: "Database") -> "Finalized":
         from forebay.metering.invoicing import Books, Finalized

@@ -26,6 +26,8 @@ from forebay.cli.audit import audit
 from forebay.cli.common import ConfigOption, check_address, config_path, fail
 from forebay.cli.doctor import doctor
 from forebay.cli.export import export
+from forebay.cli.health import health
+from forebay.cli.migrate import migrate
 from forebay.cli.rollup import rollup
 from forebay.cli.usage import usage
 from forebay.config.errors import ConfigError
@@ -54,6 +56,8 @@ app.command()(rollup)
 app.add_typer(log_commands.app, name="logs")
 app.command()(audit)
 app.command()(doctor)
+app.command()(migrate)
+app.command()(health)
 
 HttpOption = Annotated[
     str | None,

@@ -45,6 +45,8 @@ def _why(upstream: dict[str, Any]) -> str | None:
         return f"ejected: {upstream['ejection']['reason']}"
     if upstream["backs_off_s"] is not None:
         return f"left alone for {upstream['backs_off_s']:.0f} s, as it asked"
+    if upstream.get("agent") == "away":
+        return "its agent is away"
     return None
 
 

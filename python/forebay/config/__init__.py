@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from forebay.config.schema import (
         Adaptive,
         Address,
+        Agent,
         Cold,
         Config,
         Credentials,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Adaptive",
     "Address",
+    "Agent",
     "Cold",
     "Config",
     "ConfigError",

@@ -8,7 +8,7 @@ import msgspec
 from forebay.config.document import Document
 from forebay.config.document import Path as FieldPath
 from forebay.config.kinds import FORMS, PARTS, Form
-from forebay.config.schema import Credentials, Queue, Upstream, check_header, normal_url
+from forebay.config.schema import Agent, Credentials, Queue, Upstream, check_header, normal_url
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
 """Characters of a part of an address; a colon for Google's domain-scoped projects."""
@@ -36,7 +36,8 @@ def checked_upstream(document: Document, name: str, upstream: Upstream) -> Upstr
             (*path, "responses"), f"there are no Responses at this {upstream.kind}: bridge them"
         )
     _bounds(document, path, upstream)
-    return upstream
+    agent = _agent(document, path, upstream, form)
+    return msgspec.structs.replace(upstream, agent=agent)
 
 
 def _has_responses(upstream: Upstream, form: Form) -> bool:
@@ -56,6 +57,24 @@ def _url(document: Document, path: FieldPath, upstream: Upstream, form: Form) ->
         return normal_url(upstream.url)
     except ValueError as error:
         raise document.error((*path, "url"), str(error)) from None
+
+
+def _agent(document: Document, path: FieldPath, upstream: Upstream, form: Form) -> Agent | None:
+    """The agent with its URL normal; an empty key is none."""
+    agent = upstream.agent
+    if agent is None:
+        return None
+    if not form.agent:
+        raise document.error((*path, "agent"), f"kind {upstream.kind} has none")
+    if upstream.cold is not None and upstream.cold.wake is not None:
+        raise document.error((*path, "cold", "wake"), "not beside agent, which starts it")
+    if agent.key:
+        _printable(document, (*path, "agent", "key"), agent.key)
+    try:
+        url = normal_url(agent.url, "key")
+    except ValueError as error:
+        raise document.error((*path, "agent", "url"), str(error)) from None
+    return msgspec.structs.replace(agent, url=url, key=agent.key or None)
 
 
 def _without_empty(upstream: Upstream, url: str | None) -> Upstream:

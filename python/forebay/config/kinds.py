@@ -60,6 +60,7 @@ class Form(NamedTuple):
     lists: its models can be asked for, so that ``discover`` works.
     responses: may have OpenAI's Responses beside chat.
     extra: a package that it cannot do without.
+    agent: is an engine that an ``agent`` may stand beside.
     """
 
     url: bool = True
@@ -72,19 +73,22 @@ class Form(NamedTuple):
     lists: bool = True
     responses: bool = False
     extra: Extra | None = None
+    agent: bool = False
 
 
 _OWN = Form()
+_ENGINE = Form(agent=True)
 _BOTH = Form(responses=True)
+_ENGINE_BOTH = Form(responses=True, agent=True)
 _MANAGED = Form(url=False, needs_key=True)
 _MANAGED_BOTH = Form(url=False, needs_key=True, responses=True)
 _CLIENT = ("tenant_id", "client_id", "client_secret")
 
 FORMS: dict[UpstreamKind, Form] = {
-    "sglang": _BOTH,
-    "vllm": _BOTH,
-    "tgi": _OWN,
-    "trtllm": _BOTH,
+    "sglang": _ENGINE_BOTH,
+    "vllm": _ENGINE_BOTH,
+    "tgi": _ENGINE,
+    "trtllm": _ENGINE_BOTH,
     "modal": Form(logins=(Login(("key", "secret")),), both=True),
     "baseten": _MANAGED,
     "runpod": Form(),
@@ -124,6 +128,6 @@ FORMS: dict[UpstreamKind, Form] = {
     ),
     "openrouter": _MANAGED_BOTH,
     "litellm": _BOTH,
-    "openai_compatible": _BOTH,
+    "openai_compatible": _ENGINE_BOTH,
 }
 """Every kind's form."""

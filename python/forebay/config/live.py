@@ -38,7 +38,7 @@ _PACE = (
     "outlier",
     "slow_start",
 )
-_WATCHED = ("discover", "probe", "cold")
+_WATCHED = ("discover", "probe", "cold", "agent")
 
 
 def merged(current: Config, wanted: Config) -> tuple[Config, list[str]]:

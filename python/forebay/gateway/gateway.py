@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from forebay._core import Core
+from forebay._core import Core, Exchange
 from forebay.config import Config
 from forebay.gateway import snapshot
 from forebay.gateway.answer import Answer
@@ -52,7 +52,7 @@ class Gateway:
         """Where responses are kept; None without a database."""
         self.unfinished: Callable[[], int] = lambda: 0
         """Requests that have ended, and whose answer has to be kept before the process may end."""
-        self._watcher = Watcher(config, self.core, self._fetch, self._apply)
+        self._watcher = Watcher(config, self.core, self._fetch, self._apply, self._ask_agent)
         self._tasks: list[asyncio.Task[None]] = []
         self._credentials = Refreshers(config, self.core)
         self._traces = traces.start(config, self.core)
@@ -110,17 +110,25 @@ class Gateway:
             self.tell_drain(name, draining)
         return found
 
-    def begin_drain(self) -> None:
-        """Take no new work; what runs goes on."""
+    def leave(self) -> None:
+        """Say that traffic should go elsewhere; what comes all the same is served."""
         self.draining = True
+        self.core.leave()
+
+    def begin_drain(self) -> None:
+        """End WebSockets too, each with what runs on it."""
         self.core.begin_drain()
 
+    def refuse(self) -> None:
+        """Take no new work; what runs goes on."""
+        self.core.refuse()
+
     async def drained(self, within_s: float) -> bool:
-        """Wait until nothing runs any more, at most `within_s` seconds."""
+        """Wait until nothing runs, and nothing new can come, at most `within_s` seconds."""
         deadline = asyncio.get_running_loop().time() + within_s
-        while self.core.in_flight + self.unfinished() > 0:
+        while self.core.in_flight + self.unfinished() + self.core.expecting > 0:
             if asyncio.get_running_loop().time() >= deadline:
-                return False
+                return self.core.in_flight + self.unfinished() == 0
             await asyncio.sleep(0.02)
         return True
 
@@ -142,6 +150,8 @@ class Gateway:
         checks = {f"upstream:{name}": text for name, text in upstreams.items()}
         # A cold one is woken by who needs it.
         some_upstream = any(text.startswith("ok") for text in upstreams.values())
+        for name, text in self._watcher.agents.items():
+            checks[f"agent:{name}"] = text
         for name, text in self._credentials.states.items():
             checks[f"credentials:{name}"] = text
         for name, check in self.checks.items():
@@ -163,7 +173,23 @@ class Gateway:
     async def _fetch(
         self, upstream: str, path: str, limit_s: float, method: str, body: bytes | None
     ) -> Answer | None:
-        exchange = self.core.fetch(upstream, path, limit_s, method=method, body=body)
+        return await self._answer_of(
+            self.core.fetch(upstream, path, limit_s, method=method, body=body)
+        )
+
+    async def _ask_agent(
+        self, upstream: str, path: str, limit_s: float, method: str, body: bytes | None
+    ) -> Answer | None:
+        try:
+            exchange = self.core.fetch(
+                upstream, path, limit_s, method=method, body=body, agent=True
+            )
+        except ValueError:  # A reload has just taken it out.
+            return None
+        return await self._answer_of(exchange)
+
+    @staticmethod
+    async def _answer_of(exchange: Exchange) -> Answer | None:
         answer = exchange.start()
         if isinstance(answer, asyncio.Future):
             return await answer

@@ -116,6 +116,9 @@ def _upstream(config: Config, name: str, models: Mapping[str, Model]) -> dict[st
         "slow_start_s": upstream.slow_start,
         "cold": _cold(kind, upstream),
         "draining": upstream.draining,
+        "agent": None
+        if upstream.agent is None
+        else {"url": upstream.agent.url, "key": upstream.agent.key},
     }
 
 
@@ -142,7 +145,7 @@ def _outlier(outlier: Outlier | None) -> dict[str, Any] | None:
 def _cold(kind: Kind, upstream: Upstream) -> dict[str, Any] | None:
     cold = upstream.cold
     if cold is None:
-        if not kind.can_be_cold(upstream):
+        if not kind.starts(upstream):
             return None
         cold = Cold()
     if cold.hold == 0:

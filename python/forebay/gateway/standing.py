@@ -4,6 +4,8 @@ from typing import Literal
 
 from forebay.upstreams.kind import State
 
+Stands = State | Literal["draining"]
+"""Where an upstream stands; only an agent says ``draining``."""
 Found = State | Literal["refused", "closed", "silent"]
 """What one look found: a state that the upstream told, or ``closed`` (no connection came about, or
 it broke), ``silent`` (no answer in time), ``refused`` (an answer, but not to the question: its path
@@ -21,7 +23,7 @@ class Standing:
     """
 
     def __init__(self, *, wakes: bool, holds: bool) -> None:
-        self.state: State | None = None
+        self.state: Stands | None = None
         """What the last look came to; None before the first."""
         self.fresh = False
         """It was away, or is being started, and has not served since: it may need a warm-up."""
@@ -49,7 +51,17 @@ class Standing:
         """Nobody has wanted it for so long that it was stopped."""
         self.state, self.fresh, self._woken_at = "cold", True, None
 
-    def look(self, found: Found, now: float) -> State:
+    def told(self, state: Stands) -> Stands:
+        """Take in what an agent says, who knows: nothing is guessed from what was before."""
+        self.doubtful = False
+        if state == "warm":
+            self._was_warm, self._woken_at = True, None
+        elif state in ("cold", "loading"):
+            self.fresh = True
+        self.state = state
+        return state
+
+    def look(self, found: Found, now: float) -> Stands:
         """Take in what a look found. Returns the state that follows, which `state` is then.
 
         An engine that was warm and says that it is starting, without having been away, is about

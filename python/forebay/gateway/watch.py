@@ -10,8 +10,9 @@ import orjson
 import structlog
 
 from forebay.config import Cold, Config
-from forebay.gateway import loads, warm_up
-from forebay.gateway.answer import Answer
+from forebay.gateway import agent, loads, warm_up
+from forebay.gateway.agent import Agent, AskAgent, Said
+from forebay.gateway.answer import Answer, failure
 from forebay.gateway.standing import Found, Standing
 from forebay.upstreams import KINDS, describe
 from forebay.upstreams.kind import Probe
@@ -48,6 +49,7 @@ class Reports(Protocol):
     """What the core is told and asked; `Core` is one."""
 
     def report_upstream(self, name: str, state: Any, load: bytes | None) -> bool: ...
+    def report_agent(self, name: str, answers: bool) -> bool: ...
     def describe_upstream(self, name: str, said: bytes) -> None: ...
     def take_wanted(self) -> list[str]: ...
     def upstreams(self) -> bytes: ...
@@ -67,6 +69,7 @@ class Watch:
         config: Config,
         core: Reports,
         fetch: Fetch,
+        ask_agent: AskAgent,
         discovered: dict[str, list[str]],
         on_models: Callable[[], None],
         clock: Callable[[], float],
@@ -75,8 +78,7 @@ class Watch:
     ) -> None:
         settings = config.upstreams[name]
         kind = KINDS[settings.kind]
-        can_be_cold = kind.can_be_cold(settings)
-        cold = settings.cold or (Cold() if can_be_cold else Cold(hold=0))
+        cold = settings.cold or (Cold() if kind.starts(settings) else Cold(hold=0))
         self.holds = cold.hold > 0
         self.idle_s = (kind.idle_s if cold.idle is None else cold.idle) if self.holds else 0.0
         self.looked = asyncio.Event()
@@ -95,7 +97,12 @@ class Watch:
         self._listed = before is not None and name in discovered
         self._check_before = None if before is None else before.check
         self._warms_up = self.holds and cold.warm_up
-        self._weighs = self._probe is not None and self._probe.loads is not None
+        self._agent = None
+        if settings.agent is not None:
+            self._agent = Agent(name, settings.agent.member, ask_agent)
+        self._said: Said | None = None
+        loads_known = self._probe is not None and self._probe.loads is not None
+        self._weighs = loads_known or self._agent is not None
         # A port that refuses may be a wrong address: who waits for it has said so.
         awaits = settings.cold is not None and self.holds
         self._standing = Standing(wakes=self._wake is not None, holds=awaits)
@@ -141,7 +148,14 @@ class Watch:
             return "ok"
         if state == "cold":
             return "ok: cold"
+        if state == "draining":
+            return "down: draining"
         return "down: not ready"
+
+    @property
+    def agent_check(self) -> str | None:
+        """How its agent is, for `/readyz`; None where it has none."""
+        return None if self._agent is None else self._agent.check
 
     def wanted(self) -> None:
         """A request wants it awake."""
@@ -209,6 +223,8 @@ class Watch:
         if state == "warm":
             self._pause_s = FIRST_S
             pause_s = min(probe.interval_s, LOADS_S) if self._by_load else probe.interval_s
+            if self._agent is not None:
+                pause_s = min(pause_s, agent.INTERVAL_S)
         else:
             awaited = state == "loading" or (state == "cold" and self._is_wanted())
             most_s = LOADING_S if awaited else RETURN_S
@@ -225,14 +241,20 @@ class Watch:
 
     async def _look(self, probe: Probe) -> None:
         self._call_to_wake()
-        found = await self._ask(probe)
+        self._said = await self._hear()
         before = self._standing.state
-        state = self._standing.look(found, self._clock())
+        if self._said is not None:
+            self._refused = None
+            state = self._standing.told(self._said.state)
+        else:
+            state = self._standing.look(await self._ask(probe), self._clock())
         if state == "warm" and self._discovers and probe.models is not None:
             await self._discover(probe.models)
         if state == "warm" and (self._standing.fresh or not self._described):
             await self._describe(probe)
-        if state == "warm" and self._standing.fresh and self._warms_up:
+        # An agent calls an engine warm that has answered already.
+        warms_up = self._warms_up and self._said is None
+        if state == "warm" and self._standing.fresh and warms_up:
             if before is not None:
                 self._core.report_upstream(self._name, "loading", None)
             if not await self._warm_up(probe):
@@ -244,14 +266,28 @@ class Watch:
             self._tell(load)
         self._call_to_wake()
 
+    async def _hear(self) -> Said | None:
+        """What its agent says; None if it has none, or while that is away."""
+        if self._agent is None:
+            return None
+        before = self._agent.answers
+        said = await self._agent.state()
+        self._core.report_agent(self._name, said is not None)
+        if self._agent.answers != before:
+            if said is None:
+                log.warning("upstream's agent is away", upstream=self._name, cause=self._agent.why)
+            else:
+                log.info("upstream's agent answers", upstream=self._name)
+        return said
+
     async def _ask(self, probe: Probe) -> Found:
         answer = await self._get(probe.ready, probe.timeout_s)
         self._refused = None
         if answer is None:
             return "closed"
-        failure = _failure(answer)
-        if failure is not None:
-            return "silent" if failure == b"upstream_timeout" else "closed"
+        why = failure(answer)
+        if why is not None:
+            return "silent" if why == b"upstream_timeout" else "closed"
         status, _, body, _ = answer
         found: Found = probe.judge(status, body)
         if found == "down" and 300 <= status < 400:
@@ -304,7 +340,7 @@ class Watch:
         if probe.info is None or not names:
             return
         info = await self._get(probe.info, probe.timeout_s)
-        if info is None or _failure(info) is not None:
+        if info is None or failure(info) is not None:
             self._described = False
             return
         if info[0] != 200:
@@ -322,7 +358,7 @@ class Watch:
 
     async def _load(self, probe: Probe) -> bytes | None:
         if probe.loads is None:
-            return None
+            return None if self._said is None else self._said.report()
         answer = await self._get(probe.loads, probe.timeout_s)
         return loads.report(answer[2]) if answer is not None and answer[0] == 200 else None
 
@@ -347,13 +383,17 @@ class Watch:
         """Start a call to wake it, if requests want that and none was made just now."""
         now = self._clock()
         due = self._standing.state == "cold" and self._is_wanted() and now - self._woke_at >= WAKE_S
-        if self._wake is not None and due:
-            self._woke_at = now
+        if not due or not self.holds:
+            return
+        if self._agent is not None and self._said is not None:
+            call = self._wake_by(self._agent)
+        elif self._wake is not None:
             self._standing.woken(now)
-            wake = self._wake
-            self._waking = asyncio.create_task(
-                self._call(wake.method, wake.path), name=f"wake-{self._name}"
-            )
+            call = self._call(self._wake.method, self._wake.path)
+        else:
+            return
+        self._woke_at = now
+        self._waking = asyncio.create_task(call, name=f"wake-{self._name}")
 
     async def _call(self, method: str, path: str) -> None:
         body = orjson.dumps({}) if method == "POST" else None
@@ -361,8 +401,6 @@ class Watch:
         status = None if answer is None else answer[0]
         log.info("upstream was called to wake", upstream=self._name, status=status)
 
-
-def _failure(answer: Answer) -> bytes | None:
-    """Why there is no answer of the upstream's; None if it is its own."""
-    _, headers, _, _ = answer
-    return next((value for header, value in headers if header == b"x-forebay-error"), None)
+    async def _wake_by(self, agent: Agent) -> None:
+        status = await agent.wake(WAKE_S)
+        log.info("upstream's agent was called to wake it", upstream=self._name, status=status)

@@ -10,6 +10,7 @@ import msgspec
 
 from forebay.config import Config, Upstream
 from forebay.config.live import same_watch
+from forebay.gateway.agent import AskAgent
 from forebay.gateway.watch import Fetch, Reports, Watch
 from forebay.upstreams import KINDS
 
@@ -32,6 +33,7 @@ class Watcher:
     """Follows every upstream of a configuration.
 
     on_models: called when an upstream lists other models than before (`discovered`).
+    ask_agent: as `fetch`, but asks an upstream's agent.
     clock: monotonic seconds. jitter: for pauses, so that many gateways do not ask in step.
     """
 
@@ -41,6 +43,7 @@ class Watcher:
         core: Reports,
         fetch: Fetch,
         on_models: Callable[[], None],
+        ask_agent: AskAgent,
         *,
         clock: Callable[[], float] = time.monotonic,
         jitter: random.Random | None = None,
@@ -49,6 +52,7 @@ class Watcher:
         self._config = config
         self._core = core
         self._fetch = fetch
+        self._ask_agent = ask_agent
         self._on_models = on_models
         self._clock = clock
         self._jitter = jitter
@@ -121,12 +125,22 @@ class Watcher:
         """How each upstream is: ``ok``, ``ok: cold``, or ``down: …``."""
         return {name: watch.check for name, watch in self._watches.items()}
 
+    @property
+    def agents(self) -> dict[str, str]:
+        """How the agent of each upstream that has one is: ``ok`` or ``degraded: …``."""
+        return {
+            name: check
+            for name, watch in self._watches.items()
+            if (check := watch.agent_check) is not None
+        }
+
     def _watch(self, name: str, before: Watch | None = None) -> Watch:
         return Watch(
             name,
             self._config,
             self._core,
             self._fetch,
+            self._ask_agent,
             self.discovered,
             self._on_models,
             self._clock,

@@ -127,12 +127,16 @@ class GrpcServer:
         await self._server.start()
         self._health.start()
 
+    def leave(self) -> None:
+        """Say that it does not serve; calls are taken all the same."""
+        self._health.end()
+
     async def drain(self, within_s: float) -> None:
         """Take no new connections and calls, and tell clients so; what runs goes on.
 
         within_s: seconds that it has at most.
         """
-        self._health.end()
+        self.leave()
         # Those who watch are told before their connection is.
         await asyncio.sleep(0)
         self._draining = asyncio.create_task(self._server.stop(within_s + STOP_S))

@@ -20,8 +20,6 @@ HEADER_READ_S = 15.0
 """Seconds that a connection has for a request's head."""
 START_S = 10.0
 STOP_S = 5.0
-DOOR_S = 0.05
-"""Seconds after which the system sends no more connections, and those accepted have asked."""
 BACKLOG = 4096
 
 
@@ -33,11 +31,11 @@ class HttpServer(Protocol):
     async def start(self) -> None:
         """Listen; returns once connections are taken. Raises: OSError."""
 
-    async def close_door(self, drain_s: float) -> None:
-        """Accept no more and close idle connections; running requests go on until `stop`.
+    async def close_door(self, idle_s: float) -> bool:
+        """Accept no more; running requests go on until `stop`.
 
-        drain_s: seconds that they have at most.
-        Only where the server can: Granian goes on accepting.
+        idle_s: seconds after which idle connections are closed, unless they bring a request.
+        Returns whether the server can: Granian goes on accepting.
         """
 
     async def stop(self) -> None:
@@ -68,12 +66,12 @@ class CoreServer:
     ) -> None:
         self._core = core
         self._limits = config.limits
+        self._keep_alive_s = config.listen.keep_alive_s
         self._wanted = resolve(address)
         self._shared = shared is not None
         self._folder = tempfile.TemporaryDirectory(prefix="forebay-", dir=shared)
         self._socket = Path(self._folder.name) / "app.sock"
         self._app = _Granian(app, uds=self._socket)
-        self._ending: asyncio.Task[bool] | None = None
         self.address = self._wanted
 
     async def start(self) -> None:
@@ -89,6 +87,7 @@ class CoreServer:
                 upload_bytes=limits.upload_bytes,
                 header_bytes=limits.header_bytes,
                 header_read_s=HEADER_READ_S,
+                keep_alive_s=self._keep_alive_s,
                 body_read_s=READ_S,
                 websockets=limits.websockets,
                 websocket_idle_s=limits.websocket_idle_s,
@@ -100,19 +99,14 @@ class CoreServer:
             ) from None
         self.address = Address(host, port)
 
-    async def close_door(self, drain_s: float) -> None:
+    async def close_door(self, idle_s: float) -> bool:
         """See `HttpServer`."""
-        # The wait ends with the last connection, and at the latest when the core is closed.
-        ends = asyncio.to_thread(self._core.stop_listening, drain_s + STOP_S)
-        self._ending = asyncio.create_task(ends, name="forebay-door")
-        await asyncio.sleep(DOOR_S)
+        await asyncio.to_thread(self._core.close_door, idle_s)
+        return True
 
     async def stop(self) -> None:
         """See `HttpServer`."""
-        if self._ending is None:
-            await asyncio.to_thread(self._core.stop_listening, STOP_S)
-        else:
-            await asyncio.wait({self._ending}, timeout=STOP_S)
+        await asyncio.to_thread(self._core.stop_listening, STOP_S)
         await self._app.stop()
         self._folder.cleanup()
 
@@ -151,8 +145,9 @@ class GranianServer:
         if self._reserved is not None:
             self._reserved.close()
 
-    async def close_door(self, drain_s: float) -> None:
+    async def close_door(self, idle_s: float) -> bool:
         """See `HttpServer`."""
+        return False
 
     async def stop(self) -> None:
         """See `HttpServer`."""

@@ -31,6 +31,11 @@ class Month(NamedTuple):
         """The month after it."""
         return Month(self.year + 1, 1) if self.month == 12 else Month(self.year, self.month + 1)
 
+    @property
+    def before(self) -> "Month":
+        """The month before it."""
+        return Month(self.year - 1, 12) if self.month == 1 else Month(self.year, self.month - 1)
+
 
 class Span(NamedTuple):
     """From `start` to before `stop`, both UTC."""

@@ -267,6 +267,10 @@ class Kind:
         """Whether this upstream may have to be started first."""
         return self.cold
 
+    def starts(self, upstream: Upstream) -> bool:
+        """Whether requests are held for this upstream though its settings say nothing of that."""
+        return upstream.agent is not None or self.can_be_cold(upstream)
+
     @staticmethod
     def _as_set(probe: Probe | None, upstream: Upstream) -> Probe | None:
         """The kind's probe with the settings' path, interval and timeout."""

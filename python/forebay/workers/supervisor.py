@@ -19,6 +19,7 @@ import structlog
 from forebay._core import SharedLimits
 from forebay.config import Config, parse_address
 from forebay.http.address import bound_to, reserve, resolve
+from forebay.notify import notify
 from forebay.ready import remove_ready_file, write_ready_file
 from forebay.reload import Reloader
 from forebay.telemetry.logs import setup_logging
@@ -35,7 +36,7 @@ STARTS = 5
 TELL_S = 1.0
 """Seconds that a worker has to tell its figures."""
 MARGIN_S = 25.0
-"""Seconds beyond `drain_s` that a worker has to end: to close connections and write its usage."""
+"""Seconds beyond the drain that a worker has to end: to close connections and write its usage."""
 
 
 OWN = """\
@@ -322,6 +323,7 @@ class Supervisor:
                 return
             self._serving = True
             log.info("serving", http=self._facts["http"], grpc=self._facts["grpc"], workers=pids)
+            notify("READY=1", f"serving on {self._facts['http']}")
         if self._ready_file is not None:
             facts = {**self._facts, "pid": os.getpid(), "workers": pids}
             write_ready_file(self._ready_file, facts)
@@ -329,11 +331,13 @@ class Supervisor:
     async def _end(self, keepers: Sequence[asyncio.Task[None]]) -> None:
         """Let every worker finish, within bounds."""
         log.info("draining")
+        notify("STOPPING=1", "draining")
         for worker in self._workers:
             worker.send(Kind.DRAIN)
         ended = asyncio.create_task(asyncio.wait(keepers))
         hurry = asyncio.create_task(self._hurry.wait())
-        limit_s = self._settings.config.drain_s + MARGIN_S
+        config = self._settings.config
+        limit_s = config.drain_notice_s + config.drain_s + MARGIN_S
         await asyncio.wait({ended, hurry}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         if hurry.done():
             for worker in self._workers:

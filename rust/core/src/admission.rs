@@ -259,7 +259,7 @@ impl Gateway {
                 "An admin key does not open the inference API.",
             ));
         }
-        if self.is_draining() {
+        if self.is_refusing() {
             return Err(Error::new(
                 Kind::Unavailable,
                 "The gateway is shutting down. Please try again.",

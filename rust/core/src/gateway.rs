@@ -1,5 +1,5 @@
 //! The gateway's state: what every request is decided by, and how it is changed.
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -99,7 +99,7 @@ pub struct Gateway {
     region: Arc<Region>,
     pub(crate) runtime: Handle,
     keys_current: AtomicBool,
-    draining: AtomicBool,
+    stage: AtomicU8,
     drains: Notify,
     halted: AtomicBool,
     halting: Notify,
@@ -111,6 +111,11 @@ pub struct Gateway {
     /// What the store is asked.
     pub port: Port,
 }
+
+/// How far a gateway has come on its way to its end; it serves before the first.
+const LEAVING: u8 = 1;
+const DRAINING: u8 = 2;
+const REFUSING: u8 = 3;
 
 impl Gateway {
     /// A gateway without keys and models, whose exchanges run on `runtime` and whose limits live in
@@ -131,7 +136,7 @@ impl Gateway {
             region,
             runtime,
             keys_current: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
+            stage: AtomicU8::new(0),
             drains: Notify::new(),
             halted: AtomicBool::new(false),
             halting: Notify::new(),
@@ -308,10 +313,32 @@ impl Gateway {
         self.keys_current.store(current, Ordering::Release);
     }
 
-    /// From now on new requests are refused; running ones go on.
+    /// From now on each answer is the last of its connection, so that clients go elsewhere; requests
+    /// are taken as ever.
+    pub fn leave(&self) {
+        self.stage.fetch_max(LEAVING, Ordering::AcqRel);
+    }
+
+    /// Whether [`Gateway::leave`] was called.
+    pub fn is_leaving(&self) -> bool {
+        self.stage.load(Ordering::Acquire) >= LEAVING
+    }
+
+    /// The same, and WebSockets end with what runs on them; no new ones are taken. Requests are.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.stage.fetch_max(DRAINING, Ordering::AcqRel);
         self.drains.notify_waiters();
+    }
+
+    /// The same, and new requests are refused; running ones go on.
+    pub fn refuse(&self) {
+        self.drain();
+        self.stage.fetch_max(REFUSING, Ordering::AcqRel);
+    }
+
+    /// Whether [`Gateway::refuse`] was called.
+    pub fn is_refusing(&self) -> bool {
+        self.stage.load(Ordering::Acquire) >= REFUSING
     }
 
     /// Resolves when [`Gateway::drain`] is called.
@@ -338,7 +365,7 @@ impl Gateway {
 
     /// Whether [`Gateway::drain`] was called.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.stage.load(Ordering::Acquire) >= DRAINING
     }
 
     /// The model of that name.
@@ -452,33 +479,61 @@ impl Gateway {
             return Arc::new(self.refusal(Door::OpenAi, &error, Vec::new()));
         };
         let body = Rope::new(vec![body]);
+        let gateway = Arc::clone(self);
+        self.answering(async move {
+            exchange::fetch(&upstream, method, &path, (&HeaderMap::new(), body), limit)
+                .await
+                .inspect_err(|error| gateway.note(error, &[]))
+        })
+    }
+
+    /// Asks an upstream's agent for `path`, as [`Gateway::fetch`] asks the upstream; who asks tells the
+    /// log what came of it. None where the upstream has no agent, or is none.
+    pub fn ask_agent(
+        self: &Arc<Self>,
+        upstream: &str,
+        method: Method,
+        path: String,
+        body: Bytes,
+        limit: Duration,
+    ) -> Option<Arc<Slot>> {
+        let upstream = self.upstream(upstream)?;
+        upstream.agent.as_ref()?;
+        let body = Rope::new(vec![body]);
+        Some(self.answering(async move {
+            let Some(agent) = &upstream.agent else {
+                return Err(Error::new(Kind::NotFound, "There is no agent."));
+            };
+            exchange::answer(agent.ask(method, &path, body), limit).await
+        }))
+    }
+
+    /// An exchange whose answer is the one that `asked` comes to.
+    fn answering(
+        &self,
+        asked: impl Future<Output = Result<(u16, Bytes), Error>> + Send + 'static,
+    ) -> Arc<Slot> {
         let slot = Arc::new(Slot::new());
-        let (gateway, answer) = (Arc::clone(self), Answering(Arc::clone(&slot)));
+        let answer = Answering(Arc::clone(&slot));
         let task = self.runtime.spawn(async move {
-            let head =
-                match exchange::fetch(&upstream, method, &path, (&HeaderMap::new(), body), limit)
-                    .await
-                {
-                    Ok((status, body)) => Head {
-                        status,
-                        headers: Vec::new(),
-                        body,
-                        more: false,
-                    },
-                    Err(error) => {
-                        gateway.note(&error, &[]);
-                        Head {
-                            status: error.kind.status(),
-                            // Tells it from an error that the upstream answered.
-                            headers: vec![(
-                                HeaderName::from_static("x-forebay-error"),
-                                HeaderValue::from_static(error.kind.name()),
-                            )],
-                            body: error.openai_body(),
-                            more: false,
-                        }
-                    }
-                };
+            let head = match asked.await {
+                Ok((status, body)) => Head {
+                    status,
+                    headers: Vec::new(),
+                    body,
+                    more: false,
+                },
+                Err(error) => Head {
+                    status: error.kind.status(),
+                    // Tells it from an error that the upstream answered.
+                    headers: vec![(
+                        HeaderName::from_static("x-forebay-error"),
+                        HeaderValue::from_static(error.kind.name()),
+                    )],
+                    body: error.openai_body(),
+                    more: false,
+                },
+            };
             answer.0.start(head);
         });
         slot.driven_by(task.abort_handle());

@@ -4,8 +4,10 @@
 //! the runtime's thread. All other paths go, as they came, to the application (Starlette), which
 //! listens on a Unix socket of this process, with the client's address in `x-forebay-peer`.
 mod app;
+mod backlog;
 mod body;
 mod inference;
+mod life;
 mod object;
 mod socket;
 mod upload;
@@ -14,16 +16,17 @@ mod ws;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 use crate::door::Way;
@@ -32,7 +35,8 @@ use crate::pass::object::Object;
 
 use app::App;
 use body::Answer;
-use socket::Socket;
+use life::{Connections, Held, Life};
+use socket::{Deadlines, Socket};
 pub use ws::Sockets;
 
 /// Connections that wait to be accepted.
@@ -53,8 +57,10 @@ pub struct Bounds {
     pub upload_bytes: u64,
     /// Largest request head, bytes.
     pub header_bytes: usize,
-    /// Until a request's head is there.
+    /// Until a request's head is there, from its first byte, or that a connection says nothing.
     pub header_read: Duration,
+    /// How long a connection may be idle between two requests over HTTP/1.
+    pub keep_alive: Duration,
     /// Until a request's body is there.
     pub body_read: Duration,
     /// How long a client may take nothing of what is written to it.
@@ -68,14 +74,25 @@ struct Shared {
     gateway: Arc<Gateway>,
     app: App,
     sockets: Arc<ws::Open>,
+    connections: Arc<Connections>,
     bounds: Bounds,
 }
 
 /// A running listener.
 pub struct Listener {
     address: SocketAddr,
-    stop: watch::Sender<bool>,
-    stopped: watch::Receiver<bool>,
+    connections: Arc<Connections>,
+    stage: watch::Receiver<Stage>,
+}
+
+/// How far a listener's end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Listening,
+    /// It takes no more connections.
+    Closed,
+    /// There are none any more.
+    Ended,
 }
 
 impl Listener {
@@ -100,23 +117,26 @@ impl Listener {
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
-        let (stop, stopping) = watch::channel(false);
-        let (done, stopped) = watch::channel(false);
+        let connections = Connections::new();
+        let (told, stage) = watch::channel(Stage::Listening);
         let shared = Arc::new(Shared {
             gateway,
             app: App::new(app),
             sockets: ws::Open::new(bounds.sockets),
+            connections: Arc::clone(&connections),
             bounds,
         });
         tokio::spawn(async move {
-            accept(listener, shared, stopping).await;
-            // Nobody may be waiting any more.
-            let _ = done.send(true);
+            accept(listener, &shared).await;
+            told.send_replace(Stage::Closed);
+            shared.connections.ended().await;
+            shared.sockets.ended().await;
+            told.send_replace(Stage::Ended);
         });
         Ok(Self {
             address,
-            stop,
-            stopped,
+            connections,
+            stage,
         })
     }
 
@@ -125,29 +145,41 @@ impl Listener {
         self.address
     }
 
+    /// Takes no more connections, once this has ended; whoever was told that it is connected is
+    /// served. One that is idle, or becomes so, is closed after `idle`, unless a request comes.
+    pub async fn close(&self, idle: Duration) {
+        self.connections.close(idle);
+        self.reached(Stage::Closed).await;
+    }
+
+    /// Connections that may bring another inference request, or have one that runs.
+    pub fn expecting(&self) -> usize {
+        self.connections.expecting()
+    }
+
     /// Accepts no more, closes idle connections, lets running requests end; waits up to `grace`.
     /// Whether all had ended.
     pub async fn stop(&self, grace: Duration) -> bool {
-        // An error means that the listener has ended already.
-        let _ = self.stop.send(true);
-        let mut stopped = self.stopped.clone();
-        tokio::time::timeout(grace, stopped.wait_for(|done| *done))
+        self.connections.close(Duration::ZERO);
+        tokio::time::timeout(grace, self.reached(Stage::Ended))
             .await
             .is_ok()
     }
+
+    async fn reached(&self, stage: Stage) {
+        // An error means that the runtime is gone, and all connections with it.
+        let _ = self.stage.clone().wait_for(|now| *now >= stage).await;
+    }
 }
 
-async fn accept(
-    listener: tokio::net::TcpListener,
-    shared: Arc<Shared>,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let graceful = GracefulShutdown::new();
+/// Accepts until the connections are to end.
+async fn accept(listener: TcpListener, shared: &Arc<Shared>) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(shared.bounds.header_read)
+        // The socket keeps it.
+        .header_read_timeout(None)
         .max_buf_size(shared.bounds.header_bytes.max(8192));
     builder
         .http2()
@@ -157,26 +189,31 @@ async fn accept(
         .max_send_buf_size(HTTP2_SEND_BYTES)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = stopping.wait_for(|stop| *stop) => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => connection(&builder, &graceful, &shared, stream, peer.ip()),
-            // One connection failed, or there are no descriptors left: neither ends the listener.
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+    let accepting = async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => connection(&builder, shared, stream, peer.ip()),
+                // One connection failed, or there are no descriptors left: neither ends the listener.
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
         }
+    };
+    let closed = async {
+        shared.connections.closing().await;
+        // Where the system cannot, those whose handshake ends in this very moment are reset.
+        let _ = backlog::seal(&listener);
+        tokio::time::sleep(backlog::HANDSHAKE).await;
+    };
+    tokio::select! {
+        biased;
+        // First, so that when the time is over all that waited has been taken.
+        () = accepting => {}
+        () = closed => {}
     }
-    drop(listener);
-    graceful.shutdown().await;
-    shared.sockets.ended().await;
 }
 
 fn connection(
     builder: &Builder<TokioExecutor>,
-    graceful: &GracefulShutdown,
     shared: &Arc<Shared>,
     stream: TcpStream,
     peer: IpAddr,
@@ -184,35 +221,70 @@ fn connection(
     // It fails only on a connection that is gone already.
     let _ = stream.set_nodelay(true);
     let bounds = &shared.bounds;
-    let stream = Socket::new(stream, bounds.header_read, bounds.write_stall);
-    let shared = Arc::clone(shared);
-    let service = service_fn(move |request| handle(Arc::clone(&shared), peer, request));
-    let serving = graceful.watch(
-        builder
-            .serve_connection_with_upgrades(TokioIo::new(stream), service)
-            .into_owned(),
-    );
+    let life = shared.connections.enter();
+    let within = Deadlines {
+        head: bounds.header_read,
+        idle: bounds.keep_alive,
+        write: bounds.write_stall,
+    };
+    let stream = Socket::new(stream, within, Arc::clone(&life));
+    let (shared, running) = (Arc::clone(shared), Arc::clone(&life));
+    let service =
+        service_fn(move |request| handle(Arc::clone(&shared), running.clone(), peer, request));
+    let serving = builder
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        .into_owned();
     tokio::spawn(async move {
+        let mut serving = pin!(serving);
         // A connection that breaks has dropped its request, which is how that is cancelled.
-        let _ = serving.await;
+        tokio::select! {
+            biased;
+            // First: what has come is seen before the time for it is over.
+            _ = serving.as_mut() => {}
+            () = life.over() => {
+                serving.as_mut().graceful_shutdown();
+                let _ = serving.await;
+            }
+        }
     });
 }
 
 async fn handle(
     shared: Arc<Shared>,
+    life: Arc<Life>,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Result<Response<Held>, std::convert::Infallible> {
+    let version = request.version();
+    let running = life.begin(version, request.uri().path().starts_with("/v1/"));
+    let mut response = answer(&shared, peer, request).await;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        life.is_upgraded();
+    } else if version < Version::HTTP_2 && shared.gateway.is_leaving() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    Ok(response.map(|answer| Held {
+        answer,
+        _running: running,
+    }))
+}
+
+async fn answer(
+    shared: &Arc<Shared>,
     peer: IpAddr,
     mut request: Request<Incoming>,
-) -> Result<Response<Answer>, std::convert::Infallible> {
+) -> Response<Answer> {
     if let Err(error) = inference::framing(request.headers(), request.version()) {
-        return Ok(inference::unreadable(&shared, request.headers(), &error));
+        return inference::unreadable(shared, request.headers(), &error);
     }
-    if let Some(answer) = ws::answer(&shared, &mut request).await {
-        return Ok(answer);
+    if let Some(answer) = ws::answer(shared, &mut request).await {
+        return answer;
     }
-    let answer = match Way::of_http(request.uri().path()) {
-        Some(way) => inference::answer(&shared, way, request).await,
+    match Way::of_http(request.uri().path()) {
+        Some(way) => inference::answer(shared, way, request).await,
         None if let Some(endpoint) = upload::of_path(request.uri().path()) => {
-            upload::answer(&shared, endpoint, request).await
+            upload::answer(shared, endpoint, request).await
         }
         None if let Some(found) = Object::of(
             request.method(),
@@ -220,9 +292,8 @@ async fn handle(
             request.uri().query().unwrap_or_default(),
         ) =>
         {
-            object::answer(&shared, found, request).await
+            object::answer(shared, found, request).await
         }
-        None => shared.app.answer(&shared, peer, request).await,
-    };
-    Ok(answer)
+        None => shared.app.answer(shared, peer, request).await,
+    }
 }

@@ -19,7 +19,7 @@ use model::Ground;
 pub use model::{Model, Target, Timeouts};
 
 pub use spec::{
-    AdaptiveSpec, ColdSpec, DrainSpec, ErrorRule, HedgeSpec, ModelSpec, OutlierSpec, PathsSpec,
+    AdaptiveSpec, AgentSpec, ColdSpec, DrainSpec, ErrorRule, HedgeSpec, ModelSpec, OutlierSpec, PathsSpec,
     PolicySpec, Reason, RetrySpec, ShadowSpec, SignSpec, SnapshotSpec, StickyBy, StickySpec,
     TargetSpec, UpstreamSpec,
 };

@@ -23,6 +23,7 @@ use crate::scrub::ErrorRules;
 use crate::snapshot::{MAX_TIMEOUT, SignSpec, UpstreamSpec};
 
 mod address;
+mod agent;
 mod client;
 mod credentials;
 mod forward;
@@ -32,6 +33,7 @@ mod rope;
 pub mod sigv4;
 mod socket;
 
+pub use agent::Agent;
 pub use client::chain;
 pub use credentials::AwsCredentials;
 pub use forward::{is_hop_by_hop, passes};
@@ -74,6 +76,8 @@ pub struct Upstream {
     pub attempts: Arc<Counter>,
     /// Where it counts the tokens of a request of Anthropic's Messages.
     pub count_tokens: Option<String>,
+    /// What tells of it and starts it, where there is one.
+    pub agent: Option<Agent>,
     address: Address,
     places: Places,
     headers: HeaderList,
@@ -144,6 +148,7 @@ impl Upstream {
             health,
             attempts: counters.upstream(&spec.name),
             count_tokens: spec.paths.count_tokens.clone(),
+            agent: agent(spec, connect)?,
             places: Places::new(&address, &spec.paths).map_err(named)?,
             headers: fixed_headers(spec).map_err(named)?,
             sign: spec.sign.clone(),
@@ -383,13 +388,26 @@ fn not_forwarded(cause: &dyn std::fmt::Display) -> Error {
 fn fixed_headers(spec: &UpstreamSpec) -> Result<HeaderList, String> {
     let mut out = HeaderList::new();
     if let Some(key) = &spec.api_key {
-        let mut value = HeaderValue::try_from(format!("Bearer {key}"))
-            .map_err(|_| "the key has characters no header can carry".to_owned())?;
-        value.set_sensitive(true);
-        out.push((AUTHORIZATION, value));
+        out.push((AUTHORIZATION, bearer(key)?));
     }
     out.extend(credentials::headers(&spec.headers)?);
     Ok(out)
+}
+
+/// A key as a bearer token.
+fn bearer(key: &str) -> Result<HeaderValue, String> {
+    let mut value = HeaderValue::try_from(format!("Bearer {key}"))
+        .map_err(|_| "the key has characters no header can carry".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn agent(spec: &UpstreamSpec, connect: Duration) -> Result<Option<Agent>, String> {
+    spec.agent
+        .as_ref()
+        .map(|agent| Agent::new(agent, connect))
+        .transpose()
+        .map_err(|e| format!("upstream {}: agent: {e}", spec.name))
 }
 
 /// Signs a request that is complete otherwise.

@@ -35,6 +35,11 @@ impl Gateway {
         })
     }
 
+    /// The agent of the upstream answers, or does not. False if there is no such upstream.
+    pub fn report_agent(&self, name: &str, answers: bool) -> bool {
+        self.with_health(name, |health| health.report_agent(answers))
+    }
+
     /// From now on the upstream takes no new requests, or does again. False if there is no such
     /// upstream.
     pub fn drain_upstream(&self, name: &str, draining: bool) -> bool {

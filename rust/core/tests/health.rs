@@ -39,6 +39,7 @@ fn of(outlier: OutlierSpec) -> Arc<Health> {
         outlier: Some(outlier),
         slow_start: Duration::from_secs(10),
         draining: false,
+        agent: true,
     };
     Arc::new(Health::new(settings, OfHealth::default(), false))
 }
@@ -277,6 +278,7 @@ fn what_probes_find_counts_at_once() {
         (Engine::Down, Availability::Out),
         (Engine::Cold, Availability::Cold),
         (Engine::Loading, Availability::Loading),
+        (Engine::Draining, Availability::Draining),
     ] {
         health.report(engine, now);
         assert_eq!(health.availability(now), expected);
@@ -285,6 +287,18 @@ fn what_probes_find_counts_at_once() {
     health.report(Engine::Warm, now);
     assert_eq!(health.availability(now), Availability::Open { share: 0.1 });
     assert_eq!(health.availability(now + 10 * SECOND), WHOLE);
+}
+
+#[test]
+fn what_is_known_of_an_agent_ends_with_it() {
+    let health = of(OUTLIER);
+    assert_eq!(health.view(0).agent, None);
+    for (answers, expected) in [(true, "answers"), (false, "away")] {
+        health.report_agent(answers);
+        assert_eq!(health.view(0).agent, Some(expected));
+    }
+    health.configure(Settings::default());
+    assert_eq!(health.view(0).agent, None);
 }
 
 #[test]

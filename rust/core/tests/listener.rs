@@ -217,7 +217,7 @@ async fn draining_refuses_what_is_new_and_ends_what_runs() {
     let mut kept = Client::connect(listener.address()).await;
     assert!(!kept.post("/v1/other", "x").await.unwrap().closes());
 
-    rig.gateway.drain();
+    rig.gateway.refuse();
     let refused = kept.post(CHAT, &chat(true)).await.unwrap();
     assert_eq!((refused.status, refused.closes()), (503, true));
     assert_eq!(refused.header("retry-after"), Some("1"));
@@ -239,6 +239,113 @@ async fn draining_refuses_what_is_new_and_ends_what_runs() {
     assert_eq!(String::from_utf8(body).unwrap(), expected);
     assert!(listener.stop(Duration::from_secs(2)).await);
     assert_eq!(rig.event().await.outcome, "ok");
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_while_the_door_closes_is_answered() {
+    let engine = ready().await;
+    let rig = Rig::new(Setup::default(), &[&engine]);
+    let listener = rig.listen();
+    let mut kept = Client::connect(listener.address()).await;
+    assert!(!kept.post(CHAT, &chat(false)).await.unwrap().closes());
+    let mut idle = Client::connect(listener.address()).await;
+    idle.post("/v1/other", "x").await.unwrap();
+
+    rig.gateway.leave();
+    let mut late = Client::connect(listener.address()).await;
+    let reply = late.post(CHAT, &chat(false)).await.unwrap();
+    assert_eq!((reply.status, reply.closes()), (200, true));
+    assert!(late.closed().await);
+
+    rig.gateway.drain();
+    listener.close(Duration::from_millis(400)).await;
+    let refused = tokio::net::TcpStream::connect(listener.address()).await;
+    assert!(refused.is_err(), "no longer listening");
+    assert_eq!(listener.expecting(), 2);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let reply = kept.post(CHAT, &chat(true)).await.unwrap();
+    assert_eq!((reply.status, reply.closes()), (200, true));
+    assert!(kept.closed().await);
+    assert_eq!(listener.expecting(), 1);
+    let waited = Instant::now();
+    assert!(within(idle.closed()).await);
+    assert!(waited.elapsed() > Duration::from_millis(100));
+    assert_eq!(listener.expecting(), 0);
+    assert!(listener.stop(Duration::from_secs(1)).await);
+    rig.events(3).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_began_before_leaves_its_connection_open_for_one_more_request() {
+    let engine = Engine::always(vec![
+        Step::Send(STREAM_HEAD.to_vec()),
+        Step::Send(chunk(content("a", 1).as_bytes())),
+        Step::Wait(Duration::from_millis(300)),
+        Step::Send(chunk(whole_stream().as_bytes())),
+        Step::Send(LAST_CHUNK.to_vec()),
+    ])
+    .await;
+    let rig = Rig::new(Setup::default(), &[&engine]);
+    let listener = rig.listen();
+    let mut client = Client::connect(listener.address()).await;
+    client.send(request(CHAT, &chat(true))).await;
+    client.head().await.unwrap();
+    rig.gateway.drain();
+    listener.close(Duration::from_millis(200)).await;
+    while !client
+        .chunk()
+        .await
+        .expect("the stream is not cut")
+        .is_empty()
+    {}
+    assert_eq!(listener.expecting(), 1);
+    let reply = client.post(CHAT, &chat(true)).await.unwrap();
+    assert_eq!((reply.status, reply.closes()), (200, true));
+    assert!(client.closed().await);
+    rig.events(2).await;
+    assert!(listener.stop(Duration::from_secs(1)).await);
+}
+
+#[tokio::test]
+async fn no_connection_is_reset_while_listeners_come_and_go() {
+    let engine = ready().await;
+    let rig = Rig::new(Setup::default(), &[&engine]);
+    let mut listener = rig.listen();
+    let address = listener.address();
+    let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let over = std::sync::Arc::clone(&over);
+            tokio::spawn(async move {
+                let (mut answered, mut refused) = (0, 0);
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let connected = tokio::net::TcpStream::connect(address).await;
+                    let Ok(stream) = connected else {
+                        refused += 1;
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                        continue;
+                    };
+                    let mut client = Client::of(stream);
+                    let reply = client.post("/v1/other", "x").await;
+                    assert_eq!(reply.expect("connected, so served").status, 200);
+                    answered += 1;
+                }
+                (answered, refused)
+            })
+        })
+        .collect();
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        listener.close(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        listener = rig.listen_on(address, false).unwrap();
+    }
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    for client in clients {
+        let (answered, _) = client.await.unwrap();
+        assert!(answered > 0);
+    }
+    assert!(listener.stop(Duration::from_secs(1)).await);
 }
 
 #[tokio::test]
@@ -280,6 +387,41 @@ async fn half_a_head_holds_a_stop_no_longer_than_a_head_may_take() {
     let began = Instant::now();
     assert!(listener.stop(Duration::from_secs(5)).await);
     assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_longer_than_a_head_may_take() {
+    let engine = ready().await;
+    let rig = Rig::new(
+        Setup {
+            header_read: Duration::from_millis(150),
+            keep_alive: Duration::from_millis(900),
+            ..Setup::default()
+        },
+        &[&engine],
+    );
+    let listener = rig.listen();
+    let mut client = Client::connect(listener.address()).await;
+    client.post(CHAT, &chat(false)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    client.post(CHAT, &chat(true)).await.unwrap();
+    let began = Instant::now();
+    assert!(within(client.closed()).await);
+    assert!(began.elapsed() > Duration::from_millis(700));
+
+    let mut half = Client::connect(listener.address()).await;
+    half.post(CHAT, &chat(false)).await.unwrap();
+    half.send("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n")
+        .await;
+    let began = Instant::now();
+    assert!(within(half.closed()).await);
+    assert!(began.elapsed() < Duration::from_millis(700));
+
+    let mut silent = Client::connect(listener.address()).await;
+    let began = Instant::now();
+    assert!(within(silent.closed()).await);
+    assert!(began.elapsed() < Duration::from_millis(700));
+    rig.events(3).await;
 }
 
 /// A client that shuts its sending side down is taken as gone, as one that has left looks the same.

@@ -247,7 +247,7 @@ impl Core {
     /// application's Unix socket. Returns the address with the port that the system chose. With
     /// `reuse_port` other processes may listen there too.
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one call")]
-    #[pyo3(signature = (host, port, *, app, body_bytes, upload_bytes, header_bytes, header_read_s, body_read_s, websockets, websocket_idle_s, reuse_port=false))]
+    #[pyo3(signature = (host, port, *, app, body_bytes, upload_bytes, header_bytes, header_read_s, keep_alive_s, body_read_s, websockets, websocket_idle_s, reuse_port=false))]
     fn listen(
         &self,
         host: &str,
@@ -257,6 +257,7 @@ impl Core {
         upload_bytes: u64,
         header_bytes: usize,
         header_read_s: f64,
+        keep_alive_s: f64,
         body_read_s: f64,
         websockets: usize,
         websocket_idle_s: f64,
@@ -272,6 +273,7 @@ impl Core {
             upload_bytes,
             header_bytes,
             header_read: seconds(header_read_s)?,
+            keep_alive: seconds(keep_alive_s)?,
             body_read: seconds(body_read_s)?,
             write_stall: WRITE_STALL,
             sockets: Sockets {
@@ -290,6 +292,25 @@ impl Core {
         let address = listener.address();
         *self.listener.lock() = Some(Arc::new(listener));
         Ok((address.ip().to_string(), address.port()))
+    }
+
+    /// Takes no more connections, once this has returned. An idle one is closed after `idle_s`
+    /// seconds. Blocks.
+    fn close_door(&self, py: Python<'_>, idle_s: f64) -> PyResult<()> {
+        let Some(listener) = self.listener.lock().clone() else {
+            return Ok(());
+        };
+        let idle = Duration::try_from_secs_f64(idle_s)
+            .map_err(|e| PyValueError::new_err(e.to_string()))?;
+        py.detach(|| self.reactor.handle().block_on(listener.close(idle)));
+        Ok(())
+    }
+
+    /// Connections that may bring another request, or have one that runs.
+    #[getter]
+    fn expecting(&self) -> usize {
+        let listener = self.listener.lock();
+        listener.as_ref().map_or(0, |listener| listener.expecting())
     }
 
     /// Accepts no more and lets running requests end, for up to `grace_s` seconds. Whether all
@@ -320,6 +341,11 @@ impl Core {
             .transpose()
             .map_err(|e| PyValueError::new_err(e.to_string()))?;
         Ok(self.gateway.report_upstream(name, engine, load))
+    }
+
+    /// An upstream's agent answers, or does not. Whether there is such an upstream.
+    fn report_agent(&self, name: &str, answers: bool) -> bool {
+        self.gateway.report_agent(name, answers)
     }
 
     /// Takes in what an upstream says of its models, as JSON.
@@ -457,8 +483,10 @@ impl Core {
             .map_err(PyValueError::new_err)
     }
 
-    /// Asks an upstream for `path`: an exchange that is not booked. `limit_s` in seconds.
-    #[pyo3(signature = (upstream, path, limit_s, *, method="GET", body=None))]
+    /// Asks an upstream, or its agent, for `path`: an exchange that is not booked. `limit_s` in
+    /// seconds.
+    #[pyo3(signature = (upstream, path, limit_s, *, method="GET", body=None, agent=false))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn fetch(
         slf: &Bound<'_, Self>,
         upstream: &str,
@@ -466,6 +494,7 @@ impl Core {
         limit_s: f64,
         method: &str,
         body: Option<&[u8]>,
+        agent: bool,
     ) -> PyResult<Exchange> {
         let this = slf.get();
         let limit = Duration::try_from_secs_f64(limit_s)
@@ -473,7 +502,12 @@ impl Core {
         let method = Method::from_bytes(method.as_bytes())
             .map_err(|_| PyValueError::new_err(format!("{method:?} is no method")))?;
         let body = Bytes::copy_from_slice(body.unwrap_or_default());
-        let slot = this.gateway.fetch(upstream, method, path, body, limit);
+        let slot = if agent {
+            let slot = this.gateway.ask_agent(upstream, method, path, body, limit);
+            slot.ok_or_else(|| PyValueError::new_err(format!("{upstream:?} has no agent")))?
+        } else {
+            this.gateway.fetch(upstream, method, path, body, limit)
+        };
         let id = this.next_id.fetch_add(1, Ordering::Relaxed);
         Ok(Exchange::new(slot, slf.clone().unbind(), id))
     }
@@ -698,9 +732,19 @@ impl Core {
         self.gateway.metrics.registry.render()
     }
 
-    /// From now on new requests are refused; running ones go on.
+    /// From now on each answer is its connection's last; requests are taken.
+    fn leave(&self) {
+        self.gateway.leave();
+    }
+
+    /// From now on WebSockets end, too, with what runs on them; requests are taken.
     fn begin_drain(&self) {
         self.gateway.drain();
+    }
+
+    /// From now on new requests are refused; running ones go on.
+    fn refuse(&self) {
+        self.gateway.refuse();
     }
 
     /// Ends the runtime: what still runs is dropped and booked, and no future stays pending.

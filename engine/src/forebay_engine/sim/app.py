@@ -212,6 +212,7 @@ class App:
             "max_total_tokens": limits.kv_tokens,
             "max_total_num_tokens": limits.kv_tokens,
             "random_seed": self.options.seed,
+            "enable_memory_saver": self.options.memory_saver,
         }
         for state in info["internal_states"]:
             state["effective_max_running_requests_per_dp"] = limits.max_running

@@ -60,6 +60,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--load-delay", type=float, default=0.0, metavar="S", help="refuse connections so long")
     add("--warmup", type=float, default=base.warmup_s, metavar="S", help="then not ready so long")
     add("--cold", type=float, default=None, metavar="S", help="not loaded yet; loading takes S")
+    add("--enable-memory-saver", action="store_true", help="/server_info says that it is on")
+    add("--gated-launch-port", type=int, metavar="PORT", help="wait there for POST /gate/activate")
     add("--wait", type=float, default=base.wait_s, metavar="S", help="for a worker that starts")
     add("--comment-every", type=float, default=None, metavar="S", help="comments in idle streams")
     add("--redirect-after", type=float, default=base.redirect_after_s, metavar="S")
@@ -128,4 +130,6 @@ def _options(args: argparse.Namespace) -> SimOptions:
         faults=parsed,
         request_faults=not args.ignore_request_faults,
         exit_with_parent=args.exit_with_parent,
+        memory_saver=args.enable_memory_saver,
+        gate_port=args.gated_launch_port,
     )

@@ -27,6 +27,8 @@ class SimOptions:
     redirect_after_s, redirect_hops: when and how often at most an answer is put off by a 303.
     wait_s: how long a request waits for a worker that is being started.
     region: of the signatures that are accepted.
+    memory_saver: `/server_info` says so; memory is neither released nor resumed.
+    gate_port: where the start waits until it is activated; None: it does not.
     """
 
     kind: str = "sglang"
@@ -56,3 +58,5 @@ class SimOptions:
     redirect_hops: int = 20
     wait_s: float = 120.0
     region: str = "us-east-1"
+    memory_saver: bool = False
+    gate_port: int | None = None

@@ -46,6 +46,8 @@ class Server:
     async def start(self) -> None:
         """Load (the port refuses meanwhile), then listen. Returns once `/ready` says 200."""
         options = self.options
+        if options.gate_port is not None:
+            await _gate(options.host, options.gate_port)
         if options.cold_s is not None and refuses_while_cold(options.kind):
             await asyncio.sleep(options.cold_s)
         await asyncio.sleep(options.load_delay_s)
@@ -102,6 +104,28 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+async def _gate(host: str, port: int) -> None:
+    """Wait for `POST /gate/activate`, as an SGLang that is held before its weights."""
+    opened = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        right = head.startswith(b"POST /gate/activate ")
+        status = b"200 OK" if right else b"404 Not Found"
+        writer.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        if right:
+            opened.set()
+
+    server = await asyncio.start_server(answer, host, port)
+    print("Gated launch waiting for activation", flush=True)
+    try:
+        await opened.wait()
+    finally:
+        server.close()
 
 
 async def _wait(event: asyncio.Event) -> None:

@@ -16,7 +16,7 @@ from forebay.config.schema.checks import (
     normal_url,
     parse_address,
 )
-from forebay.config.schema.health import Cold, Outlier, ProbeSettings
+from forebay.config.schema.health import Agent, Cold, Outlier, ProbeSettings
 from forebay.config.schema.model import (
     Hedge,
     Model,
@@ -62,6 +62,7 @@ __all__ = [
     "REDIS_SCHEMES",
     "Adaptive",
     "Address",
+    "Agent",
     "Api",
     "Cold",
     "Config",

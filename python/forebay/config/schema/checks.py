@@ -41,8 +41,10 @@ def parse_address(text: str) -> Address:
     return Address(host or "0.0.0.0", int(port_text))
 
 
-def normal_url(text: str) -> str:
+def normal_url(text: str, key: str = "api_key") -> str:
     """Check an upstream's address and take off a trailing ``/`` and ``/v1``.
+
+    key: the field that credentials belong into.
 
     Raises: ValueError, with a reason that does not repeat credentials.
     """
@@ -54,7 +56,7 @@ def normal_url(text: str) -> str:
     if parts.scheme not in ("http", "https"):
         raise ValueError("URL must start with http:// or https://")
     if "@" in parts.netloc:
-        raise ValueError("URL must not carry credentials; use api_key")
+        raise ValueError(f"URL must not carry credentials; use {key}")
     if not parts.hostname or any(c.isspace() or c == "\\" for c in text):
         raise ValueError("URL has no valid host")
     if port == 0:

@@ -42,6 +42,21 @@ class Outlier(Section, frozen=True, kw_only=True):
     max_ejection_percent: Share = 50
 
 
+class Agent(Section, frozen=True, kw_only=True):
+    """What stands beside an engine, tells how it is and starts it (`forebay-engine serve`).
+
+    url: its address. key: sent as a bearer token; None sends none. member: which of a pool's
+    engines the upstream is, from 0.
+    """
+
+    url: str
+    key: str | None = None
+    member: Annotated[int, Meta(ge=0, le=1000)] = 0
+
+    def __repr__(self) -> str:
+        return f"Agent(url={self.url!r})"
+
+
 class Cold(Section, frozen=True, kw_only=True):
     """What requests do at an engine that has to be started.
 

@@ -30,7 +30,11 @@ class Config(Section, frozen=True, kw_only=True):
     redis_url: ``redis://…``; None keeps limits to this machine.
     expected_nodes: machines that share limits, until the store of `redis_url` tells.
     node: this machine's name in usage records; None takes the host's.
-    drain_s: seconds that running requests get to finish after SIGTERM.
+    drain_notice_s: seconds from SIGTERM until no more connections are taken. ``/readyz`` is 503 and
+        answers close their connections, so that load balancers that look turn away first.
+    drain_idle_s: seconds from there, or from its last answer, after which an idle connection is
+        closed; until then what a proxy sends on it is answered.
+    drain_s: seconds that running requests get to finish after that notice.
     files: where files and batches are kept; None: nowhere.
     workers: processes that serve, on one address and with one table of limits.
     """
@@ -45,6 +49,8 @@ class Config(Section, frozen=True, kw_only=True):
     node: Name | None = None
     spool: Spool = Spool()
     retention: Retention = Retention()
+    drain_notice_s: Annotated[float, Meta(ge=0, le=600)] = 0.0
+    drain_idle_s: Annotated[float, Meta(ge=0, le=60)] = 1.0
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     log: Log = Log()
@@ -77,6 +83,8 @@ def to_public(config: Config) -> dict[str, Any]:
         for name in SECRETS if upstream["credentials"] is not None else ():
             if upstream["credentials"][name] is not None:
                 upstream["credentials"][name] = MASK
+        if upstream["agent"] is not None and upstream["agent"]["key"] is not None:
+            upstream["agent"]["key"] = MASK
     public["prompt_logs"]["keys"] = dict.fromkeys(config.prompt_logs.keys, MASK)
     if config.database_url is not None:
         public["database_url"] = mask_url(config.database_url)

@@ -42,10 +42,13 @@ class Listen(Section, frozen=True, kw_only=True):
     server: who accepts HTTP connections. ``core``: the Rust listener, which answers inference
         itself and passes all else to the application. ``granian``: Granian, with everything in
         the application.
+    keep_alive_s: how long a connection may be idle between two requests (HTTP/1, ``core``), seconds;
+        more than a proxy keeps its connections, so that it never sends on one that closes.
     """
 
     http: str = "0.0.0.0:8080"
     server: Server = "core"
+    keep_alive_s: Annotated[float, Meta(gt=0, le=86_400)] = 75.0
     grpc: str | None = None
     grpc_tls: GrpcTls | None = None
 

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from forebay.config.kinds import UpstreamKind
 from forebay.config.schema.base import MASK, MIB, Concurrency, Name, Seconds, SecondsOrNone, Section
-from forebay.config.schema.health import Cold, Outlier, ProbeSettings
+from forebay.config.schema.health import Agent, Cold, Outlier, ProbeSettings
 
 OnDisconnect = Literal["abort", "drain"]
 Api = Literal["native", "openai"]
@@ -101,6 +101,7 @@ class Upstream(Section, frozen=True, kw_only=True):
     draining: takes no new requests.
     probe, outlier, slow_start, cold: how it is watched. slow_start: seconds over which its share
         of requests grows once it is back. cold: None as its kind does.
+    agent: tells how the engine is and starts it; None: the engine itself is asked.
     """
 
     kind: UpstreamKind
@@ -131,6 +132,7 @@ class Upstream(Section, frozen=True, kw_only=True):
     outlier: Outlier | None = Outlier()
     slow_start: SecondsOrNone = 10.0
     cold: Cold | None = None
+    agent: Agent | None = None
 
     def __repr__(self) -> str:
         return f"Upstream(kind={self.kind!r}, url={self.url!r})"

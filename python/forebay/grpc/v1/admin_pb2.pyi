@@ -302,7 +302,7 @@ class UndrainUpstreamRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class Upstream(_message.Message):
-    __slots__ = ("name", "kind", "state", "availability", "share", "draining", "in_flight", "waiting", "limit", "load", "first_token_ms", "successes", "failures", "backs_off", "ejections", "ejection")
+    __slots__ = ("name", "kind", "state", "availability", "share", "draining", "in_flight", "waiting", "limit", "load", "first_token_ms", "successes", "failures", "backs_off", "ejections", "ejection", "agent")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -319,6 +319,7 @@ class Upstream(_message.Message):
     BACKS_OFF_FIELD_NUMBER: _ClassVar[int]
     EJECTIONS_FIELD_NUMBER: _ClassVar[int]
     EJECTION_FIELD_NUMBER: _ClassVar[int]
+    AGENT_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: str
     state: str
@@ -335,7 +336,8 @@ class Upstream(_message.Message):
     backs_off: _duration_pb2.Duration
     ejections: int
     ejection: Ejection
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., availability: _Optional[str] = ..., share: _Optional[float] = ..., draining: _Optional[bool] = ..., in_flight: _Optional[int] = ..., waiting: _Optional[int] = ..., limit: _Optional[int] = ..., load: _Optional[_Union[EngineLoad, _Mapping]] = ..., first_token_ms: _Optional[float] = ..., successes: _Optional[int] = ..., failures: _Optional[int] = ..., backs_off: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ejections: _Optional[int] = ..., ejection: _Optional[_Union[Ejection, _Mapping]] = ...) -> None: ...
+    agent: str
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., state: _Optional[str] = ..., availability: _Optional[str] = ..., share: _Optional[float] = ..., draining: _Optional[bool] = ..., in_flight: _Optional[int] = ..., waiting: _Optional[int] = ..., limit: _Optional[int] = ..., load: _Optional[_Union[EngineLoad, _Mapping]] = ..., first_token_ms: _Optional[float] = ..., successes: _Optional[int] = ..., failures: _Optional[int] = ..., backs_off: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ejections: _Optional[int] = ..., ejection: _Optional[_Union[Ejection, _Mapping]] = ..., agent: _Optional[str] = ...) -> None: ...
 
 class EngineLoad(_message.Message):
     __slots__ = ("running", "waiting", "tokens", "age")

@@ -41,7 +41,9 @@ class EngineLoad(msgspec.Struct, frozen=True, kw_only=True):
 class UpstreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream, as the worker that answers knows it.
 
-    state: what looking at it found: ``unknown``, ``warm``, ``loading``, ``cold`` or ``down``.
+    state: what looking at it found: ``unknown``, ``warm``, ``loading``, ``cold``, ``draining`` or
+    ``down``. agent: whether its agent ``answers`` or is ``away``; null: it has none, or was not
+    asked yet.
     availability: whether it gets requests: ``open``, ``trial``, ``out``, ``cold``, ``loading`` or
     ``draining``. share: its part of its usual requests, below 1 in slow start. in_flight: its
     requests, of all workers of the machine. waiting: this worker's that wait for a place. limit:
@@ -52,6 +54,7 @@ class UpstreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     kind: str
     state: str
+    agent: str | None
     availability: str
     share: float
     draining: bool

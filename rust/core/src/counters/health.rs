@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::health::{Availability, Cause, Engine};
+use crate::health::{AgentState, Availability, Cause, Engine};
 use crate::metrics::{Counter, Family, Gauge, Registry};
 
 /// The availabilities, in the order of their gauges.
@@ -16,7 +16,16 @@ const STATES: [Availability; 6] = [
 ];
 
 /// What a probe can find, in the order of their counters.
-const FOUND: [Engine; 4] = [Engine::Warm, Engine::Loading, Engine::Cold, Engine::Down];
+const FOUND: [Engine; 5] = [
+    Engine::Warm,
+    Engine::Loading,
+    Engine::Cold,
+    Engine::Down,
+    Engine::Draining,
+];
+
+/// What an agent does, in the order of their gauges.
+const AGENT: [AgentState; 2] = [AgentState::Answers, AgentState::Away];
 
 /// The families.
 pub(super) struct HealthFamilies {
@@ -24,6 +33,7 @@ pub(super) struct HealthFamilies {
     ejections: Arc<Family<Counter, 2>>,
     probes: Arc<Family<Counter, 2>>,
     states: Arc<Family<Gauge, 2>>,
+    agents: Arc<Family<Gauge, 2>>,
     first_token: Arc<Family<Gauge, 1>>,
 }
 
@@ -51,6 +61,11 @@ impl HealthFamilies {
                 "Processes that find an upstream in this state.",
                 ["upstream", "state"],
             ),
+            agents: registry.gauges(
+                "forebay_upstream_agent",
+                "Processes that an upstream's agent answers, or that find it away.",
+                ["upstream", "state"],
+            ),
             first_token: registry.gauges(
                 "forebay_upstream_first_token_milliseconds",
                 "Moving average of an upstream's time to first token, sensitive to peaks.",
@@ -67,6 +82,10 @@ impl HealthFamilies {
             ejections: Cause::ALL.map(|cause| self.ejections.get_or_create(&[name, cause.name()])),
             probes: FOUND.map(|engine| self.probes.get_or_create(&[name, engine.name()])),
             states: STATES.map(|state| self.states.get_or_create(&[name, state.name()])),
+            agents: AGENT.map(|state| {
+                let state = state.name().unwrap_or_default();
+                self.agents.get_or_create(&[name, state])
+            }),
             first_token: self.first_token.get_or_create(&[name]),
         }
     }
@@ -82,6 +101,7 @@ pub struct OfHealth {
     ejections: [Arc<Counter>; Cause::ALL.len()],
     probes: [Arc<Counter>; FOUND.len()],
     states: [Arc<Gauge>; STATES.len()],
+    agents: [Arc<Gauge>; AGENT.len()],
     first_token: Arc<Gauge>,
 }
 
@@ -108,9 +128,12 @@ impl OfHealth {
     }
 
     /// Sets the gauges.
-    pub fn show(&self, now: Availability, first_token: Option<Duration>) {
+    pub fn show(&self, now: Availability, first_token: Option<Duration>, agent: AgentState) {
         for (state, gauge) in STATES.iter().zip(&self.states) {
             gauge.set(i64::from(state.name() == now.name()));
+        }
+        for (state, gauge) in AGENT.iter().zip(&self.agents) {
+            gauge.set(i64::from(*state == agent));
         }
         let first_token = first_token.unwrap_or_default().as_millis();
         self.first_token

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, Method, Response};
+use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::alarm::{Alarm, Elapsed};
@@ -149,6 +150,14 @@ pub async fn fetch(
     (headers, body): (&HeaderMap, Rope),
     limit: Duration,
 ) -> Result<(u16, Bytes), Error> {
+    answer(upstream.ask_with(method, path, headers, body), limit).await
+}
+
+/// Waits for what was asked, and reads it whole, within `limit`.
+pub async fn answer(
+    asked: impl Future<Output = Result<Response<Incoming>, Error>>,
+    limit: Duration,
+) -> Result<(u16, Bytes), Error> {
     let until = Instant::now() + limit;
     let mut alarm = Alarm::new(until);
     let late = || {
@@ -158,7 +167,7 @@ pub async fn fetch(
         )
     };
     let response = alarm
-        .within(until, upstream.ask_with(method, path, headers, body))
+        .within(until, asked)
         .await
         .map_err(|Elapsed| late())??;
     let status = response.status().as_u16();

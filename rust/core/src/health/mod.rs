@@ -2,7 +2,7 @@
 //!
 //! Three sources come together. What requests come to ([`Health::succeeded`], [`Health::failed`]):
 //! outlier detection with Envoy's parameters, which ejects an upstream for a while ([`outlier`],
-//! [`ejection`]). What probes find ([`Health::report`]): warm, loading, cold or down. What a person
+//! [`ejection`]). What probes find ([`Health::report`]): warm, loading, cold, draining or down. What a person
 //! decides ([`Health::drain`]). Afterwards its share of requests grows slowly ([`ramp`]).
 //!
 //! The parts are pure machines with the time as an argument; they stand behind one lock that is taken
@@ -22,7 +22,7 @@ mod view;
 
 pub use load::Load;
 pub use siblings::Group;
-pub use standing::{Availability, Engine, Settings};
+pub use standing::{AgentState, Availability, Engine, Settings};
 pub use state::{Health, Trial};
 pub use verdict::{Cause, Verdict};
 pub use view::{Ejected, View};

@@ -20,7 +20,7 @@ pub enum Availability {
     Cold,
     /// Being started.
     Loading,
-    /// Takes no new requests, by decision.
+    /// Takes no new requests, by decision, or as its agent says.
     Draining,
 }
 
@@ -52,15 +52,18 @@ pub enum Engine {
     Cold,
     /// Cannot be reached, or says that it is not well.
     Down,
+    /// Finishes what it has, and ends.
+    Draining,
 }
 
 impl Engine {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Unknown,
         Self::Warm,
         Self::Loading,
         Self::Cold,
         Self::Down,
+        Self::Draining,
     ];
 
     /// The name in views and reports.
@@ -71,6 +74,7 @@ impl Engine {
             Self::Loading => "loading",
             Self::Cold => "cold",
             Self::Down => "down",
+            Self::Draining => "draining",
         }
     }
 
@@ -88,6 +92,37 @@ impl Engine {
     }
 }
 
+/// Whether an upstream's agent answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum AgentState {
+    /// There is none, or it was not asked yet.
+    None,
+    /// It does.
+    Answers,
+    /// It does not: the engine itself is asked.
+    Away,
+}
+
+impl AgentState {
+    /// The name in views and metrics.
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Answers => Some("answers"),
+            Self::Away => Some("away"),
+        }
+    }
+
+    pub(super) fn of(index: u8) -> Self {
+        match index {
+            1 => Self::Answers,
+            2 => Self::Away,
+            _ => Self::None,
+        }
+    }
+}
+
 /// The parts of an upstream's configuration that its health follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Settings {
@@ -97,6 +132,8 @@ pub struct Settings {
     pub slow_start: Duration,
     /// Takes no new requests.
     pub draining: bool,
+    /// It has an agent, which tells how it is.
+    pub agent: bool,
 }
 
 impl From<&UpstreamSpec> for Settings {
@@ -105,6 +142,7 @@ impl From<&UpstreamSpec> for Settings {
             outlier: spec.outlier,
             slow_start: span(spec.slow_start_s),
             draining: spec.draining,
+            agent: spec.agent.is_some(),
         }
     }
 }

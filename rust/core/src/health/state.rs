@@ -13,7 +13,7 @@ use super::load::{LastLoad, Load, Report};
 use super::outlier::{Detector, Interval};
 use super::peak::Peak;
 use super::siblings::{self, Group};
-use super::standing::{Availability, Engine, Settings};
+use super::standing::{AgentState, Availability, Engine, Settings};
 use super::verdict::{Cause, Verdict};
 use super::view::{Ejected, View};
 use super::{nanos, ramp, span};
@@ -39,6 +39,7 @@ struct Machines {
 /// [`crate::gateway::monotonic`]'s, in tests whatever they like.
 pub struct Health {
     engine: AtomicU8,
+    agent: AtomicU8,
     /// By the configuration.
     configured_draining: AtomicBool,
     /// By an administrator.
@@ -94,6 +95,7 @@ impl Health {
     pub fn new(settings: Settings, counters: OfHealth, joins: bool) -> Self {
         let health = Self {
             engine: AtomicU8::new(Engine::Unknown as u8),
+            agent: AtomicU8::new(AgentState::None as u8),
             configured_draining: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             out_until: AtomicU64::new(0),
@@ -125,6 +127,9 @@ impl Health {
             .store(nanos(settings.slow_start), Ordering::Relaxed);
         self.configured_draining
             .store(settings.draining, Ordering::Relaxed);
+        if !settings.agent {
+            self.agent.store(AgentState::None as u8, Ordering::Relaxed);
+        }
         if settings.outlier.is_none() {
             machines.ejections = Ejections::default();
             self.out_until.store(0, Ordering::Release);
@@ -148,6 +153,7 @@ impl Health {
             Engine::Loading => return Availability::Loading,
             Engine::Cold => return Availability::Cold,
             Engine::Down => return Availability::Out,
+            Engine::Draining => return Availability::Draining,
         }
         let out_until = self.out_until.load(Ordering::Acquire);
         if out_until != 0 {
@@ -269,7 +275,7 @@ impl Health {
                 self.publish(&machines);
                 changed = true;
             }
-            let was_away = matches!(before, Engine::Loading | Engine::Cold | Engine::Down);
+            let was_away = !matches!(before, Engine::Unknown | Engine::Warm);
             if self.joins.swap(false, Ordering::Relaxed) || was_away {
                 self.ramp_from.store(now.max(1), Ordering::Relaxed);
                 machines.detector.clear(now);
@@ -286,6 +292,21 @@ impl Health {
     /// The engine said so of its load.
     pub fn report_load(&self, load: Report, now: Nanos) {
         self.load.set(load, now);
+    }
+
+    /// Its agent answers, or does not.
+    pub fn report_agent(&self, answers: bool) {
+        let state = if answers {
+            AgentState::Answers
+        } else {
+            AgentState::Away
+        };
+        self.agent.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// What is known of its agent.
+    pub fn agent(&self) -> AgentState {
+        AgentState::of(self.agent.load(Ordering::Relaxed))
     }
 
     /// From now on it takes no new requests, or does again. It is drained, too, while its
@@ -366,6 +387,7 @@ impl Health {
         let backs_off = self.backs_off_until.load(Ordering::Relaxed);
         View {
             state: self.engine().name(),
+            agent: self.agent().name(),
             availability: availability.name(),
             share: match availability {
                 Availability::Open { share } => share,
@@ -392,7 +414,8 @@ impl Health {
 
     /// Sets the gauges to what holds at `now`.
     pub fn show(&self, now: Nanos) {
-        self.counters.show(self.availability(now), self.ttft());
+        self.counters
+            .show(self.availability(now), self.ttft(), self.agent());
     }
 
     /// Whether requests have it ejected, half open included.

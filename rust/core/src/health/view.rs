@@ -7,8 +7,10 @@ use super::verdict::Cause;
 /// One upstream's health at an instant.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct View {
-    /// What probes found last: `unknown`, `warm`, `loading`, `cold` or `down`.
+    /// What probes found last: `unknown`, `warm`, `loading`, `cold`, `draining` or `down`.
     pub state: &'static str,
+    /// Whether its agent `answers` or is `away`; none: there is none, or it was not asked yet.
+    pub agent: Option<&'static str>,
     /// What that, its requests and who drains it come to: `open`, `trial`, `out`, `cold`, `loading`
     /// or `draining`.
     pub availability: &'static str,

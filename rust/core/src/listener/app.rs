@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::CONNECTION;
 use http::{HeaderName, HeaderValue, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -53,7 +52,6 @@ impl App {
         peer: IpAddr,
         request: Request<Incoming>,
     ) -> Response<Answer> {
-        let modern = request.version() < Version::HTTP_2;
         let id = request.headers().get("x-request-id").cloned();
         match self.client.request(forwarded(request, peer)).await {
             Ok(response) => {
@@ -61,13 +59,7 @@ impl App {
                 strip(&mut parts.headers);
                 parts.headers.remove("server");
                 parts.version = Version::HTTP_11;
-                let mut response = Response::from_parts(parts, Answer::App(body));
-                if modern && shared.gateway.is_draining() {
-                    response
-                        .headers_mut()
-                        .insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                response
+                Response::from_parts(parts, Answer::App(body))
             }
             Err(cause) => refused(
                 shared,

@@ -58,14 +58,12 @@ pub(super) async fn answer(
         Err(unread) => return closing(refuse(&unread_error(unread, bounds.body_bytes))),
     };
     let slot = shared.gateway.enter(way, asked, bytes);
-    deliver(shared, slot, modern, &refuse).await
+    deliver(slot, &refuse).await
 }
 
 /// The answer of an exchange.
 pub(super) async fn deliver(
-    shared: &Shared,
     slot: Arc<Slot>,
-    modern: bool,
     refuse: &(dyn Fn(&Error) -> Response<Answer> + Sync),
 ) -> Response<Answer> {
     let guard = Guard(slot);
@@ -77,13 +75,7 @@ pub(super) async fn deliver(
             "The gateway is shutting down. Please try again.",
         )));
     };
-    let mut response = render(head, guard);
-    if modern && shared.gateway.is_draining() {
-        response
-            .headers_mut()
-            .insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+    render(head, guard)
 }
 
 /// What HTTP/1.1 demands of a request's head and hyper lets pass (RFC 9112 §3.2, §6.1, §6.3): a

@@ -55,7 +55,7 @@ pub(super) async fn answer(
         };
         let kept = std::sync::Arc::clone(&upload);
         let slot = shared.gateway.admit_file(object, asked, upload);
-        let response = deliver(shared, slot, modern, &refuse).await;
+        let response = deliver(slot, &refuse).await;
         return if !kept.is_read() && modern {
             closing(response)
         } else {
@@ -68,5 +68,5 @@ pub(super) async fn answer(
         Err(unread) => return closing(refuse(&unread_error(unread, bounds.body_bytes))),
     };
     let slot = shared.gateway.admit_object(object, asked, bytes);
-    deliver(shared, slot, modern, &refuse).await
+    deliver(slot, &refuse).await
 }

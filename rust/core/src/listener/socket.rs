@@ -1,6 +1,10 @@
 //! A client's connection with the deadlines that the HTTP implementation does not keep.
+//!
+//! Its own deadline for a request's head runs from the last answer on, and so would close a
+//! connection that is merely idle as soon as a slow head. Proxies keep theirs for a minute.
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -8,32 +12,80 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use super::life::Life;
+
 /// What an HTTP/2 client sends first (RFC 9113 §3.4). While a connection may still become one,
 /// nothing else bounds the wait for its next byte.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long a client may take over what.
+#[derive(Clone, Copy)]
+pub(super) struct Deadlines {
+    /// To say what it speaks, and for a request's head.
+    pub(super) head: Duration,
+    /// Between two requests over HTTP/1.
+    pub(super) idle: Duration,
+    /// To take what is written.
+    pub(super) write: Duration,
+}
 
 /// A connection that must say soon what it speaks, and whose peer must go on reading.
 pub(super) struct Socket {
     stream: TcpStream,
     /// How much of the preface has come; `None` once it is clear what is spoken.
     opening: Option<usize>,
-    open_within: Duration,
-    opens: Option<Pin<Box<Sleep>>>,
-    write_within: Duration,
+    within: Deadlines,
+    life: Arc<Life>,
+    /// Requests that had come when `reads` was set.
+    requests: u64,
+    /// A part of a head is there.
+    head: bool,
+    reads: Option<Pin<Box<Sleep>>>,
     writes: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
-    /// `open_within` bounds the wait for the protocol, `write_within` that for a peer that does
-    /// not take what is written.
-    pub(super) fn new(stream: TcpStream, open_within: Duration, write_within: Duration) -> Self {
+    /// `life`: what is known of its requests.
+    pub(super) fn new(stream: TcpStream, within: Deadlines, life: Arc<Life>) -> Self {
         Self {
             stream,
             opening: Some(0),
-            open_within,
-            opens: None,
-            write_within,
+            within,
+            life,
+            requests: 0,
+            head: false,
+            reads: None,
             writes: None,
+        }
+    }
+
+    /// Nothing came: fails once that has lasted too long.
+    fn nothing(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (requests, running) = self.life.requests();
+        if self.opening.is_none() {
+            if self.life.is_multiplexed() {
+                return Poll::Pending;
+            }
+            if requests != self.requests || running {
+                (self.requests, self.head, self.reads) = (requests, false, None);
+            }
+            if running {
+                return Poll::Pending;
+            }
+        }
+        let time = if self.head || self.requests == 0 {
+            self.within.head
+        } else {
+            self.within.idle
+        };
+        late(&mut self.reads, time, cx).map(Err)
+    }
+
+    /// Something came: where no request runs it is the begin of one's head, or more of it.
+    fn something(&mut self) {
+        let (requests, running) = self.life.requests();
+        if !running && !(self.head && requests == self.requests) {
+            (self.requests, self.head, self.reads) = (requests, true, None);
         }
     }
 
@@ -44,8 +96,8 @@ impl Socket {
         let same = bytes.iter().zip(rest).take_while(|(a, b)| a == b).count();
         let open = !bytes.is_empty() && same == bytes.len() && same < rest.len();
         self.opening = open.then_some(seen + same);
-        if !open {
-            self.opens = None;
+        if seen + same == PREFACE.len() {
+            self.life.is_http2();
         }
     }
 
@@ -59,7 +111,7 @@ impl Socket {
             self.writes = None;
             return result;
         }
-        late(&mut self.writes, self.write_within, cx).map(Err)
+        late(&mut self.writes, self.within.write, cx).map(Err)
     }
 }
 
@@ -84,14 +136,11 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if self.opening.is_none() {
-            return read;
-        }
         if read.is_pending() {
-            let this = &mut *self;
-            return late(&mut this.opens, this.open_within, cx).map(Err);
+            return self.nothing(cx);
         }
         self.opened(buf.filled().get(before..).unwrap_or_default());
+        self.something();
         read
     }
 }

@@ -99,7 +99,7 @@ pub(super) async fn answer(
     let slot = shared
         .gateway
         .admit_upload(endpoint, asked, Arc::clone(&upload));
-    let mut response = deliver(shared, slot, modern, &refuse).await;
+    let mut response = deliver(slot, &refuse).await;
     if !upload.is_read() && modern {
         // What is left of the body would be taken for the next request.
         response = closing(response);

@@ -126,6 +126,9 @@ pub struct UpstreamSpec {
     /// Takes no new requests.
     #[serde(default)]
     pub draining: bool,
+    /// What tells how the engine is and starts it.
+    #[serde(default)]
+    pub agent: Option<AgentSpec>,
 }
 
 impl fmt::Debug for UpstreamSpec {
@@ -339,6 +342,26 @@ pub struct DrainSpec {
     pub seconds: f64,
     /// Most bytes of the answer.
     pub bytes: u64,
+}
+
+/// Where the agent beside an engine is.
+#[derive(Clone, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSpec {
+    /// Scheme, host, port and an optional path prefix.
+    pub url: String,
+    /// Sent as a bearer token.
+    #[serde(default)]
+    pub key: Option<String>,
+}
+
+impl fmt::Debug for AgentSpec {
+    /// Without its key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentSpec")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The bounds of an adaptive limit, requests in flight.

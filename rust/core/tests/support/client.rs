@@ -33,7 +33,11 @@ impl Reply {
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
+        Self::of(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// A client on a connection that is there.
+    pub fn of(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self {
             stream,

@@ -100,6 +100,7 @@ pub struct Setup {
     /// Largest form with files in it, bytes.
     pub upload_bytes: u64,
     pub header_read: Duration,
+    pub keep_alive: Duration,
     pub body_read: Duration,
     pub write_stall: Duration,
     pub keys: Vec<KeySpec>,
@@ -127,6 +128,7 @@ impl Default for Setup {
             body_bytes: 1 << 20,
             upload_bytes: 100 << 20,
             header_read: Duration::from_secs(5),
+            keep_alive: Duration::from_secs(60),
             body_read: Duration::from_secs(5),
             write_stall: Duration::from_secs(5),
             keys: vec![key_spec(KEY)],
@@ -218,6 +220,7 @@ impl Rig {
                 upload_bytes: setup.upload_bytes,
                 header_bytes: 16 * 1024,
                 header_read: setup.header_read,
+                keep_alive: setup.keep_alive,
                 body_read: setup.body_read,
                 write_stall: setup.write_stall,
                 sockets: Sockets {

@@ -1,0 +1,1 @@
+"""`forebay-engine serve`: an inference engine from a typed profile, supervised."""

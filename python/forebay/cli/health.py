@@ -1,0 +1,52 @@
+"""`forebay health`: is a gateway alive, for containers that have no curl?"""
+
+import os
+from typing import Annotated
+
+import typer
+
+from forebay.cli.live import GatewayError, UrlOption
+
+_TIMEOUT_S = 3.0
+_DEFAULT_PORT = 8080
+
+
+def health(
+    ready: Annotated[
+        bool, typer.Option("--ready", help="Ask whether requests may come, not only for life.")
+    ] = False,
+    url: UrlOption = None,
+) -> None:
+    """Ask a gateway for /healthz, or /readyz; exit 1 when it does not answer 200.
+
+    Without --url or FOREBAY_URL it is asked on this machine, at the port of FOREBAY_HTTP or 8080.
+    """
+    import urllib.error
+    import urllib.request
+
+    base = (url or _here()).rstrip("/")
+    if not base.startswith(("http://", "https://")):
+        raise typer.BadParameter("must start with http:// or https://", param_hint="--url")
+    path = "/readyz" if ready else "/healthz"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(base + path, timeout=_TIMEOUT_S) as answer:
+            text = answer.read(65536).decode(errors="replace").strip()
+    except urllib.error.HTTPError as error:
+        told = error.read(65536).decode(errors="replace")
+        raise GatewayError(f"{base}{path} answered {error.code}: {told}") from None
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "reason", None) or error
+        raise GatewayError(f"{base}{path} does not answer: {cause}") from None
+    typer.echo(text)
+
+
+def _here() -> str:
+    from forebay.config.schema import parse_address
+
+    given = os.environ.get("FOREBAY_HTTP")
+    try:
+        port = _DEFAULT_PORT if not given else parse_address(given)[1]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="FOREBAY_HTTP") from None
+    return f"http://127.0.0.1:{port}"
