@@ -74,7 +74,8 @@ def _replicas(results: Sequence[Result], first: Result, world: World, name: str)
         _panel(axes, result, world)
         axes.set_xlim(0, end)
     panels[0].set_title(f"{name}: replicas that are paid for", loc="left")
-    panels[0].legend(loc="upper right", ncols=3, frameon=False, fontsize=8)
+    panels[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=8)
+    panels[0].set_ylim(top=panels[0].get_ylim()[1] * 1.25)
     panels[-1].set_xlabel("minutes")
     return figure
 
