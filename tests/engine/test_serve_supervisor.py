@@ -13,12 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
-from forebay_engine.serve import profile
+from forebay_engine.serve import leash, profile
 from forebay_engine.serve.engines import make
 from forebay_engine.serve.engines.sglang import gate_port
 from forebay_engine.serve.supervisor import Supervisor
 
-from tests.engine.serve_helpers import LIMIT_S, free_port, gone, supervised, warm
+from tests.engine.serve_helpers import LIMIT_S, alive, free_port, gone, supervised, warm
 
 
 def chat(words: int) -> dict[str, Any]:
@@ -383,3 +383,43 @@ async def test_a_synced_model_is_where_the_engine_is_told(tmp_path: Path) -> Non
         assert name == "tiny"
         assert (Path(folder) / "model.safetensors").stat().st_size == 5000
         assert engine.phases.prepare is not None
+
+
+async def test_one_that_is_drained_while_it_is_being_spawned_does_not_stay(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    for pause in (0.0, 0.005, 0.02, 0.05):
+        command = ["sh", "-c", f"echo $$ > {told}; exec sleep 600"]
+        async with supervised(command=command) as engine:
+            await engine.wake()
+            await asyncio.sleep(pause)
+            await engine.drain(0)
+            assert (engine.state, engine.pid) == ("down", None)
+            if told.exists() and (word := told.read_text().strip()):
+                assert not alive(int(word))
+        told.unlink(missing_ok=True)
+
+
+async def test_a_signal_to_the_leash_is_no_death_of_the_supervisor() -> None:
+    read, write = os.pipe()
+    held = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-S",
+        leash.__file__,
+        str(write),
+        str(os.getpid()),
+        "0.1",
+        "sleep",
+        "600",
+        pass_fds=(write,),
+    )
+    os.close(write)
+    with os.fdopen(read, "rb", 0) as told:
+        pid = int((await asyncio.to_thread(told.readline)).split()[1])
+        held.terminate()
+        await asyncio.sleep(0.4)
+        assert alive(pid)
+        assert held.returncode is None
+        os.kill(pid, signal.SIGTERM)
+        assert await asyncio.to_thread(told.readline) == b"exit -15\n"
+    assert await held.wait() == 0

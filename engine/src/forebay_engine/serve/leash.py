@@ -5,6 +5,7 @@ the scheduler of a killed SGLang keeps the GPU's memory and its port. This proce
 orphaned below it (PR_SET_CHILD_SUBREAPER), and when the engine has ended kills all that is left. It
 is told by the kernel when the supervisor dies (PR_SET_PDEATHSIG), even by kill -9, and then ends
 the engine: SIGTERM, and SIGKILL after GRACE seconds. If it is killed itself, the engine is too.
+SIGTERM of others (a service manager's to the whole group, say) is the supervisor's to act on.
 
 On REPORT_FD it says `pid N`, and in the end `exit N` (negative: by that signal).
 
@@ -101,8 +102,8 @@ def main(report: int, parent: int, grace: float, argv: list[str]) -> int:
         os.dup2(null, stream)
     deadline = None
     while True:
-        info = signal.sigtimedwait(_HELD, 1.0)
-        if info is not None and info.si_signo == signal.SIGTERM and deadline is None:
+        signal.sigtimedwait(_HELD, 1.0)
+        if deadline is None and os.getppid() != parent:
             deadline = time.monotonic() + grace
             os.kill(pid, signal.SIGTERM)
         if deadline is not None and time.monotonic() > deadline:

@@ -73,7 +73,22 @@ def find(program: str) -> str:
 
 
 async def spawn(start: Start) -> Process:
-    """Start an engine. Raises OSError: not even the leash could be started."""
+    """Start an engine. Raises OSError: not even the leash could be started.
+
+    Cancelled, it ends what it has begun before it returns.
+    """
+    starting = asyncio.ensure_future(_spawn(start))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            held = await starting
+            held.kill()
+            await held.wait()
+        raise
+
+
+async def _spawn(start: Start) -> Process:
     loop = asyncio.get_running_loop()
     tail: deque[str] = deque(maxlen=KEPT_LINES)
     report_read, report_write = os.pipe()
