@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from forebay_engine.serve.agent import Agent, address
+from forebay_engine.serve.http import MAX_ERROR, HttpxHttp
 from forebay_engine.serve.supervisor import Supervisor
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -141,3 +143,24 @@ def test_addresses(word: str, key: str | None, found: tuple[str, int]) -> None:
 def test_an_address_that_is_none_or_open_to_others_is_refused(word: str) -> None:
     with pytest.raises(ValueError, match="--agent"):
         address(word, None)
+
+
+async def test_a_member_of_many_digits_is_none(engine: Supervisor) -> None:
+    async with client(Agent(lambda: (engine,))) as http:
+        assert (await http.get(f"/state?member={'9' * 5000}")).status_code == 404
+
+
+async def test_of_an_error_only_the_beginning_is_read() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 500 No\r\ncontent-length: 999999999\r\n\r\n" + b"x" * 100_000)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    http = HttpxHttp()
+    status, body = await http.stream(url, b"", on_token=lambda: None, timeout_s=LIMIT_S)
+    assert (status, body) == (500, b"x" * MAX_ERROR)
+    await http.close()
+    server.close()

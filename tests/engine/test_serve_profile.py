@@ -160,3 +160,15 @@ def test_every_kind_has_an_example_profile(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv(name, "secret")
     kinds = {profile.load(path).kind for path in PROFILES}
     assert kinds == {"sglang", "vllm", "tgi", "trtllm"}
+
+
+@pytest.mark.parametrize("field", ["load_timeout_s", "drain.grace_s", "weights.cache_limit_gb"])
+def test_times_and_sizes_are_finite(field: str) -> None:
+    with pytest.raises(ValueError, match=f"p.yaml: {field}: must be a finite number"):
+        read("{kind: vllm, model: m}", f"{field}=.inf")
+
+
+def test_a_password_in_a_source_is_refused_unsaid() -> None:
+    with pytest.raises(ValueError, match=r"weights\.source: must not hold a user") as error:
+        read("{kind: vllm, model: m, cache_dir: /c, weights: {source: 'https://u:s3cret@h/m'}}")
+    assert "s3cret" not in str(error.value)

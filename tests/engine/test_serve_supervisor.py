@@ -13,12 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
-from forebay_engine.serve import leash, profile
+from forebay_engine.serve import leash, process, profile
 from forebay_engine.serve.engines import make
 from forebay_engine.serve.engines.sglang import gate_port
 from forebay_engine.serve.supervisor import Supervisor
 
-from tests.engine.serve_helpers import LIMIT_S, alive, free_port, gone, supervised, warm
+from tests.engine.serve_helpers import LIMIT_S, alive, free_port, gone, supervised, values, warm
 
 
 def chat(words: int) -> dict[str, Any]:
@@ -423,3 +423,42 @@ async def test_a_signal_to_the_leash_is_no_death_of_the_supervisor() -> None:
         os.kill(pid, signal.SIGTERM)
         assert await asyncio.to_thread(told.readline) == b"exit -15\n"
     assert await held.wait() == 0
+
+
+async def test_an_unforeseen_failure_is_told() -> None:
+    async def broken(_: process.Start) -> process.Process:
+        raise RuntimeError("a surprise")
+
+    given = profile.from_values(values(restart={"max_crashes": 0}))
+    said: list[str] = []
+    engine = Supervisor(given, make("sglang"), gpus=(), say=said.append, spawn=broken)
+    await engine.wake()
+    async with asyncio.timeout(LIMIT_S):
+        await engine.failed()
+    assert (engine.state, engine.error) == ("down", "RuntimeError: a surprise")
+    assert said == [engine.error]
+    await engine.close()
+
+
+async def test_one_that_does_not_come_to_its_gate_is_given_up() -> None:
+    async with supervised(
+        command=["sleep", "600"], park="gate", load_timeout_s=0.2, restart={"max_crashes": 0}
+    ) as engine:
+        await engine.wake()
+        async with asyncio.timeout(LIMIT_S):
+            await engine.failed()
+        assert "not at its gate within 0.2 s" in engine.error
+
+
+async def test_a_drain_waits_for_one_that_does_not_tell_its_load() -> None:
+    # The simulator of another kind: `/metrics` is not in TensorRT-LLM's form.
+    options = ("--decode-rate", "20", "--kind", "vllm")
+    async with supervised(*options, kind="trtllm") as engine:
+        await warm(engine)
+        assert engine.load is None
+        started = asyncio.Event()
+        streaming = asyncio.ensure_future(stream(engine.profile.url, 60, started))
+        await asyncio.wait_for(started.wait(), LIMIT_S)
+        await asyncio.wait_for(engine.drain(4), LIMIT_S)
+        assert await streaming == "data: [DONE]"
+        assert engine.state == "down"

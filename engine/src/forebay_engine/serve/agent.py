@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
@@ -109,7 +110,7 @@ class Agent:
     def _member(self, request: Request) -> Supervisor:
         word = request.query_params.get("member", "0")
         members = self._members()
-        if not word.isascii() or not word.isdigit() or int(word) >= len(members):
+        if not re.fullmatch("[0-9]{1,6}", word) or int(word) >= len(members):
             raise Refused(404, f"member: there are {len(members)}, from 0")
         return members[int(word)]
 

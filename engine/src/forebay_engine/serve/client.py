@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from forebay_engine.serve.engines import Call, EngineKind, Load
@@ -58,32 +59,41 @@ class Client:
             return False
         return status == 200
 
-    async def until_ready(self, timeout_s: float) -> None:
-        """Look until it is. Raises NotWarm: too late."""
-        deadline = self._clock.now() + timeout_s
+    async def until_ready(self, timeout_s: float, began: float | None = None) -> None:
+        """Look until it is; the time counts from `began`, or now. Raises NotWarm: too late."""
+        deadline = (self._clock.now() if began is None else began) + timeout_s
         while not await self.ready():
             if self._clock.now() >= deadline:
                 raise NotWarm(f"it was not ready within {timeout_s:g} s")
             await self._clock.sleep(PROBE_S)
 
-    async def look(self) -> None:
-        """Ask for its load. What it does not say leaves `load` as it was, ever older."""
+    async def look(self) -> bool:
+        """Ask for its load. What it does not say leaves `load` as it was, ever older.
+
+        Returns whether it has answered (TensorRT-LLM's says nothing where there is nothing new).
+        """
         if self._kind.load_path is None:
-            return
+            return False
         try:
             status, body = await self._get(self._kind.load_path)
         except Unanswered:
-            return
+            return False
         found = self._kind.load(body) if status == 200 else None
         if found is not None:
             self.load, self._load_at = found, self._clock.now()
+        return status == 200
 
-    async def until_idle(self, deadline: float) -> None:
-        """Look until nothing runs or waits, twice in a row: engines tell their load late."""
+    async def until_idle(
+        self, deadline: float, given_up: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Look until nothing runs or waits, twice in a row: engines tell their load late.
+
+        An engine that does not tell its load may be at work: that is waited for to the deadline.
+        """
         idle = 0
-        while idle < 2 and self._clock.now() < deadline:
-            await self.look()
-            nothing = self.load is None or (self.load.running == 0 and self.load.queued == 0)
+        while idle < 2 and self._clock.now() < deadline and not given_up():
+            told, load = await self.look(), self.load
+            nothing = told and load is not None and load.running == 0 and load.queued == 0
             idle = idle + 1 if nothing else 0
             await self._clock.sleep(LOAD_S)
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 MAX_BODY = 4 << 20
 """Of an answer that is read whole; metrics of many ranks are some 100 KB."""
+MAX_ERROR = 16 << 10
+"""Of an error in a stream's place; the rest is not read."""
 
 
 class Unanswered(Exception):
@@ -43,7 +45,7 @@ class Http(Protocol):
     ) -> tuple[int, bytes]:
         """POST and read a stream of chat chunks to its end; `on_token` once, at the first text.
 
-        Returns the status, and the body where it is an error.
+        Returns the status, and where it is an error its body, the first 16 KiB at most.
         """
 
     async def close(self) -> None:
@@ -109,7 +111,12 @@ class HttpxHttp:
                 ) as answer,
             ):
                 if answer.status_code != 200:
-                    return answer.status_code, (await answer.aread())[:MAX_BODY]
+                    found = bytearray()
+                    async for chunk in answer.aiter_bytes():
+                        found += chunk
+                        if len(found) >= MAX_ERROR:
+                            break
+                    return answer.status_code, bytes(found[:MAX_ERROR])
                 async for line in answer.aiter_lines():
                     if not told and _has_text(line):
                         told = True

@@ -157,8 +157,9 @@ class _Held:
 
     def kill(self) -> None:
         if not self._gone:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+            for kill in (os.killpg, os.kill):  # just forked, it has no group yet
+                with contextlib.suppress(ProcessLookupError):
+                    kill(self.pid, signal.SIGKILL)
 
     def tail(self) -> list[str]:
         return list(self._tail)

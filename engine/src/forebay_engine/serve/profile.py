@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -173,12 +174,25 @@ def from_values(
     return profile
 
 
+def _check_finite(section: Section, file: str, at: str = "") -> None:
+    """YAML has `.inf` and `.nan`; engines' flags and clocks have not."""
+    for name in section.__struct_fields__:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            _check_finite(value, file, f"{at}{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{file}: {at}{name}: must be a finite number")
+
+
 def _check(profile: Profile, file: str) -> None:
+    _check_finite(profile, file)
     if not profile.model:
         raise ValueError(f"{file}: model: must not be empty")
     if profile.command and (profile.launcher or profile.args):
         raise ValueError(f"{file}: command: stands alone, without launcher and args")
-    scheme, mark, _ = profile.weights.source.partition("://")
+    scheme, mark, place = profile.weights.source.partition("://")
+    if mark and "@" in place.partition("/")[0]:  # it would stand in logs and answers
+        raise ValueError(f"{file}: weights.source: must not hold a user or a password")
     if profile.weights.transfer == "stream":
         if not mark or scheme == "file":
             raise ValueError(f"{file}: weights.transfer: stream needs a store in weights.source")

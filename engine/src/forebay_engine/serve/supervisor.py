@@ -10,7 +10,7 @@ from typing import Literal
 
 from forebay_engine.serve import process, weights
 from forebay_engine.serve.client import LOAD_S, Client, NotWarm
-from forebay_engine.serve.clock import Changes, Clock, SystemClock
+from forebay_engine.serve.clock import Changes, Clock, SystemClock, first_of
 from forebay_engine.serve.crashes import Crashes
 from forebay_engine.serve.ending import finish, report
 from forebay_engine.serve.engines import Call, EngineKind, Load
@@ -190,6 +190,9 @@ class Supervisor:
                     why, pause = str(error), None
                 except OSError as error:  # a store away, a disk full: that may mend
                     why, pause = str(error), self._policy.crashed(self._clock.now())
+                except Exception as error:  # never without a word, nor `loading` for good
+                    why = f"{type(error).__name__}: {error}"
+                    pause = self._policy.crashed(self._clock.now())
                 parked = self.parked and self.kind.park(self.profile) is not None
                 self._process = None
                 self.parked = False
@@ -273,9 +276,11 @@ class Supervisor:
     async def _serve(self, timeline: Timeline) -> None:
         """From the start to warm, then look at it. Ends only where that fails, by an exception."""
         gate = self.kind.gate(self.profile)
+        began = self._clock.now()
         if gate is not None and await self._pass_gate(gate):
-            timeline.woken(self._clock.now())
-        await self._client.until_ready(self.profile.load_timeout_s)
+            began = self._clock.now()
+            timeline.woken(began)
+        await self._client.until_ready(self.profile.load_timeout_s, began)
         timeline.ready(self._clock.now())
         await warm_up(
             self._client,
@@ -290,8 +295,15 @@ class Supervisor:
         await self._watch()
 
     async def _pass_gate(self, gate: Call) -> bool:
-        """Returns whether it has waited there for somebody."""
-        await self._gated.wait()
+        """Returns whether it has waited there for somebody. Raises NotWarm: it does not come."""
+        limit = self.profile.load_timeout_s
+        coming = asyncio.ensure_future(self._gated.wait())
+        try:
+            await first_of(self._clock, limit, coming)
+        finally:
+            coming.cancel()
+        if not self._gated.is_set():
+            raise NotWarm(f"it was not at its gate within {limit:g} s")
         waits = not self._gate_open.is_set()
         if waits:
             self.parked = True
@@ -357,7 +369,9 @@ class Supervisor:
     async def _release(self, call: Call, grace_s: float) -> bool:
         deadline = self._clock.now() + grace_s
         await self._clock.sleep(min(self.profile.drain.settle_s, grace_s))
-        await self._client.until_idle(deadline)
+        await self._client.until_idle(
+            deadline, lambda: self._ending is not None or self._process is None
+        )
         if self._ending is not None or self._process is None:
             return False
         try:
