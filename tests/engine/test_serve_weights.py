@@ -6,9 +6,11 @@ import asyncio
 import fcntl
 import hashlib
 import http.server
+import io
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -96,8 +98,7 @@ def test_a_begun_file_is_gone_on_with(tmp_path: Path, offset: int) -> None:
     fill(folder, {f"{name}.part": FILES[name][:offset]}, sums=False)
     lease = bring(tmp_path / "cache", source)
     assert whole(lease.folder, FILES)
-    sums = (source / "SHA256SUMS").stat().st_size
-    assert lease.fetched == sum(map(len, FILES.values())) + sums - offset
+    assert lease.fetched == sum(map(len, FILES.values())) - offset
     lease.close()
 
 
@@ -334,7 +335,7 @@ def test_the_commands_for_google_cloud_storage(tmp_path: Path) -> None:
     assert store.list(bool) == [Entry("a.bin", 3)]
     store.fetch(Entry("a.bin", 3), tmp_path / "t", 0, bool)
     assert [" ".join(command) for command in run.commands] == [
-        "gcloud storage objects list gs://bucket/m/** --format=json(name,size)",
+        "gcloud storage objects list gs://bucket/m/** --format=json(name,size,generation)",
         f"gcloud storage cp --quiet gs://bucket/m/a.bin {tmp_path}/t",
     ]
 
@@ -433,3 +434,113 @@ def test_a_model_of_the_hub_is_read_from_its_cache(tmp_path: Path) -> None:
 def test_a_path_that_is_not_there_is_named(tmp_path: Path, fields: dict[str, object]) -> None:
     with pytest.raises(FileNotFoundError, match="/no/model: no such"):
         located(tmp_path, **fields)
+
+
+@pytest.mark.parametrize("sums", [True, False])
+def test_a_new_version_of_the_same_size_is_fetched(tmp_path: Path, sums: bool) -> None:
+    source = fill(tmp_path / "model", FILES, sums=sums)
+    bring(tmp_path / "cache", source).close()
+    new = {**FILES, "model-2.safetensors": os.urandom(70_001)}
+    fill(source, {"model-2.safetensors": new["model-2.safetensors"]}, sums=False)
+    if sums:
+        fill(source, new)
+    os.utime(source / "model-2.safetensors", ns=(1, 1))
+    lease = bring(tmp_path / "cache", source)
+    assert whole(lease.folder, new)
+    assert lease.fetched == 70_001
+    lease.close()
+    again = bring(tmp_path / "cache", source)
+    assert again.fetched == 0
+    again.close()
+
+
+def test_a_copy_that_was_written_to_is_fetched_anew(tmp_path: Path) -> None:
+    source = fill(tmp_path / "model", FILES)
+    first = bring(tmp_path / "cache", source)
+    first.close()
+    (first.folder / "model-2.safetensors").write_bytes(bytes(70_001))
+    os.utime(first.folder / "model-2.safetensors", ns=(1, 1))
+    lease = bring(tmp_path / "cache", source)
+    assert whole(lease.folder, FILES)
+    lease.close()
+
+
+def test_a_begun_file_is_not_gone_on_with_by_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "PIECE", 1000)
+    source = fill(tmp_path / "a", {"w.bin": bytes(10_000)}, sums=False)
+    asked = iter([False] * 4)
+    with pytest.raises(Stopped):
+        bring(tmp_path / "cache", source, stop=lambda: next(asked, True))
+    new = {"w.bin": os.urandom(10_000)}
+    fill(source, new, sums=False)
+    os.utime(source / "w.bin", ns=(1, 1))
+    lease = bring(tmp_path / "cache", source)
+    assert whole(lease.folder, new)
+    lease.close()
+
+
+def test_sums_that_list_themselves_are_no_file(
+    tmp_path: Path, web: tuple[str, Path, type[Handler]]
+) -> None:
+    url, folder, _ = web
+    fill(folder, FILES)
+    with (folder / "SHA256SUMS").open("a") as file:
+        file.write(f"{hashlib.sha256(b'').hexdigest()}  SHA256SUMS\n")
+    for lease in (fetch(tmp_path / "web", url), bring(tmp_path / "cache", folder)):
+        assert whole(lease.folder, FILES)
+        lease.close()
+
+
+def test_a_server_that_does_not_tell_a_size_is_an_error(
+    tmp_path: Path, web: tuple[str, Path, type[Handler]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, folder, handler = web
+    fill(folder, FILES)
+
+    def do_HEAD(self: Handler) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    monkeypatch.setattr(handler, "do_HEAD", do_HEAD)
+    with pytest.raises(OSError, match="does not tell its size"):
+        fetch(tmp_path / "cache", url)
+
+
+def test_a_slow_line_is_given_up_when_told() -> None:
+    read, write = os.pipe()
+    os.write(write, b"a drop")
+    with os.fdopen(read, "rb") as source, pytest.raises(Stopped):
+        stores._copy(source, io.BytesIO(), lambda: True)
+    os.close(write)
+
+
+def test_those_that_wait_for_a_copy_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    source = fill(tmp_path / "a", FILES)
+    root = tmp_path / "cache"
+    root.mkdir()
+    lock = os.open(f"{modelcache.folder_of(root, f'file://{source}')}.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    leases: list[modelcache.Lease] = []
+    waiting = [
+        threading.Thread(target=lambda: leases.append(bring(root, source)), daemon=True)
+        for _ in range(3)
+    ]
+    for thread in waiting:
+        thread.start()
+    time.sleep(0.1)
+    os.close(lock)
+    for thread in waiting:
+        thread.join(30)
+    assert len(leases) == 3
+    for lease in leases:
+        lease.close()
+
+
+def test_a_file_that_goes_as_it_is_counted_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, {"a": b"12"}, sums=False)
+    monkeypatch.setattr(os, "walk", lambda at: [(str(at), [], ["a", "gone.part"])])
+    assert modelcache._bytes(tmp_path) == 2

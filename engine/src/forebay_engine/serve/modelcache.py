@@ -3,16 +3,17 @@
 CACHE_DIR/weights/NAME-DIGEST/          one source
     FILE …, FILE.part                   fetched, being fetched
     .complete                           JSON: its source, its files with their sizes
+    .files                              JSON lines: what each file and begun file was, see `records`
 CACHE_DIR/weights/NAME-DIGEST.lock      flock: exclusive to sync and evict, shared to serve
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
 import time
@@ -21,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from forebay_engine.serve import records
 from forebay_engine.serve.stores import SUMS, Entry, Stop, Stopped, Store, parse_sums, safe
 
 COMPLETE = ".complete"
@@ -73,14 +75,19 @@ def sync(
     try:
         while not _try_lock(lock, fcntl.LOCK_EX):
             # It is served from, so it is whole; or it is being synced, which is waited for.
-            if _try_lock(lock, fcntl.LOCK_SH) and (folder / COMPLETE).exists():
-                _used(folder)
-                return Lease(folder, 0, lock)
+            if _try_lock(lock, fcntl.LOCK_SH):
+                if (folder / COMPLETE).exists():
+                    _used(folder)
+                    return Lease(folder, 0, lock)
+                fcntl.flock(lock, fcntl.LOCK_UN)  # or those that wait would wait for each other
             if stop():
                 raise Stopped
-            time.sleep(0.2)
+            time.sleep(random.uniform(0.1, 0.3))
         fetched = _bring(root, folder, source, store, limit_bytes, checksums, say, stop)
+        # Between the two locks there is none: it may be evicted then.
         fcntl.flock(lock, fcntl.LOCK_SH)
+        if not (folder / COMPLETE).exists():
+            raise ConnectionError(f"{folder}: evicted by another process as it came")
         return Lease(folder, fetched, lock)
     except BaseException:
         os.close(lock)
@@ -111,9 +118,15 @@ def _bring(
         if not safe(entry.name):
             raise ValueError(f"weights.source: {source}: {entry.name}: not a name of a file there")
     folder.mkdir(exist_ok=True)
-    missing = [entry for entry in entries if _size(folder / entry.name) != entry.size]
+    known = records.Records(folder)
+    sums = _sums(folder, entries, store, stop) if checksums else {}
+    missing = [
+        entry
+        for entry in entries
+        if not (checksums and entry.name == SUMS) and not known.holds(entry, sums.get(entry.name))
+    ]
     total = sum(entry.size for entry in entries)
-    absent = sum(entry.size - _partial(folder, entry, store) for entry in missing)
+    absent = sum(entry.size - _partial(folder, entry, store, known, sums) for entry in missing)
     if missing:
         (folder / COMPLETE).unlink(missing_ok=True)
         make_room(root, folder, total, limit_bytes, say)
@@ -122,9 +135,8 @@ def _bring(
             raise OSError(f"{folder}: {absent} bytes are to come and {free} are free")
         say(f"{source}: {len(missing)} of {len(entries)} files to fetch, {absent / 1e9:.3g} GB")
     began = time.monotonic()
-    sums = _sums(folder, entries, missing, store, stop) if checksums else {}
     with ThreadPoolExecutor(THREADS, thread_name_prefix="sync") as pool:
-        tasks = [pool.submit(_fetch, folder, entry, store, sums, stop) for entry in missing]
+        tasks = [pool.submit(_fetch, folder, entry, store, known, sums, stop) for entry in missing]
         try:
             for task in tasks:
                 task.result()
@@ -179,13 +191,21 @@ def _evict(folder: Path) -> bool:
         os.close(lock)
 
 
-def _fetch(folder: Path, entry: Entry, store: Store, sums: dict[str, str], stop: Stop) -> None:
+def _fetch(
+    folder: Path,
+    entry: Entry,
+    store: Store,
+    known: records.Records,
+    sums: dict[str, str],
+    stop: Stop,
+) -> None:
     """One file, whole and checked. What a piece of before makes wrong is fetched again from 0."""
     final = folder / entry.name
     part = final.with_name(final.name + ".part")
     final.parent.mkdir(parents=True, exist_ok=True)
-    offset = _partial(folder, entry, store)
+    offset = _partial(folder, entry, store, known, sums)
     resumed = offset > 0
+    known.begun(entry)
     if offset < entry.size or not part.exists():
         store.fetch(entry, part, offset, stop)
     if wrong := _wrong(part, entry, sums.get(entry.name)):
@@ -197,6 +217,7 @@ def _fetch(folder: Path, entry: Entry, store: Store, sums: dict[str, str], stop:
             part.unlink(missing_ok=True)
             raise OSError(f"{entry.name}: {wrong}")
     part.replace(final)
+    known.has(entry, sums.get(entry.name))
 
 
 def _wrong(part: Path, entry: Entry, digest: str | None) -> str:
@@ -213,15 +234,11 @@ def _wrong(part: Path, entry: Entry, digest: str | None) -> str:
     return "" if found == digest else f"its SHA-256 is {found}, and {SUMS} says {digest}"
 
 
-def _sums(
-    folder: Path, entries: Sequence[Entry], missing: list[Entry], store: Store, stop: Stop
-) -> dict[str, str]:
+def _sums(folder: Path, entries: Sequence[Entry], store: Store, stop: Stop) -> dict[str, str]:
     """The store's sums, fetched first; empty where it has none."""
     entry = next((entry for entry in entries if entry.name == SUMS), None)
     if entry is None:
         return {}
-    with contextlib.suppress(ValueError):
-        missing.remove(entry)
     part = folder / f"{SUMS}.part"
     part.unlink(missing_ok=True)
     store.fetch(entry, part, 0, stop)
@@ -229,17 +246,20 @@ def _sums(
     return parse_sums((folder / SUMS).read_text())
 
 
-def _partial(folder: Path, entry: Entry, store: Store) -> int:
-    """Bytes that an earlier try has left."""
+def _partial(
+    folder: Path, entry: Entry, store: Store, known: records.Records, sums: dict[str, str]
+) -> int:
+    """Bytes that an earlier try has left, of the version that is there now or to be checked."""
     size = _size(folder / f"{entry.name}.part")
-    return size if store.resumes and 0 < size <= entry.size else 0
+    same = known.began(entry) or entry.name in sums
+    return size if store.resumes and same and 0 < size <= entry.size else 0
 
 
 def _forget_others(folder: Path, names: set[str]) -> None:
     """Files that the store does not have any more."""
     for path in list(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in names and name != COMPLETE:
+        if path.is_file() and name not in names and name not in (COMPLETE, records.FILE):
             path.unlink()
 
 
@@ -251,7 +271,9 @@ def _size(path: Path) -> int:
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """What another process renames or removes meanwhile is not counted."""
+    paths = (Path(at) / name for at, _, names in os.walk(folder) for name in names)
+    return sum(max(0, _size(path)) for path in paths)
 
 
 def _last_used(folder: Path) -> float:

@@ -34,10 +34,14 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One file. name: its path in the store, relative, with slashes."""
+    """One file. name: its path in the store, relative, with slashes.
+
+    version: what changes with its content, in the store's own form; empty where it does not say.
+    """
 
     name: str
     size: int
+    version: str = ""
 
 
 class Store(Protocol):
@@ -101,9 +105,8 @@ class FolderStore:
         if not self._folder.is_dir():
             raise FileNotFoundError(f"{self._folder}: no such folder")
         files = sorted(path for path in self._folder.rglob("*") if path.is_file())
-        return [
-            Entry(path.relative_to(self._folder).as_posix(), path.stat().st_size) for path in files
-        ]
+        found = [(path.relative_to(self._folder).as_posix(), path.stat()) for path in files]
+        return [Entry(name, stat.st_size, str(stat.st_mtime_ns)) for name, stat in found]
 
     def fetch(self, entry: Entry, target: Path, offset: int, stop: Stop) -> None:
         with (self._folder / entry.name).open("rb") as source, target.open("ab") as sink:
@@ -123,10 +126,9 @@ class WebStore:
     def list(self, stop: Stop) -> list[Entry]:
         with self._open(SUMS) as answer:
             text = answer.read(PIECE).decode()
-        names = list(parse_sums(text))
+        names = [name for name in parse_sums(text) if name != SUMS]
         with ThreadPoolExecutor(8) as pool:
-            sizes = list(pool.map(self._size, names))
-        entries = [Entry(name, size) for name, size in zip(names, sizes, strict=True)]
+            entries = list(pool.map(self._entry, names))
         return [*entries, Entry(SUMS, len(text.encode()))]
 
     def fetch(self, entry: Entry, target: Path, offset: int, stop: Stop) -> None:
@@ -138,9 +140,13 @@ class WebStore:
             except http.client.HTTPException as error:
                 raise ConnectionError(f"{self._url}{entry.name}: {error}") from None
 
-    def _size(self, name: str) -> int:
+    def _entry(self, name: str) -> Entry:
         with self._open(name, method="HEAD") as answer:
-            return int(answer.headers["content-length"])
+            size = answer.headers["content-length"] or ""
+            if not (size.isascii() and size.isdigit()):
+                raise OSError(f"{self._url}{name}: its server does not tell its size")
+            version = answer.headers["etag"] or answer.headers["last-modified"] or ""
+            return Entry(name, int(size), version)
 
     def _open(self, name: str, offset: int = 0, method: str = "GET") -> Any:
         url = urllib.parse.urljoin(self._url, urllib.parse.quote(name))
@@ -154,6 +160,8 @@ class WebStore:
             raise OSError(f"{url}: {error.code} {error.reason}") from None
         except urllib.error.URLError as error:
             raise ConnectionError(f"{url}: {error.reason}") from None
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"{url}: {type(error).__name__}: {error}") from None
 
 
 class S3Store:
@@ -169,7 +177,7 @@ class S3Store:
         if self._prefix:
             command += ["--prefix", f"{self._prefix}/"]
         found = json.loads(self._run(command, stop) or "{}").get("Contents") or ()
-        keys = ((str(item["Key"]), int(item["Size"])) for item in found)
+        keys = ((str(i["Key"]), int(i["Size"]), str(i.get("ETag") or "")) for i in found)
         return _entries(keys, self._prefix)
 
     def fetch(self, entry: Entry, target: Path, offset: int, stop: Stop) -> None:
@@ -189,22 +197,30 @@ class GoogleStore:
     def list(self, stop: Stop) -> list[Entry]:
         pattern = "/".join(filter(None, (self._bucket, self._prefix, "**")))
         command = ["gcloud", "storage", "objects", "list", f"gs://{pattern}"]
-        found = json.loads(self._run([*command, "--format=json(name,size)"], stop) or "[]")
-        return _entries(((str(i["name"]), int(i["size"])) for i in found), self._prefix)
+        found = json.loads(
+            self._run([*command, "--format=json(name,size,generation)"], stop) or "[]"
+        )
+        keys = ((str(i["name"]), int(i["size"]), str(i.get("generation") or "")) for i in found)
+        return _entries(keys, self._prefix)
 
     def fetch(self, entry: Entry, target: Path, offset: int, stop: Stop) -> None:
         source = "/".join(filter(None, (self._bucket, self._prefix, entry.name)))
         self._run(["gcloud", "storage", "cp", "--quiet", f"gs://{source}", str(target)], stop)
 
 
-def _entries(keys: Iterable[tuple[str, int]], prefix: str) -> list[Entry]:
+def _entries(keys: Iterable[tuple[str, int, str]], prefix: str) -> list[Entry]:
     """Without the prefix, and without the markers that stand for folders."""
     skip = len(prefix) + 1 if prefix else 0
-    return [Entry(key[skip:], size) for key, size in keys if not key.endswith("/") and key[skip:]]
+    return [
+        Entry(key[skip:], size, version)
+        for key, size, version in keys
+        if not key.endswith("/") and key[skip:]
+    ]
 
 
 def _copy(source: Any, sink: Any, stop: Stop) -> None:
-    while piece := source.read(PIECE):
+    # Not `read`, which on a slow line would look at `stop` once in a whole piece.
+    while piece := source.read1(PIECE):
         if stop():
             raise Stopped
         sink.write(piece)
