@@ -13,7 +13,7 @@ import pytest
 from forebay_engine.serve import profile
 from forebay_engine.serve.engines import KINDS, make
 from forebay_engine.serve.gpu import Gpu, detect, parse, sizes, visible
-from forebay_engine.serve.plan import MASK, Plan, plan, shown
+from forebay_engine.serve.plan import MASK, Plan, plan, secret, shown
 
 DATA = Path(__file__).parents[1] / "data" / "engine"
 GPUS: dict[str, tuple[Gpu, ...]] = {
@@ -147,8 +147,8 @@ def test_what_is_shown_has_no_secrets() -> None:
         " args: [--admin-api-key, adm1n, --other-secret=s3cret]}"
     )
     text = shown(plan(given, make("sglang"), ()), given)
-    for secret in ("k3y", "t0ken", "adm1n", "s3cret"):
-        assert secret not in text
+    for word in ("k3y", "t0ken", "adm1n", "s3cret"):
+        assert word not in text
     assert f"HF_TOKEN={MASK}" in text
     assert "PLAIN='a b'" in text
     assert shlex.split(text.replace("\\\n", ""))[-1] == f"--other-secret={MASK}"
@@ -188,3 +188,36 @@ def test_visible_devices_are_heeded(devices: str | None, indices: list[int]) -> 
 
 def test_the_smallest_gpu_decides() -> None:
     assert sizes([*GPUS["b200"], *GPUS["l4"]], 1) == sizes(GPUS["l4"], 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    [
+        ("HF_TOKEN", True),
+        ("--api-key", True),
+        ("--ssl-keyfile-password", True),
+        ("MY_PWD", True),
+        ("AWS_AUTH", True),
+        ("hfToken", True),
+        ("--max-num-batched-tokens", False),
+        ("--tokenizer", False),
+        ("--tokenizer-mode", False),
+        ("TOKENIZERS_PARALLELISM", False),
+    ],
+)
+def test_secrets_are_told_by_their_names(name: str, hidden: bool) -> None:
+    assert secret(name) is hidden
+
+
+def test_users_in_urls_are_not_shown() -> None:
+    given = profile.from_values(
+        {
+            "kind": "vllm",
+            "model": "m",
+            "env": {"DATABASE_URL": "postgres://u:p@w0rd@host/db?a=b@c"},
+            "args": ["--otlp=http://u:pw@host:1/"],
+        }
+    )
+    text = shown(plan(given, make("vllm"), ()), given)
+    assert "DATABASE_URL='postgres://********@host/db?a=b@c'" in text
+    assert "--otlp=http://********@host:1/" in text

@@ -180,3 +180,27 @@ async def test_an_agent_that_cannot_listen_is_said(tmp_path: Path) -> None:
     server.close()
     assert status == 1
     assert f"127.0.0.1:{port}: Address already in use" in err
+
+
+async def test_a_ready_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    ready = str(tmp_path / "absent" / "ready")
+    process = await start(write(tmp_path, values()), "--agent", "off", "--ready-file", ready)
+    status, _, err = await Served(process, {}).ended()
+    assert (status, err.strip()) == (
+        1,
+        f"forebay-engine serve: --ready-file {ready}: No such file or directory",
+    )
+
+
+async def test_a_ready_file_of_before_is_removed_first(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    ready.write_text("{}")
+    words = ["--cold", "--agent", "off", "--ready-file", str(ready)]
+    process = await start(write(tmp_path, values()), *words)
+    async with asyncio.timeout(LIMIT_S):
+        while ready.exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert process.returncode is None
+    await asyncio.sleep(0.3)
+    process.terminate()
+    assert (await Served(process, {}).ended())[2] == ""

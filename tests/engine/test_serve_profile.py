@@ -172,3 +172,20 @@ def test_a_password_in_a_source_is_refused_unsaid() -> None:
     with pytest.raises(ValueError, match=r"weights\.source: must not hold a user") as error:
         read("{kind: vllm, model: m, cache_dir: /c, weights: {source: 'https://u:s3cret@h/m'}}")
     assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{kind: vllm, model: m, args: &a [*a]}",
+        f"{{kind: vllm, model: m, args: {'[' * 3000}{']' * 3000}}}",
+        f"{{kind: vllm, model: m, args: {'[' * 70}{']' * 70}}}",
+        "{kind: vllm, model: 2024-13-45}",
+    ],
+    ids=["endless", "deep", "deeper than wanted", "no date"],
+)
+def test_strange_yaml_is_an_error_with_its_file(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^p\.yaml: "):
+        read(text)
+    with pytest.raises(ValueError, match="--set args: "):
+        read("{kind: vllm, model: m}", "args=&a [*a]")

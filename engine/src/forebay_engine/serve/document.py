@@ -12,6 +12,10 @@ import yaml
 
 T = TypeVar("T")
 
+MAX_DEPTH = 64
+MAX_VALUES = 100_000
+"""Of a document: aliases can make a short text endless."""
+
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")
@@ -28,12 +32,7 @@ def read(path: str | Path) -> str:
 
 def mapping(text: str, file: str) -> dict[str, Any]:
     """The mapping that a YAML text is. Raises ValueError."""
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        raise ValueError(f"{file}{line}: {getattr(error, 'problem', None) or 'no YAML'}") from None
+    values = _parse(text, file)
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ValueError(f"{file}: must be a mapping of names")
     return values
@@ -48,15 +47,38 @@ def put(values: dict[str, Any], word: str, source: str) -> None:
     names = path.split(".")
     if not mark or not all(names):
         raise ValueError(f"{source} {word}: must be key=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"{source} {path}: its value is no YAML") from None
+    value = _parse(text, f"{source} {path}")
     for name in names[:-1]:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
             raise ValueError(f"{source} {path}: {name} is no section")
     values[names[-1]] = value
+
+
+def _parse(text: str, what: str) -> Any:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        raise ValueError(f"{what}{line}: {getattr(error, 'problem', None) or 'no YAML'}") from None
+    except ValueError as error:  # a date that is none
+        raise ValueError(f"{what}: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{what}: it is nested too deep") from None
+    waiting, seen = [(values, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if depth > MAX_DEPTH or seen > MAX_VALUES:
+            raise ValueError(f"{what}: it is nested too deep, or too large")
+        items: Any = ()
+        if isinstance(value, dict):
+            items = value.values()
+        elif isinstance(value, (list, tuple, set)):
+            items = value
+        waiting += [(item, depth + 1) for item in items]
+    return values
 
 
 def expand(value: Any, file: str, at: str = "") -> Any:

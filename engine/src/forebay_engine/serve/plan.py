@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from forebay_engine.serve.profile import Profile
 
 MASK = "********"
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+_SECRET = re.compile(r"SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|APIKEY", re.IGNORECASE)
+_SECRET_WORDS = {"KEY", "KEYS", "TOKEN", "PASS", "PWD", "AUTH", "AUTHORIZATION", "COOKIE"}
+"""Whole words of a name: `--tokenizer` and `--max-num-batched-tokens` are no secrets."""
+_USERINFO = re.compile(r"(?<=://)[^/?#\s@]*(?:@[^/?#\s@]*)*(?=@)")
 _PLACE = re.compile(r"\{(host|port|model|name)\}")
 
 
@@ -72,13 +75,14 @@ def caches(profile: Profile) -> dict[str, str]:
 
 def secret(name: str) -> bool:
     """Whether a variable or a flag of that name holds a secret."""
-    return bool(_SECRET.search(name))
+    words = re.split(r"[^A-Z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper())
+    return bool(_SECRET.search(name)) or not _SECRET_WORDS.isdisjoint(words)
 
 
 def shown(planned: Plan, profile: Profile) -> str:
     """As lines of a shell, without secrets."""
     lines = [
-        f"{name}={MASK if secret(name) else shlex.quote(value)}"
+        f"{name}={MASK if secret(name) else shlex.quote(_without_user(value))}"
         for name, value in sorted(planned.env.items())
     ]
     said = " \\\n".join([*lines, shlex.join(masked(planned.argv, profile))])
@@ -96,8 +100,13 @@ def masked(argv: Sequence[str], profile: Profile) -> list[str]:
             word = MASK
         elif mark and flag.startswith("--") and secret(flag):
             word = f"{flag}={MASK}"
-        words.append(conceal(word, profile))
+        words.append(conceal(_without_user(word), profile))
     return words
+
+
+def _without_user(text: str) -> str:
+    """Without the user and password of a URL in it."""
+    return _USERINFO.sub(MASK, text)
 
 
 def conceal(text: str, profile: Profile) -> str:

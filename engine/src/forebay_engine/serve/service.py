@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import math
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +31,11 @@ class Options:
 async def serve(profile: Profile, options: Options) -> int:
     """Run until a signal, or until the engine cannot be kept. Returns the exit status.
 
-    SIGTERM and SIGINT drain; the second one ends it at once. Raises ValueError: a wrong address.
+    SIGTERM and SIGINT drain; the second one ends it at once. Raises ValueError: a wrong address;
+    OSError: it is taken, or the ready file cannot be written.
     """
+    if options.ready_file is not None:
+        clear(Path(options.ready_file))
     supervisor = Supervisor(profile, make(profile.kind))
     app = agent.Agent(lambda: (supervisor,), key=options.key)
     server, serving, where = None, None, None
@@ -99,6 +104,27 @@ async def _tell(supervisor: Supervisor, ready_file: str | None, where: str | Non
     await supervisor.wait_for("warm", math.inf)
     told = {"url": supervisor.profile.url, "agent": where and f"http://{where}", "pid": os.getpid()}
     path = Path(ready_file)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(told) + "\n")
-    draft.replace(path)
+    draft = _draft(path)
+    try:
+        draft.write_text(json.dumps(told) + "\n")
+        draft.replace(path)
+    except OSError as error:
+        text = f"forebay-engine serve: --ready-file {path}: {error.strerror or error}"
+        print(text, file=sys.stderr, flush=True)
+
+
+def clear(ready_file: Path) -> None:
+    """Remove what one that was killed has left. Raises OSError: it cannot be written either."""
+    draft = _draft(ready_file)
+    try:
+        if ready_file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        ready_file.unlink(missing_ok=True)
+        draft.write_text("")
+        draft.unlink()
+    except OSError as error:
+        raise OSError(f"--ready-file {ready_file}: {error.strerror}") from None
+
+
+def _draft(ready_file: Path) -> Path:
+    return ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
