@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import httpx
@@ -151,11 +152,17 @@ async def test_a_member_of_many_digits_is_none(engine: Supervisor) -> None:
 
 
 async def test_of_an_error_only_the_beginning_is_read() -> None:
+    ended = asyncio.Event()
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 500 No\r\ncontent-length: 999999999\r\n\r\n" + b"x" * 100_000)
-        await reader.read()
+        with contextlib.suppress(OSError):
+            await reader.read()
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        ended.set()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
@@ -163,4 +170,5 @@ async def test_of_an_error_only_the_beginning_is_read() -> None:
     status, body = await http.stream(url, b"", on_token=lambda: None, timeout_s=LIMIT_S)
     assert (status, body) == (500, b"x" * MAX_ERROR)
     await http.close()
+    await asyncio.wait_for(ended.wait(), LIMIT_S)
     server.close()
