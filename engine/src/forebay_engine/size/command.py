@@ -173,7 +173,7 @@ def _weights(args: argparse.Namespace) -> Weights:
     path = Path(args.model)
     config = source.config(path)
     model = _named(architectures.read(config, other=args.other_params), path)
-    stored = quantization.of_checkpoint(config, len(model.layers), model.dtype)
+    stored = quantization.of_checkpoint(config, model)
     loaded = quantization.PLAIN["bf16"] if stored.name == "fp32" else stored
     return Weights(model, _scheme(args, loaded), source.checkpoint_bytes(path), stored)
 

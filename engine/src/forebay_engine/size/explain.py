@@ -18,7 +18,7 @@ def parameters(q: Question) -> list[str]:
     for m in sorted(model.matrices(), key=lambda m: -m.parameters):
         size = scheme.bytes_of(m, plain)
         lines.append(
-            f"  {m.part:<14} {m.count:>6} x {m.outputs:>7} x {m.inputs:<7}"
+            f"  {f'{m.part}.{m.module}'.strip('.'):<31} {m.count:>6} x {m.outputs:>7} x {m.inputs:<7}"
             f"{' + bias' if m.bias else '':<7} = {m.parameters:>15,}  "
             f"{size / GIB:9.3f} GiB  split: {m.split}"
         )
