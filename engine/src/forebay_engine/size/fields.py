@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-
 BOUNDS: dict[str, int] = {
     "num_hidden_layers": 10_000,
     "num_nextn_predict_layers": 1_000,

@@ -152,9 +152,7 @@ def answer(q: Question, gpu: Gpu) -> Answer:
 
 def answers(q: Question, gpus: Sequence[Gpu]) -> list[Answer]:
     """One answer a GPU type. Raises ValueError: a context that the model does not have."""
-    if q.context > q.weights.model.context:
-        raise ValueError(
-            f"--context {q.context}: the model has {q.weights.model.context} "
-            "(max_position_embeddings)"
-        )
+    limit = q.weights.model.context
+    if limit is not None and q.context > limit:
+        raise ValueError(f"--context {q.context}: the model has {limit} (max_position_embeddings)")
     return [answer(q, gpu) for gpu in gpus]
