@@ -120,3 +120,16 @@ def test_a_strange_expression_takes_no_time() -> None:
     assert time.process_time() - began < 5
     with pytest.raises(ValueError, match="too many alternatives"):
         modules.globs("re:" + "(a|b)" * 40)
+
+
+def test_a_list_of_many_thousand_is_read_or_refused() -> None:
+    qwen = "qwen3-235b-a22b-fp8"
+    names = [
+        f"model.layers.{layer}.mlp.experts.{expert}.{module}_proj"
+        for layer in range(94)
+        for expert in range(0, 128, 8)
+        for module in ("gate", "up", "down")
+    ]
+    assert {share for *_, share in loaded(names, qwen).scheme.kept} == {1 / 8}
+    with pytest.raises(ValueError, match="too many modules"):
+        loaded([f"re:.*strange{n}" for n in range(20_000)])

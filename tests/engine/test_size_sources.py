@@ -14,36 +14,15 @@ from tests.engine.size_support import CONFIGS, read
 LLAMA = CONFIGS / "llama-3.1-8b.json"
 NVFP4 = {"quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}
 V3 = [
-    "--layers",
-    "61",
-    "--hidden",
-    "7168",
-    "--intermediate",
-    "2048",
-    "--heads",
-    "128",
-    "--vocab",
-    "129280",
-    "--experts",
-    "256",
-    "--experts-per-token",
-    "8",
-    "--shared-experts",
-    "1",
-    "--dense-layers",
-    "3",
-    "--dense-intermediate",
-    "18432",
-    "--kv-rank",
-    "512",
-    "--q-rank",
-    "1536",
-    "--nope-dim",
-    "128",
-    "--rope-dim",
-    "64",
-    "--value-dim",
-    "128",
+    *("--layers", "61", "--hidden", "7168", "--intermediate", "2048", "--heads", "128"),
+    *("--vocab", "129280", "--experts", "256", "--experts-per-token", "8"),
+    *("--shared-experts", "1", "--dense-layers", "3", "--dense-intermediate", "18432"),
+    *("--kv-rank", "512", "--q-rank", "1536", "--nope-dim", "128", "--rope-dim", "64"),
+    *("--value-dim", "128"),
+]
+NUMBERS = [
+    *("--layers", "32", "--hidden", "4096", "--intermediate", "14336"),
+    *("--heads", "32", "--kv-heads", "8", "--vocab", "128256"),
 ]
 
 
@@ -145,19 +124,7 @@ def test_deepseek_by_numbers(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_numbers_have_no_longest_context(capsys: pytest.CaptureFixture[str]) -> None:
-    words = [
-        "--layers",
-        "32",
-        "--hidden",
-        "4096",
-        "--intermediate",
-        "14336",
-        "--heads",
-        "32",
-        "--vocab",
-        "128256",
-    ]
-    found = run(capsys, *words, "--kv-heads", "8", "--context", "200000")
+    found = run(capsys, *NUMBERS, "--context", "200000")
     assert found["model"]["context"] is None
     assert found["asked"]["context"] == 200_000
-    assert run(capsys, *words)["asked"]["context"] == 8192
+    assert run(capsys, *NUMBERS)["asked"]["context"] == 8192

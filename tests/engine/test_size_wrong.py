@@ -102,6 +102,22 @@ def test_options(words: list[str], says: str, capsys: pytest.CaptureFixture[str]
         ({"hidden_size": 10**15, "head_dim": 128}, "hidden_size: at most"),
         ({"max_position_embeddings": 10**12}, "max_position_embeddings: at most"),
         ({"torch_dtype": "\x1b[31mred"}, "torch_dtype: \\x1b[31mred"),
+        (
+            {
+                "architectures": ["MixtralForCausalLM"],
+                "num_local_experts": 8,
+                "num_experts_per_tok": 10**6,
+            },
+            "num_experts_per_tok: at most the 8 experts",
+        ),
+        (
+            {
+                "architectures": ["Qwen3MoeForCausalLM"],
+                **{"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+                "mlp_only_layers": [[]],
+            },
+            "mlp_only_layers: a list of whole numbers",
+        ),
         ({"architectures": "Strange"}, "architectures: Strange is not known"),
         *(
             (
@@ -158,3 +174,17 @@ def test_an_unknown_method_can_be_told(capsys: pytest.CaptureFixture[str], tmp_p
     strange = folder(tmp_path, quantization_config={"quant_method": "hqq"})
     assert "quant_method: hqq" in refused(capsys, str(strange))
     assert main(["size", str(strange), "--weights", "int4", "--gpu", "H100"]) == 0
+
+
+def test_the_largest_of_everything_is_computed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    huge = {"hidden_size": 10**9, "intermediate_size": 10**9, "vocab_size": 10**9}
+    path = folder(tmp_path, **huge, num_hidden_layers=10_000, max_position_embeddings=10**9)
+    slow = "name=slow,memory-mib=100000000,bandwidth-gbs=0.001,bf16-tflops=0.001"
+    words = ["--device", slow, "--hourly", "slow=1000000", "--efficiency", "0.001"]
+    for more in ([], ["--free-gib", "1000000", "--mem-fraction", "1"]):
+        assert main(["size", str(path), *words, *more, "--batch", "1000000000"]) == 1
+    capsys.readouterr()
+    small = [LLAMA, "--free-gib", "1000000", "--mem-fraction", "1", "--tp", "1", *words]
+    assert main(["size", *small, "--hourly", "h100=0.000001", "--gpu", "h100"]) == 0

@@ -47,6 +47,8 @@ _ALSO: dict[str, tuple[str, ...]] = {
 
 LONGEST = 1000  # characters of one pattern
 ALTERNATIVES = 256  # that one pattern may stand for
+FORMS = 10_000  # different patterns, numbers of layers and experts aside
+STEPS = 5_000_000  # entries made by all patterns; Qwen3-235B with each expert named has 36,096
 _WILD = re.compile(r"(?:\.|\\d|\[0-9\]|\[\^\.\]|\[\^\\\.\])[*+]\??")
 _GROUP = re.compile(r"\((?:\?:)?([^()]*)\)")
 
@@ -132,9 +134,12 @@ class Spared:
         self.known: dict[str, frozenset[Key]] = {}
         self.whole: dict[Key, set[int]] = defaultdict(set)
         self.some: dict[tuple[Key, int], set[str]] = defaultdict(set)
+        self.steps = 0
 
     def _keys(self, glob: str) -> frozenset[Key]:
         if glob not in self.known:
+            if len(self.known) >= FORMS:
+                raise ValueError("too many modules")
             self.known[glob] = frozenset(
                 key for key, names in self.names.items() if any(_fits(glob, n) for n in names)
             )
@@ -150,6 +155,9 @@ class Spared:
             if not keys:
                 continue
             for layer in _layers(number, self.layers):
+                self.steps += len(keys)
+                if self.steps > STEPS:
+                    raise ValueError("too many modules")
                 for key in keys & self.of_layer[layer]:
                     if expert is None or key[0] is not Part.EXPERT:
                         self.whole[key].add(layer)
