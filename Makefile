@@ -132,6 +132,7 @@ sim:
 
 protos: setup
 	$(BIN)/python protos/generate.py $(ARGS)
+	$(BIN)/python engine/protos/generate.py
 
 soak: setup
 	$(BIN)/python benches/load/soak.py $(ARGS)

@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from forebay.store import EmbeddedPostgres  # noqa: E402
 from loadbench.gateways import free_port  # noqa: E402
-from loadbench.procs import raise_file_limit  # noqa: E402
+from loadbench.procs import raise_file_limit, read_stat  # noqa: E402
 from loadbench.sockets import Client, Seen, Upstream, handshake, masked  # noqa: E402
 from run import end_on_sigterm  # noqa: E402
 
@@ -50,6 +52,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     add("--sockets", type=int, default=1000, help="at once")
     add("--seconds", type=float, default=20.0, help="of each round")
     add("--rounds", type=int, default=3, help="of each kind")
+    add("--kinds", nargs="+", default=["realtime", "chat"], choices=["realtime", "chat"])
+    add("--bursts", action="store_true", help="sockets talk in five bursts each 100 ms, not evenly")
     add("--database-url", help="a database of its own is made when not given")
     add("--json", action="store_true", help="print JSON")
     add("--upstream", type=int, help=argparse.SUPPRESS)
@@ -65,7 +69,7 @@ async def serve(port: int) -> None:
 
 @dataclass
 class Round:
-    """One round. added_ms: by the gateway, beside the same round without it."""
+    """One round. cpu_us: of the gateway, by message there and back."""
 
     kind: str
     direct_p50_ms: float
@@ -73,6 +77,7 @@ class Round:
     p50_ms: float
     p99_ms: float
     messages: int
+    cpu_us: float
     failures: int
     resident_mb: float
 
@@ -105,7 +110,8 @@ async def drive(port: int, kind: str, key: str, direct: bool, options: Any) -> S
             else:
                 # The first message goes with the handshake.
                 first, talks = handshake("/v1/chat/completions", key) + masked(body), False
-        client = Client(first, talks=talks, seen=seen, wanted=messages)
+        phase = None if options.bursts else number / options.sockets
+        client = Client(first, talks=talks, seen=seen, wanted=messages, phase=phase)
         await connect(client, port)
         clients.append(client)
         if number % 10 == 9:
@@ -152,10 +158,14 @@ def measure(gateway: Gateway, upstream: int, options: argparse.Namespace) -> lis
     key = gateway.key().secret
     rounds = []
     for _ in range(options.rounds):
-        for kind in ("realtime", "chat"):
-            alone = asyncio.run(drive(upstream, kind, "", True, options))
-            seen = asyncio.run(drive(gateway.port, kind, key, False, options))
+        for kind in options.kinds:
+            alone = uvloop.run(drive(upstream, kind, "", True, options))
+            before = read_stat(gateway.pid)
+            seen = uvloop.run(drive(gateway.port, kind, key, False, options))
             gateway.wait_idle()
+            after = read_stat(gateway.pid)
+            assert before is not None
+            assert after is not None
             rounds.append(
                 Round(
                     kind,
@@ -164,6 +174,7 @@ def measure(gateway: Gateway, upstream: int, options: argparse.Namespace) -> lis
                     seen.quantile(0.5),
                     seen.quantile(0.99),
                     len(seen.delays),
+                    (after.cpu_s - before.cpu_s) * 1e6 / max(1, len(seen.delays)),
                     seen.failures + alone.failures,
                     resident_bytes(gateway.pid) / 1e6,
                 )
@@ -177,18 +188,31 @@ def report(rounds: list[Round], before_mb: float, options: argparse.Namespace) -
         print(json.dumps({"before_mb": before_mb, "rounds": [vars(r) for r in rounds]}, indent=2))
     else:
         print(f"{options.sockets} sockets, {options.seconds:g} s each; {before_mb:.1f} MB before")
-        head = ("kind", "direct p50", "p99", "gateway p50", "p99", "added p99", "messages", "MB")
+        head = (
+            "kind",
+            "direct p50",
+            "p99",
+            "gateway p50",
+            "p99",
+            "added p99",
+            "CPU",
+            "MB",
+        )
         print(" | ".join(head))
         for r in rounds:
             times = (r.direct_p50_ms, r.direct_p99_ms, r.p50_ms, r.p99_ms, r.added_ms)
             cells = [f"{value:.2f} ms" for value in times]
-            print(" | ".join([r.kind, *cells, str(r.messages), f"{r.resident_mb:.1f}"]))
+            print(
+                " | ".join(
+                    [r.kind, *cells, str(r.messages), f"{r.cpu_us:.1f} µs", f"{r.resident_mb:.1f}"]
+                )
+            )
     wrong = [f"{r.failures} sockets failed" for r in rounds if r.failures]
-    for kind in ("realtime", "chat"):
+    for kind in options.kinds:
         added = sorted(r.added_ms for r in rounds if r.kind == kind)
         if added[len(added) // 2] > ADDED_MS:
             wrong.append(f"{kind}: {added[len(added) // 2]:.2f} ms added at the 99th percentile")
-    first, last = rounds[1].resident_mb, rounds[-1].resident_mb
+    first, last = rounds[len(options.kinds) - 1].resident_mb, rounds[-1].resident_mb
     if last > first * GROWTH + 2:
         wrong.append(f"memory grew from {first:.1f} to {last:.1f} MB")
     return wrong
@@ -198,7 +222,7 @@ def main() -> int:
     """Run it; 1 if something does not hold."""
     options = parse_arguments(sys.argv[1:])
     if options.upstream is not None:
-        asyncio.run(serve(options.upstream))
+        uvloop.run(serve(options.upstream))
         return 0
     signal.signal(signal.SIGTERM, end_on_sigterm)
     raise_file_limit()

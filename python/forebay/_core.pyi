@@ -36,6 +36,9 @@ WAYS: tuple[str, ...]
 _Answer = tuple[int, list[tuple[bytes, bytes]], bytes, bool]
 """Status, headers, body, and whether more of the body follows."""
 
+_Call = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...], bytes, bool]
+"""Initial metadata, trailing metadata, the message, and whether more messages follow."""
+
 _Headers = list[tuple[bytes, bytes]]
 
 _GrpcStatus = tuple[int, str, bytes]
@@ -360,6 +363,9 @@ class Exchange:
 
     def start(self) -> _Answer | Future[_Answer | None] | None:
         """The answer's start at once if it is there, else a future; None if it was cancelled."""
+
+    def start_call(self) -> _Call | Future[_Call | None] | None:
+        """As `start`, for gRPC: metadata instead of headers, and the message bare."""
 
     def next_messages(self) -> list[bytes] | Future[list[bytes] | None] | None:
         """As `next`, of an answer in gRPC's frames: the messages that are ready.

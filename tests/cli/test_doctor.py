@@ -186,3 +186,26 @@ def test_credentials_that_cannot_be_had(doctor: Doctor, tmp_path: Path) -> None:
     assert not seen.ok
     assert "no Google token" in seen.detail
     assert seen.hint == "check upstreams.u.credentials"
+
+
+def test_an_agent_that_says_cold_is_well(doctor: Doctor, server: TokenServer) -> None:
+    server.by_path["/state"] = (200, {"state": "cold", "parked": True})
+    agent = {"url": server.url, "key": KEY}
+    engine = {"kind": "sglang", "url": f"http://127.0.0.1:{closed_port()}", "agent": agent}
+    seen = doctor(engine)
+    assert seen.ok
+    assert timeless(seen.steps["agent"][1]) == "says cold, parked in N ms"
+    assert "a request has its agent start it" in seen.steps["ready"][1]
+    assert server.asked[-1][1]["authorization"] == f"Bearer {KEY}"
+
+
+def test_an_agent_that_refuses_the_key_or_is_away(doctor: Doctor, server: TokenServer) -> None:
+    server.by_path |= {"/ready": (200, {}), "/v1/models": MODELS}
+    server.by_path["/state"] = (401, {"error": KEY})
+    seen = doctor({"kind": "sglang", "url": server.url, "agent": {"url": server.url, "key": KEY}})
+    assert seen.steps["agent"] == (False, "it refuses the key with 401")
+    assert seen.steps["models"][0], "the engine is looked at all the same"
+    assert seen.hint == "check upstreams.u.agent: check the key"
+    away = {"url": f"http://127.0.0.1:{closed_port()}"}
+    seen = doctor({"kind": "sglang", "url": server.url, "agent": away})
+    assert seen.steps["agent"] == (False, "no connection")

@@ -58,6 +58,42 @@ def test_the_rest(client: Client) -> None:
     assert client.model("sim").id == "sim"
 
 
+def test_documents_in_order(client: Client, upstream: ScriptedUpstream) -> None:
+    ranked = [
+        {"index": 1, "relevance_score": 0.9, "document": {"text": "b"}},
+        {"index": 0, "relevance_score": 0.1, "document": {"text": "a"}},
+    ]
+    upstream.script = lambda connection, _: connection.json(
+        {"id": "r", "model": "x", "results": ranked, "usage": {"total_tokens": 7}}
+    )
+    found = client.rerank(
+        model="plain", query="which?", documents=["a", "b"], top_n=2, return_documents=True
+    )
+    assert [(r.index, r.relevance_score, r.document.text) for r in found.results] == [
+        (1, 0.9, "b"),
+        (0, 0.1, "a"),
+    ]
+    assert found.usage.total_tokens == 7
+    asked = upstream.only()
+    assert asked.path == "/v1/rerank"
+    sent = asked.json()
+    assert (sent["query"], sent["documents"], sent["top_n"]) == ("which?", ["a", "b"], 2)
+    assert sent["return_documents"] is True
+    with pytest.raises(InvalidRequest):
+        client.rerank(model="plain", query="which?", documents=[])
+
+
+async def test_documents_in_order_with_asyncio(
+    gateway: Gateway, key: Key, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = lambda connection, _: connection.json(
+        {"results": [{"index": 0, "relevance_score": 0.5}]}
+    )
+    async with AsyncClient(gateway.grpc, api_key=key.secret) as client:
+        found = await client.rerank(model="plain", query="which?", documents=["a"])
+    assert [(r.index, r.relevance_score) for r in found.results] == [(0, 0.5)]
+
+
 async def test_asyncio(gateway: Gateway, key: Key) -> None:
     async with AsyncClient(gateway.grpc, api_key=key.secret) as client:
         found = await client.chat(model="sim", messages=HI, max_tokens=5)

@@ -226,3 +226,40 @@ def test_secrets_are_masked_and_their_names_kept(tmp_path: Path, kind: str) -> N
         assert bool(public[field]) == bool(made.get(field))
     for name in made.get("headers", {}):
         assert public["headers"][name] == "***"
+
+
+def test_an_agent(tmp_path: Path) -> None:
+    engine = {"kind": "vllm", "url": "http://gpu:8000"}
+    config = read(tmp_path, {**engine, "agent": {"url": "http://gpu:30080/", "key": SECRET}})
+    agent = config.upstreams["u"].agent
+    assert agent is not None
+    assert (agent.url, agent.key, agent.member) == ("http://gpu:30080", SECRET, 0)
+    assert SECRET not in repr(config)
+    assert to_public(config)["upstreams"]["u"]["agent"]["key"] == "***"
+    keyless = read(tmp_path, {**engine, "agent": {"url": "http://gpu:30080", "key": ""}})
+    assert keyless.upstreams["u"].agent == msgspec.structs.replace(agent, key=None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "reason"),
+    [
+        ({"kind": "openai"}, "agent", "kind openai has none"),
+        ({"cold": {"wake": "/wake"}}, "cold.wake", "not beside agent, which starts it"),
+        ({"agent": {"url": "gpu:30080"}}, "agent.url", "URL must start with"),
+        (
+            {"agent": {"url": f"http://u:{SECRET}@gpu"}},
+            "agent.url",
+            "not carry credentials; use key",
+        ),
+        ({"agent": {"url": "http://gpu", "key": f"{SECRET} x"}}, "agent.key", "printable ASCII"),
+        ({"agent": {"key": "k"}}, "agent", "url"),
+        ({"agent": {"url": "http://gpu", "member": -1}}, "agent.member", "0"),
+    ],
+)
+def test_an_agent_that_will_not_do(
+    tmp_path: Path, fields: dict[str, Any], field: str, reason: str
+) -> None:
+    given = {"kind": "sglang", "url": "http://gpu:1", "agent": {"url": "http://gpu:2"}}
+    error = refused(tmp_path, {**given, "api_key": "sk-1", **fields})
+    assert (error.field or "").startswith(f"upstreams.u.{field}")
+    assert reason in str(error)

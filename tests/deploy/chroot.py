@@ -45,6 +45,7 @@ HOST = {
     "DEBIAN_FRONTEND": "noninteractive",
 }
 """What a step has besides the stage's own environment."""
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 QUICK = {
     "CARGO_PROFILE_RELEASE_LTO": "off",
     "CARGO_PROFILE_RELEASE_OPT_LEVEL": "0",
@@ -129,7 +130,7 @@ class Build:
             elif step.word in ("ENV", "ARG"):
                 for pair in shlex.split(step.rest):
                     key, _, value = pair.partition("=")
-                    path = environment.get("PATH", os.defpath)
+                    path = environment.get("PATH", PATH)
                     environment[key] = value.replace("$PATH", path)
             elif step.word == "WORKDIR":
                 place = step.rest
@@ -139,7 +140,7 @@ class Build:
         caches = re.findall(r"--mount=type=cache,target=(\S+)", step.rest)
         command = re.sub(r"--mount=\S+ ", "", step.rest)
         kept = [(str(self._cache(target)), root / target[1:], ("--bind",)) for target in caches]
-        told = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", **HOST, **self.environment}
+        told = {"PATH": PATH, **HOST, **self.environment}
         with mounted(
             ("proc", root / "proc", ("-t", "proc")), ("/dev", root / "dev", ("--bind",)), *kept
         ):

@@ -1,5 +1,6 @@
 """The settings for nginx, in front of a real gateway: nothing is held back, nothing is lost."""
 
+import itertools
 import statistics
 import threading
 import time
@@ -8,11 +9,11 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from tests.support.sockets import open_socket
 from tests.support.grpc_calls import begin, channel
 from tests.support.grpc_calls import chat as grpc_chat
 from tests.support.nginx import Nginx, needs_nginx
 from tests.support.processes import Engine, Gateway, Key
+from tests.support.sockets import open_socket
 from tests.support.upstream import Connection, Received, ScriptedUpstream, delta, finish
 from tests.support.wait import until
 from tests.support.wire import CHAT, Client, call, chat, request
@@ -84,7 +85,7 @@ def test_events_keep_the_engines_pace(
         client.send(request(CHAT, chat(stream=True), key=key.secret))
         came = [at for at, data in client.body(client.head()) if b'"content":"t' in data]
     assert len(came) == count
-    gaps = [after - before for before, after in zip(came, came[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(came)]
     assert pause_s * 0.8 < statistics.median(gaps) < pause_s * 1.5, gaps
 
 
@@ -146,9 +147,11 @@ def test_a_gateway_that_is_away(tmp_path_factory: pytest.TempPathFactory) -> Non
         brief = (503, "service_unavailable_error", "service_unavailable", None)
         assert answer.brief() == brief
         assert answer.header("retry-after") == "1"
-        with channel(f"127.0.0.1:{alone.grpc_port}") as opened:
-            with pytest.raises(grpc.RpcError) as told:
-                next(begin(opened, "StreamChatCompletion", grpc_chat("sim"), key="x"))
+        with (
+            channel(f"127.0.0.1:{alone.grpc_port}") as opened,
+            pytest.raises(grpc.RpcError) as told,
+        ):
+            next(begin(opened, "StreamChatCompletion", grpc_chat("sim"), key="x"))
         assert told.value.code() is grpc.StatusCode.UNAVAILABLE
 
 

@@ -96,7 +96,7 @@ def main(options: list[str]) -> int:
         lines = []
         for line in process.stdout:
             print(line, end="", flush=True)
-            lines.append(line.strip())
+            lines.append(line.strip().strip("= "))
         status = process.wait(TIMEOUT_S)
         if options:
             return status

@@ -363,6 +363,38 @@ def test_all_that_is_said_passes_as_it_is(relaying: Gateway, provider: Provider,
     assert provider.seen[-1] == ("/v1/realtime?model=org%2Fm", "Bearer sk-scripted")
 
 
+def test_many_messages_at_once_pass_in_order(
+    relaying: Gateway, provider: Provider, own: Key
+) -> None:
+    count = 300
+
+    def script(connection: ServerConnection) -> None:
+        heard = [connection.recv(5) for _ in range(count)]
+        for message in heard:
+            connection.send(message)
+        connection.close()
+
+    provider.script = script
+    sent = [json.dumps({"type": "x", "at": n, "pad": "p" * (n % 97)}) for n in range(count)]
+    with open_socket(relaying, own.secret, PATH + "scripted") as client:
+        for message in sent:
+            client.connection.send(message)
+        # What was said before the close comes before it.
+        assert [client.connection.recv(5) for _ in range(count)] == sent
+
+
+def test_open_sessions_are_counted(relaying: Gateway, own: Key) -> None:
+    names = ("forebay_websockets", "forebay_realtime_sessions")
+
+    def are(count: int) -> bool:
+        return all(relaying.metric(name) == count for name in names)
+
+    until(lambda: are(0), "no session is open")
+    with session(relaying, own), session(relaying, own):
+        until(lambda: are(2), "two are open")
+    until(lambda: are(0), "both have ended")
+
+
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 3000, 4401])
 def test_closes_are_passed_on_both_ways(
     relaying: Gateway, provider: Provider, own: Key, code: int

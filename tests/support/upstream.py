@@ -22,6 +22,7 @@ INFERENCE = (
     "/v1/embeddings",
     "/v1/messages",
     "/v1/responses",
+    "/v1/rerank",
 )
 
 

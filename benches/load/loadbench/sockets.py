@@ -14,6 +14,7 @@ import os
 import re
 import time
 from dataclasses import dataclass, field
+from typing import cast
 
 PACE_S = 0.1
 """Between two messages of a socket, each way."""
@@ -47,8 +48,8 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has come."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's is no `asyncio.Transport`, though it is one.
+        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has gone."""
@@ -147,13 +148,19 @@ class Seen:
 
 
 class Client(asyncio.Protocol):
-    """One client: sends its request, then a message each `PACE_S` if it talks; sees times go by."""
+    """One client: sends its request, then a message each `PACE_S` if it talks; sees times go by.
 
-    def __init__(self, first: bytes, *, talks: bool, seen: Seen, wanted: int) -> None:
+    phase: where in each `PACE_S` it talks, 0 to 1; None: wherever it was connected.
+    """
+
+    def __init__(
+        self, first: bytes, *, talks: bool, seen: Seen, wanted: int, phase: float | None = None
+    ) -> None:
         self._first = first
         self._talks = talks
         self._seen = seen
         self._wanted = wanted
+        self._phase = phase
         self._sent = 0
         self._tail = b""
         self._transport: asyncio.Transport | None = None
@@ -162,11 +169,13 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._first)
+        # uvloop's is no `asyncio.Transport`, though it is one.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(self._first)
         if self._talks:
             self._next = asyncio.get_running_loop().time() + PACE_S
+            if self._phase is not None:
+                self._next += (self._phase - self._next / PACE_S) % 1 * PACE_S
             asyncio.get_running_loop().call_at(self._next, self._talk)
 
     def _talk(self) -> None:

@@ -10,6 +10,7 @@ from importlib import import_module
 from forebay_engine import __version__
 
 COMMANDS = {
+    "autoscale": "scale engines by what waits for them",
     "serve": "serve a model with an engine, from a profile",
     "sim": "serve a simulated engine or provider",
     "size": "what a model needs, and which GPUs have it",

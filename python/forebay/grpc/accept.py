@@ -4,9 +4,8 @@ grpc.aio (1.85) decodes the path of every call as UTF-8 in the one task that acc
 ends for good when that fails: a single request of anybody with the path ``/\\xff`` takes the server
 down. Here the methods are known to gRPC's core, which matches their paths by bytes, each has a
 task that accepts its calls, and every other call, whatever its path, is answered as unknown
-without looking at it. That costs less CPU too, as nothing waits for all methods at once; and an
-answer of one message leaves in one batch with its metadata and its status, for which grpc.aio
-takes two.
+without looking at it. That costs less CPU too, as nothing waits for all methods at once; and a call
+has one task where grpc.aio has two.
 
 It stands on names inside `grpc._cython.cygrpc` that may change with a minor version, which is why
 the version of grpcio has an upper bound.
@@ -21,9 +20,13 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import structlog
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-Pairs = tuple[tuple[str, str], ...]
+from forebay.grpc import wakeups
+from forebay.grpc.running import Answer, Pairs, Running
+
+wakeups.join()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,20 @@ class Whole:
     serve: Callable[[Any], Awaitable[tuple[Pairs, bytes, Pairs]]]
 
 
-Handlers = Mapping[str, "Whole | grpc.RpcMethodHandler[Any, Any]"]
+@dataclass(frozen=True, slots=True)
+class Many:
+    """A method with many answers.
+
+    serve: gets a call's context and what sends its answers, the status too.
+    """
+
+    serve: Callable[[Any, Answer], Awaitable[None]]
+
+
+Handlers = Mapping[str, "Whole | Many | grpc.RpcMethodHandler[Any, Any]"]
 """What answers each method, by its full name: ``/package.Service/Method``."""
 
-_NO_FLAGS = 0
-_OK = 0
+log = structlog.get_logger("forebay.grpc")
 
 
 class _AioServer(cygrpc.AioServer):  # type: ignore[misc]
@@ -49,13 +61,13 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]
     def prepare(self, loop: asyncio.AbstractEventLoop, handlers: Handlers) -> None:
         """Take the methods in, before the start."""
         self._own_loop = loop
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[object] = set()
         self.running: Counter[str] = Counter()
         self.fewer = asyncio.Event()
         self._ending = False
         self._over: asyncio.Future[Any] = loop.create_future()
         self._ended_for_good = False
-        self._whole = {name: h.serve for name, h in handlers.items() if isinstance(h, Whole)}
+        self._ours = {n: h for n, h in handlers.items() if isinstance(h, Whole | Many)}
         self._known = cygrpc._MethodResolver([], dict(handlers))
         self._unknown = cygrpc._MethodResolver([], {})
         self.add_registered_method_handlers(dict(handlers))
@@ -67,12 +79,15 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]
 
     def _spawn(self, work: Coroutine[Any, Any, None], method: str = "") -> None:
         task = self._own_loop.create_task(work)
-        self._tasks.add(task)
-        self.running[method] += 1
+        self._began(method, task)
         task.add_done_callback(partial(self._ended, method))
 
-    def _ended(self, method: str, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    def _began(self, method: str, work: object) -> None:
+        self._tasks.add(work)
+        self.running[method] += 1
+
+    def _ended(self, method: str, work: object) -> None:
+        self._tasks.discard(work)
         self.running[method] -= 1
         self.fewer.set()
 
@@ -93,30 +108,32 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc]
                 if not self._over.done():
                     self._over.set_exception(error)
                 return
-            if (serve := self._whole.get(name)) is not None:
-                call = self._answer(state, serve)
+            if (ours := self._ours.get(name)) is not None:
+                serve = self._answer(state, ours)
+                self._began(name, Running(state, serve, loop, name, self._ended))
             else:
                 call = cygrpc._handle_rpc(name, resolver, (), state, loop, False)
-            self._spawn(cygrpc._schedule_rpc_coro(call, state, loop, name), name)
+                self._spawn(cygrpc._schedule_rpc_coro(call, state, loop, name), name)
 
-    async def _answer(self, state: Any, serve: Callable[[Any], Awaitable[Any]]) -> None:
-        """Serve a call whose answer is one message."""
-        first, message, last = await serve(
-            cygrpc._ServicerContext(state, None, None, self._own_loop)
-        )
-        if self._ended_for_good:
-            # gRPC's core is gone, and the call with it.
-            raise asyncio.CancelledError
-        batch = (
-            cygrpc.SendInitialMetadataOperation(first, _NO_FLAGS),
-            cygrpc.SendMessageOperation(message, _NO_FLAGS),
-            cygrpc.SendStatusFromServerOperation(last, _OK, "", _NO_FLAGS),
-        )
+    async def _answer(self, state: Any, method: Whole | Many) -> None:
+        """Serve a call of a method of ours."""
+        context = cygrpc._ServicerContext(state, None, None, self._own_loop)
+        answer = Answer(state, self._own_loop, self._is_over)
         try:
-            await cygrpc.execute_batch(state, batch, self._own_loop)
-        except cygrpc.ExecuteBatchError:
-            # The client has gone.
-            raise asyncio.CancelledError from None
+            if isinstance(method, Many):
+                await method.serve(context, answer)
+            else:
+                first, message, last = await method.serve(context)
+                answer.head(first)
+                await answer.whole(message, last)
+        except (grpc.aio.AbortError, cygrpc.ExecuteBatchError, asyncio.CancelledError):
+            # It has its status, or its client has gone.
+            return
+        except Exception:
+            log.exception("call failed")
+
+    def _is_over(self) -> bool:
+        return self._ended_for_good
 
     async def shutdown(self, grace: float | None) -> None:
         """As grpc.aio has it; may be called again, with less grace."""

@@ -1,7 +1,7 @@
 """One call: its metadata, its message, and how it fails."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
@@ -11,7 +11,9 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from forebay._core import Core
 from forebay.gateway.request_id import Headers, own_request_id, request_id
-from forebay.grpc.accept import Pairs, Whole
+from forebay.grpc.accept import Many, Whole
+from forebay.grpc.bounded import Bounded
+from forebay.grpc.running import Answer, Pairs
 
 log = structlog.get_logger("forebay.grpc")
 
@@ -20,11 +22,13 @@ READ_S = 30.0
 PUSHBACK_MS = 30_000
 """Milliseconds; clients that retry by themselves are not told to wait for longer than that."""
 
+_reading = Bounded(READ_S)
+
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Metadata = Pairs
 Status = tuple[int, str, bytes]
 """A failure: gRPC's code, the message, and a `google.rpc.Status` in its wire form."""
-Handler: TypeAlias = "Whole | grpc.RpcMethodHandler[Any, Any]"
+Handler: TypeAlias = "Whole | Many | grpc.RpcMethodHandler[Any, Any]"
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 DETAILS = "grpc-status-details-bin"
@@ -41,10 +45,6 @@ _READ = frozenset(
         "tracestate",
     }
 )
-_OF_HTTP = frozenset(
-    {b"content-type", b"content-length", b"connection", b"cache-control", b"x-accel-buffering"}
-)
-_AT_THE_END = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 
 
 def read_headers(context: Context) -> Headers:
@@ -54,22 +54,15 @@ def read_headers(context: Context) -> Headers:
         for key, value in context.invocation_metadata() or ()
         if key in _READ
     ]
-    found = dict(reversed(headers))
-    if b"x-api-key" in found and b"authorization" not in found:
-        headers.append((b"authorization", b"Bearer " + found[b"x-api-key"]))
-    return headers
-
-
-def to_metadata(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Metadata, Metadata]:
-    """An answer's headers as initial and trailing metadata: rates and waits come at the end."""
-    first: list[tuple[str, str]] = []
-    last: list[tuple[str, str]] = []
+    key = None
     for name, value in headers:
-        if name in _OF_HTTP:
-            continue
-        late = name.startswith(b"x-ratelimit-") or name in _AT_THE_END
-        (last if late else first).append((name.decode("ascii"), value.decode("latin-1")))
-    return tuple(first), tuple(last)
+        if name == b"authorization":
+            return headers
+        if name == b"x-api-key" and key is None:
+            key = value
+    if key is not None:
+        headers.append((b"authorization", b"Bearer " + key))
+    return headers
 
 
 async def fail(context: Context, status: Status, metadata: Metadata = ()) -> NoReturn:
@@ -77,12 +70,15 @@ async def fail(context: Context, status: Status, metadata: Metadata = ()) -> NoR
 
     Raises: grpc.aio.AbortError, always.
     """
-    number, message, details = status
-    code = CODES[number]
-    trailing: list[tuple[str, str | bytes]] = [*metadata, *_pushback(code, metadata)]
-    trailing.append((DETAILS, details))
-    await context.abort(code, message, tuple(trailing))
+    number, message, _ = status
+    await context.abort(CODES[number], message, failed_with(status, metadata))
     raise AssertionError("abort returns never")
+
+
+def failed_with(status: Status, metadata: Metadata) -> tuple[tuple[str, str | bytes], ...]:
+    """The trailing metadata of a failure. metadata: the error's headers."""
+    number, _, details = status
+    return (*metadata, *_pushback(CODES[number], metadata), (DETAILS, details))
 
 
 def _pushback(code: grpc.StatusCode, metadata: Metadata) -> Metadata:
@@ -133,8 +129,7 @@ async def read_message(context: Context, core: Core, headers: Headers | None = N
     Raises: grpc.aio.AbortError where there is none in time.
     """
     try:
-        async with asyncio.timeout(READ_S):
-            message = await context.read()
+        message = await _reading.wait(context.read())
     except TimeoutError:
         late = "The request did not arrive in time."
         await refuse(context, core, "invalid_request", late, headers=headers, code="slow_body")
@@ -174,6 +169,27 @@ def guarded(
 def unary(core: Core, serve: Callable[[Context], Awaitable[Reply]]) -> Whole:
     """A method with one answer, whose `serve` reads its message itself."""
     return Whole(guarded(core, serve))
+
+
+def many(core: Core, serve: Callable[[Context, Answer], Awaitable[None]]) -> Many:
+    """A method with many answers, whose `serve` reads its message and sends all itself."""
+
+    async def call(context: Context, answer: Answer) -> None:
+        try:
+            await serve(context, answer)
+        except (grpc.aio.AbortError, asyncio.CancelledError):
+            raise
+        except cygrpc.ExecuteBatchError:
+            raise asyncio.CancelledError from None
+        except Exception:
+            log.exception("request failed")
+            failed = "The gateway failed. Please try again."
+            headers = own_request_id(read_headers(context))
+            status = core.grpc_error("internal", failed, headers=headers)
+            code, text, _ = status
+            await answer.end(failed_with(status, named(headers)), code, text)
+
+    return Many(call)
 
 
 def streaming(

@@ -7,20 +7,19 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from forebay._core import WAYS, Exchange
-from forebay.gateway.answer import Answer
-from forebay.grpc.accept import Whole
+from forebay.grpc.accept import Many, Whole
 from forebay.grpc.call import (
     Context,
     Handler,
-    Metadata,
     Reply,
     fail,
+    failed_with,
+    many,
     read_headers,
     read_message,
-    streaming,
-    to_metadata,
     unary,
 )
+from forebay.grpc.running import Answer as Out
 from forebay.grpc.v1 import inference_pb2
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ began earlier; and seconds after it in which the core ends the request by itself
 _SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"]
 _NOTHING = b""
 REQUEST_ID = "x-request-id"
-PREFIX = 5
-"""Bytes before each message: a flag, and its length. gRPC puts its own there."""
 
 
 class Inference:
@@ -61,7 +58,7 @@ class Inference:
         async def serve(context: Context) -> Reply:
             exchange = await self._admit(way, context)
             try:
-                answer = exchange.start()
+                answer = exchange.start_call()
                 if isinstance(answer, asyncio.Future):
                     answer = await answer
             except asyncio.CancelledError:
@@ -69,42 +66,50 @@ class Inference:
                 raise
             if answer is None:
                 raise asyncio.CancelledError
-            _, headers, message, _ = answer
-            first, last = to_metadata(headers)
+            first, last, message, _ = answer
             failure = exchange.failure(dict(first).get(REQUEST_ID, ""))
             if failure is not None:
                 await fail(context, failure, (*first, *last))
-            return first, message[PREFIX:], last
+            return first, message, last
 
         return unary(self._core, serve)
 
-    def _streaming(self, way: int) -> Handler:
-        async def serve(context: Context) -> None:
+    def _streaming(self, way: int) -> Many:
+        async def serve(context: Context, out: Out) -> None:
             exchange = await self._admit(way, context)
             try:
-                answer = exchange.start()
+                answer = exchange.start_call()
                 if isinstance(answer, asyncio.Future):
                     answer = await answer
                 if answer is None:
                     raise asyncio.CancelledError
-                first, last = await self._tell(exchange, answer, context)
+                first, last, _, more = answer
+                id = dict(first).get(REQUEST_ID, "")
+                # What a stream has said before it failed is told first.
+                failure = None if more else exchange.failure(id)
+                if failure is not None:
+                    await fail(context, failure, (*first, *last))
+                out.head(first)
                 while True:
                     batch = exchange.next_messages()
                     if isinstance(batch, asyncio.Future):
+                        await out.begin()
                         batch = await batch
                     if batch is None:
                         break
-                    for message in batch:
-                        # It waits while the client does not read, and then so does the engine.
-                        await context.write(message)
+                    # It waits while the client does not read, and then so does the engine.
+                    await out.send(batch)
             except BaseException:
                 self._gone(exchange, context)
                 raise
-            failure = exchange.failure(dict(first).get(REQUEST_ID, ""))
-            if failure is not None:
-                await fail(context, failure, last)
+            failure = exchange.failure(id)
+            if failure is None:
+                await out.end(last)
+            else:
+                code, text, _ = failure
+                await out.end(failed_with(failure, last), code, text)
 
-        return streaming(self._core, serve)
+        return many(self._core, serve)
 
     async def _admit(self, way: int, context: Context) -> Exchange:
         headers = read_headers(context)
@@ -114,20 +119,6 @@ class Inference:
         return self._core.admit(
             way, headers, message, front="grpc", deadline_s=context.time_remaining()
         )
-
-    async def _tell(
-        self, exchange: Exchange, answer: Answer, context: Context
-    ) -> tuple[Metadata, Metadata]:
-        """Send the initial metadata and set the trailing; or fail, if there is nothing else."""
-        _, headers, _, more = answer
-        first, last = to_metadata(headers)
-        # What a stream has said before it failed is told first.
-        failure = None if more else exchange.failure(dict(first).get(REQUEST_ID, ""))
-        if failure is not None:
-            await fail(context, failure, (*first, *last))
-        context.set_trailing_metadata(last)
-        await context.send_initial_metadata(first)
-        return first, last
 
     def _gone(self, exchange: Exchange, context: Context) -> None:
         """The call was cancelled: by its client, or by gRPC at its deadline.

@@ -18,6 +18,7 @@ SAME = frozenset(
         "forebay_limit_rows_private",
         "forebay_upstream_concurrency_limit",
         "forebay_upstream_first_token_milliseconds",
+        "forebay_upstream_requests_in_flight",
     }
 )
 """Gauges of what all processes share or have a copy of: the greatest value is that of all."""

@@ -9,8 +9,10 @@ use crate::metrics::{Bounds, Counter, Family, Gauge, Histogram, Registry};
 use crate::queue::Reason;
 use crate::record::{Outcome, UsageEvent};
 
+mod demand;
 mod health;
 
+pub use demand::OfDemand;
 pub use health::OfHealth;
 
 const OUTCOMES: [Outcome; 5] = [
@@ -36,6 +38,8 @@ pub struct OfModel {
     pub output: Arc<Counter>,
     /// Requests booked without a price.
     pub unpriced: Arc<Counter>,
+    /// What is asked of it.
+    pub demand: OfDemand,
 }
 
 /// Handles of one upstream whose requests in flight are bounded.
@@ -70,6 +74,10 @@ pub struct Counters {
     pub admission: Arc<Histogram>,
     /// Admitted requests that have not ended.
     pub in_flight: Arc<Gauge>,
+    /// WebSockets that are open, Realtime sessions among them.
+    pub websockets: Arc<Gauge>,
+    /// Realtime sessions that are open.
+    pub realtime: Arc<Gauge>,
     /// Keys loaded.
     pub keys: Arc<Gauge>,
     /// Usage events that wait for the database.
@@ -100,6 +108,7 @@ pub struct Counters {
     errors: Arc<Family<Counter, 1>>,
     refusals: Arc<Family<Counter, 2>>,
     health: health::HealthFamilies,
+    demand: demand::DemandFamilies,
 }
 
 fn of_repeats(registry: &Registry) -> Arc<Family<Counter, 1>> {
@@ -174,6 +183,14 @@ impl Counters {
             in_flight: registry.gauge(
                 "forebay_requests_in_flight",
                 "Admitted requests that have not ended.",
+            ),
+            websockets: registry.gauge(
+                "forebay_websockets",
+                "WebSockets that are open, Realtime sessions among them.",
+            ),
+            realtime: registry.gauge(
+                "forebay_realtime_sessions",
+                "Realtime sessions that are open.",
             ),
             keys: registry.gauge("forebay_keys", "API keys loaded."),
             usage_backlog: registry.gauge(
@@ -258,6 +275,7 @@ impl Counters {
                 "Subjects that the table had no place for: their limits count per worker.",
             ),
             health: health::HealthFamilies::registered(&registry),
+            demand: demand::DemandFamilies::registered(&registry),
             endpoints,
             registry,
         }
@@ -269,6 +287,7 @@ impl Counters {
             input: self.tokens.get_or_create(&[name, "input"]),
             output: self.tokens.get_or_create(&[name, "output"]),
             unpriced: self.unpriced.get_or_create(&[name]),
+            demand: self.demand.of(name),
         }
     }
 
@@ -285,6 +304,11 @@ impl Counters {
             limit: self.limits.get_or_create(&[name]),
             shed: Reason::ALL.map(|reason| self.shed.get_or_create(&[name, reason.name()])),
         }
+    }
+
+    /// The requests that an upstream has.
+    pub fn upstream_in_flight(&self, name: &str) -> Arc<Gauge> {
+        self.demand.at(name)
     }
 
     /// The handles of an upstream's health.

@@ -366,6 +366,10 @@ impl Search<'_> {
             let stays = self.session().filter(keeps);
             sticky.set(session, stays.unwrap_or(placed.at), monotonic());
         }
+        let first = router.tiers().first();
+        if !placed.target.is_canary && first.is_some_and(|tier| placed.at >= tier.to) {
+            self.model.metrics.demand.spills.inc();
+        }
         trail.goes(placed.at);
         placed
     }

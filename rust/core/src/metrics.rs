@@ -80,6 +80,24 @@ impl Gauge {
     }
 }
 
+/// One that a gauge counts, until it is dropped.
+#[derive(Debug)]
+pub struct Counted(Arc<Gauge>);
+
+impl Counted {
+    /// Counts one more.
+    pub fn by(gauge: &Arc<Gauge>) -> Self {
+        gauge.inc();
+        Self(Arc::clone(gauge))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// The upper bounds of a histogram's buckets, in whole steps of 1/`per_unit` of its unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {

@@ -205,6 +205,7 @@ impl Record {
             }
         };
         gateway.metrics.in_flight.add(1);
+        model.metrics.demand.began();
         Ok(Self {
             gateway: Arc::clone(gateway),
             slot: Arc::clone(slot),
@@ -318,6 +319,8 @@ impl Record {
 
     /// Another model is to answer from now on: a fallback.
     pub(crate) fn serve(&mut self, model: &Arc<Model>) {
+        self.model.metrics.demand.left();
+        model.metrics.demand.began();
         self.model = Arc::clone(model);
         self.tried.next_is(Why::Fallback);
         if let Some(event) = &mut self.event {
@@ -566,6 +569,7 @@ impl Record {
         if let Some(trace) = &self.trace {
             self.gateway.traces.push(trace, &event, self.tried.all());
         }
+        self.model.metrics.demand.ended(&event);
         self.gateway
             .metrics
             .finished(self.endpoint, &event, outcome);

@@ -19,9 +19,9 @@ use model::Ground;
 pub use model::{Model, Target, Timeouts};
 
 pub use spec::{
-    AdaptiveSpec, AgentSpec, ColdSpec, DrainSpec, ErrorRule, HedgeSpec, ModelSpec, OutlierSpec, PathsSpec,
-    PolicySpec, Reason, RetrySpec, ShadowSpec, SignSpec, SnapshotSpec, StickyBy, StickySpec,
-    TargetSpec, UpstreamSpec,
+    AdaptiveSpec, AgentSpec, ColdSpec, DrainSpec, ErrorRule, HedgeSpec, ModelSpec, OutlierSpec,
+    PathsSpec, PolicySpec, Reason, RetrySpec, ShadowSpec, SignSpec, SnapshotSpec, StickyBy,
+    StickySpec, TargetSpec, UpstreamSpec,
 };
 
 /// Longest timeout: a year, far below where adding it to the clock would overflow.

@@ -77,8 +77,10 @@ impl Gateway {
     /// Sets the gauges of upstreams to what holds now.
     pub fn show_upstreams(&self) {
         let now = monotonic();
-        for (_, upstream) in self.snapshot.load().upstreams() {
+        for (spec, upstream) in self.snapshot.load().upstreams() {
             upstream.health.show(now);
+            let in_flight = i64::try_from(upstream.gate.in_use()).unwrap_or(i64::MAX);
+            self.metrics.upstream_in_flight(&spec.name).set(in_flight);
         }
     }
 

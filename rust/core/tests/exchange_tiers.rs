@@ -101,6 +101,14 @@ fn served(answer: &Answer) -> (&str, &str) {
     )
 }
 
+/// Whether a series of the metric has this value.
+fn shows(rig: &Rig, metric: &str, value: u64) -> bool {
+    rig.gateway.show_upstreams();
+    let text = rig.gateway.metrics.registry.render();
+    let mut series = text.lines().filter(|line| line.starts_with(metric));
+    series.any(|line| line.ends_with(&format!("}} {value}")))
+}
+
 async fn ask(rig: &Rig) -> Answer {
     Answer::of(&start(rig)).await
 }
@@ -170,6 +178,11 @@ async fn a_full_tier_spills_and_one_with_a_queue_does_not() {
     let rig = rig(full);
     let first = start(&rig);
     until("it runs", || busy.active() == 1).await;
+    assert!(shows(
+        &rig,
+        "forebay_upstream_requests_in_flight{upstream=\"a\"",
+        1
+    ));
     assert_eq!(served(&ask(&rig).await), ("b", "1"));
     assert_eq!(served(&Answer::of(&first).await), ("a", "1"));
 
@@ -239,6 +252,7 @@ async fn a_request_is_held_for_a_cold_engine_and_spills_in_time() {
     assert!(rig.gateway.report_upstream("a", State::Warm, None));
     assert_eq!(served(&Answer::of(&held).await), ("a", "1"));
     rig.events(2).await;
+    assert!(shows(&rig, "forebay_model_spills_total", 1));
 }
 
 #[tokio::test]
@@ -254,6 +268,8 @@ async fn without_another_tier_requests_wait_for_their_engine() {
     let held: Vec<_> = (0..20).map(|_| start(&rig)).collect();
     tokio::time::sleep(300 * MS).await;
     assert_eq!(gpu.requests().len(), 0);
+    assert!(shows(&rig, "forebay_model_requests_held", 20));
+    assert!(shows(&rig, "forebay_model_requests_in_flight", 20));
     // One more than may wait.
     let more = ask(&rig).await;
     assert_eq!(more.status, 503, "{more:?}");
@@ -264,6 +280,10 @@ async fn without_another_tier_requests_wait_for_their_engine() {
     }
     assert!(since.elapsed() < 900 * MS, "{:?}", since.elapsed());
     rig.events(21).await;
+    assert!(!shows(&rig, "forebay_model_requests_held", 20));
+    assert!(!shows(&rig, "forebay_model_requests_in_flight", 20));
+    assert!(shows(&rig, "forebay_model_requests_total", 21));
+    assert!(!shows(&rig, "forebay_model_spills_total", 1));
 }
 
 #[tokio::test]

@@ -253,7 +253,7 @@ async fn what_is_on_its_way_while_the_door_closes_is_answered() {
 
     rig.gateway.leave();
     let mut late = Client::connect(listener.address()).await;
-    let reply = late.post(CHAT, &chat(false)).await.unwrap();
+    let reply = late.post(CHAT, &chat(true)).await.unwrap();
     assert_eq!((reply.status, reply.closes()), (200, true));
     assert!(late.closed().await);
 
@@ -263,7 +263,7 @@ async fn what_is_on_its_way_while_the_door_closes_is_answered() {
     assert!(refused.is_err(), "no longer listening");
     assert_eq!(listener.expecting(), 2);
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let reply = kept.post(CHAT, &chat(true)).await.unwrap();
+    let reply = kept.post(CHAT, &chat(false)).await.unwrap();
     assert_eq!((reply.status, reply.closes()), (200, true));
     assert!(kept.closed().await);
     assert_eq!(listener.expecting(), 1);

@@ -6,7 +6,7 @@ use forebay_core::record::UsageEvent;
 use forebay_core::slot::Head;
 use http::{HeaderName, HeaderValue};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 /// The request headers that admission reads, kept alive while it borrows them.
 #[derive(Default)]
@@ -77,6 +77,39 @@ pub(crate) fn head<'py>(py: Python<'py>, head: &Head) -> PyResult<Bound<'py, PyA
     Ok((head.status, headers, body, head.more)
         .into_pyobject(py)?
         .into_any())
+}
+
+/// Bytes before each message of gRPC's: a flag, and its length. gRPC's core puts its own there.
+const PREFIX: usize = 5;
+
+/// `(initial metadata, trailing metadata, message, more)` as the gRPC front sends it: rates and waits
+/// come at the end, and what is HTTP's own not at all.
+pub(crate) fn call_head<'py>(py: Python<'py>, head: &Head) -> PyResult<Bound<'py, PyAny>> {
+    let (mut first, mut last) = (Vec::new(), Vec::new());
+    for (name, value) in &head.headers {
+        let name = name.as_str();
+        let place = match name {
+            "content-type" | "content-length" | "connection" | "cache-control"
+            | "x-accel-buffering" => continue,
+            "retry-after" | "retry-after-ms" | "x-should-retry" => &mut last,
+            _ if name.starts_with("x-ratelimit-") => &mut last,
+            _ => &mut first,
+        };
+        let text = match value.to_str() {
+            Ok(text) => PyString::new(py, text),
+            Err(_) => PyString::new(py, &latin1(value.as_bytes())),
+        };
+        place.push((PyString::intern(py, name), text));
+    }
+    let message = PyBytes::new(py, head.body.get(PREFIX..).unwrap_or_default());
+    let (first, last) = (PyTuple::new(py, first)?, PyTuple::new(py, last)?);
+    Ok((first, last, message, head.more)
+        .into_pyobject(py)?
+        .into_any())
+}
+
+fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
 }
 
 /// An error as gRPC has it: the code, the message, and a `google.rpc.Status` in its wire form.

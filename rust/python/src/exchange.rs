@@ -15,6 +15,7 @@ use crate::core::Core;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Want {
     Head,
+    Call,
     Body,
     Messages,
 }
@@ -66,7 +67,8 @@ impl Exchange {
             .clone();
         let mut cx = Context::from_waker(&waker);
         let ready = match want {
-            Want::Head => match self.slot.poll_head(&mut cx) {
+            Want::Head | Want::Call => match self.slot.poll_head(&mut cx) {
+                Poll::Ready(Some(head)) if want == Want::Call => convert::call_head(py, &head)?,
                 Poll::Ready(Some(head)) => convert::head(py, &head)?,
                 Poll::Ready(None) => py.None().into_bound(py),
                 Poll::Pending => return Ok(Poll::Pending),
@@ -122,6 +124,11 @@ impl Exchange {
     /// `(status, headers, body, more)`, or a future of it.
     fn start<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         Self::take(slf, Want::Head)
+    }
+
+    /// As `start`, for gRPC: `(initial metadata, trailing metadata, message, more)`.
+    fn start_call<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::take(slf, Want::Call)
     }
 
     /// All bytes that are ready in one piece, `None` at the end, or a future of either.

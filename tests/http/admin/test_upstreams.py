@@ -1,8 +1,8 @@
 """Upstreams by the admin API: how they stand, and taking one out."""
 
 import orjson
+from forebay.gateway.standing import Stands
 from forebay.store import Database
-from forebay.upstreams.kind import State
 
 from tests.http.admin.conftest import Admin, MakeAdmin
 
@@ -20,6 +20,7 @@ async def test_how_an_upstream_stands(admin: Admin) -> None:
         "name": "none",
         "kind": "sglang",
         "state": "warm",
+        "agent": None,
         "availability": "open",
         "share": 1.0,
         "draining": False,
@@ -34,10 +35,11 @@ async def test_how_an_upstream_stands(admin: Admin) -> None:
         "ejections": 0,
         "ejection": None,
     }
-    found: tuple[tuple[State, str], ...] = (
+    found: tuple[tuple[Stands, str], ...] = (
         ("down", "out"),
         ("cold", "cold"),
         ("loading", "loading"),
+        ("draining", "draining"),
     )
     for state, availability in found:
         admin.gateway.core.report_upstream("none", state, None)

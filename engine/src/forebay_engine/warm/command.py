@@ -7,7 +7,8 @@ import asyncio
 import os
 
 from forebay_engine.serve import profile
-from forebay_engine.serve.command import AGENT, KEY_VARIABLE
+from forebay_engine.serve.command import AGENT
+from forebay_engine.serve.launch import KEY_VARIABLE
 from forebay_engine.warm.pool import Desired, Limits
 
 

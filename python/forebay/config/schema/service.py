@@ -42,7 +42,7 @@ class Listen(Section, frozen=True, kw_only=True):
     server: who accepts HTTP connections. ``core``: the Rust listener, which answers inference
         itself and passes all else to the application. ``granian``: Granian, with everything in
         the application.
-    keep_alive_s: how long a connection may be idle between two requests (HTTP/1, ``core``), seconds;
+    keep_alive_s: seconds that a connection may be idle between two requests (HTTP/1, ``core``);
         more than a proxy keeps its connections, so that it never sends on one that closes.
     """
 

@@ -1,6 +1,7 @@
 //! Waiting for an engine that is being started.
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::trail::Trail;
 use crate::alarm::{Alarm, Elapsed};
 use crate::gateway::monotonic;
 use crate::health::Availability;
-use crate::route::cold::Cold;
+use crate::metrics::Gauge;
 use crate::snapshot::Target;
 
 /// So often a request that is held looks again, for what nobody tells: a place at a higher tier, an
@@ -43,15 +44,21 @@ impl<'a> Hold<'a> {
     }
 
     /// A request's wait at these engines, which are wanted from now on. None where there are none,
-    /// where too many wait already, or where its time is over. `further`: there is another tier.
-    pub(super) fn at(engines: Vec<&'a Target>, trail: &mut Trail, further: bool) -> Option<Self> {
+    /// where too many wait already, or where its time is over. `further`: there is another tier;
+    /// `shown`: the model's count of those that wait.
+    pub(super) fn at(
+        engines: Vec<&'a Target>,
+        trail: &mut Trail,
+        further: bool,
+        shown: &Arc<Gauge>,
+    ) -> Option<Self> {
         let cold = || engines.iter().filter_map(|target| target.cold.as_ref());
         for target in &engines {
             target.upstream.health.want();
         }
         let longest = cold().map(|cold| cold.hold).max()?;
         if trail.held.is_none() {
-            trail.held = Some(cold().find_map(Cold::hold)?);
+            trail.held = Some(cold().find_map(|cold| cold.hold(shown))?);
         }
         let now = Instant::now();
         let since = *trail.held_since.get_or_insert(now);

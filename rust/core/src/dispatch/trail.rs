@@ -137,7 +137,7 @@ impl Trail {
             .filter(|(at, _)| !self.tried.has(tier.from + at))
             .map(|(_, target)| target);
         let cold: Vec<&Target> = open.filter(|target| Hold::is_for(target)).collect();
-        Hold::at(cold, self, further)
+        Hold::at(cold, self, further, &model.metrics.demand.held)
     }
 }
 

@@ -8,7 +8,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -69,6 +69,7 @@ impl Connections {
                 requests: 0,
                 running: 0,
                 since: Instant::now(),
+                reader: None,
                 multiplexed: false,
                 expects: true,
                 told: false,
@@ -102,6 +103,8 @@ struct State {
     running: usize,
     /// When it last changed between idle and busy.
     since: Instant,
+    /// Who waits for the next request, and is to be told when the last one has been answered.
+    reader: Option<Waker>,
     /// HTTP/2, or no HTTP any more.
     multiplexed: bool,
     /// Whether it counts among [`Connections::expecting`].
@@ -132,6 +135,15 @@ impl Life {
         Running(Arc::clone(self))
     }
 
+    /// Wakes the task once no request runs.
+    pub(super) fn when_idle(&self, cx: &Context<'_>) {
+        let mut state = self.state.lock();
+        match &mut state.reader {
+            Some(known) => known.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+
     /// Requests that have come so far, and whether any runs.
     pub(super) fn requests(&self) -> (u64, bool) {
         let state = self.state.lock();
@@ -159,11 +171,16 @@ impl Life {
         let mut state = self.state.lock();
         state.running -= 1;
         state.since = Instant::now();
+        let mut reader = None;
         if state.running == 0 {
             self.expect(&mut state, true);
+            reader = state.reader.take();
         }
         drop(state);
         self.changed.notify_one();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
     }
 
     fn expect(&self, state: &mut State, expects: bool) {

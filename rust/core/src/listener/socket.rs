@@ -70,6 +70,7 @@ impl Socket {
                 (self.requests, self.head, self.reads) = (requests, false, None);
             }
             if running {
+                self.life.when_idle(cx);
                 return Poll::Pending;
             }
         }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::metrics::Gauge;
 use crate::snapshot::{ColdSpec, MAX_TIMEOUT};
 
 /// What requests do at an engine that is not warm, and how many do it.
@@ -20,7 +21,10 @@ pub struct Cold {
 
 /// A request that waits. Dropped, it does so no more.
 #[derive(Debug)]
-pub struct Held(Arc<Cold>);
+pub struct Held {
+    cold: Arc<Cold>,
+    shown: Arc<Gauge>,
+}
 
 impl Cold {
     /// As configured; an error on a time that is none.
@@ -39,13 +43,17 @@ impl Cold {
         })
     }
 
-    /// Lets a request wait, unless as many do as may.
-    pub fn hold(self: &Arc<Self>) -> Option<Held> {
+    /// Lets a request wait, unless as many do as may. `shown` counts those of its model.
+    pub fn hold(self: &Arc<Self>, shown: &Arc<Gauge>) -> Option<Held> {
         let enter = |held: usize| (held < self.max_held).then_some(held + 1);
         self.held
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter)
             .ok()?;
-        Some(Held(Arc::clone(self)))
+        shown.inc();
+        Some(Held {
+            cold: Arc::clone(self),
+            shown: Arc::clone(shown),
+        })
     }
 
     /// How many wait.
@@ -56,6 +64,7 @@ impl Cold {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.held.fetch_sub(1, Ordering::Relaxed);
+        self.cold.held.fetch_sub(1, Ordering::Relaxed);
+        self.shown.dec();
     }
 }

@@ -35,6 +35,7 @@ use crate::door::{Door, Front, Way};
 use crate::error::{Error, Kind};
 use crate::gateway;
 use crate::handshake::{self, Bad, Opening};
+use crate::metrics::Counted;
 
 use mode::Mode;
 use peer::Peer;
@@ -206,6 +207,7 @@ pub(super) async fn answer(
     tokio::spawn(async move {
         let _place = place;
         if let Some(socket) = upgraded(upgrade).await {
+            let _counted = Counted::by(&shared.gateway.metrics.websockets);
             let most = shared.bounds.body_bytes;
             let peer = Peer::new(socket, Role::Server, most, PING).await;
             requests::serve(&shared, &client, (way, mode), peer).await;

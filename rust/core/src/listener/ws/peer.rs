@@ -20,8 +20,11 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// Pings in a row that may stay without any sign of life.
 const MISSED_PINGS: u32 = 2;
-/// What one read takes off the socket: few bytes, as most connections wait.
-const READ_BYTES: usize = 8 * 1024;
+/// What one read takes off the socket: few bytes, as most connections wait, and each try to read fills
+/// them with zeros first.
+const READ_BYTES: usize = 4 * 1024;
+/// What is in line leaves in pieces of this size at least, and at the latest once all of it is there.
+const WRITE_BYTES: usize = 16 * 1024;
 /// How much is read and dropped of a side that goes on sending, bytes.
 const MAX_DRAIN: usize = 64 << 20;
 /// The longest reason that a close frame can carry (RFC 6455 §5.5), bytes.
@@ -77,7 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     pub(super) async fn new(stream: S, role: Role, max_message: usize, ping: Duration) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BYTES)
-            .write_buffer_size(0)
+            .write_buffer_size(WRITE_BYTES)
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
         Self {

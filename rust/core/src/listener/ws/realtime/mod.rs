@@ -24,6 +24,7 @@ use crate::dispatch::{self, Trail, Waiting};
 use crate::error::{Error, Kind};
 use crate::gate::Permit;
 use crate::gateway::{Request, monotonic};
+use crate::metrics::Counted;
 use crate::snapshot::Target;
 
 use relay::Relay;
@@ -124,6 +125,8 @@ pub(super) async fn serve(shared: Arc<Shared>, ready: Ready, upgrade: OnUpgrade,
         mut permit,
         provider,
     } = ready;
+    let metrics = &shared.gateway.metrics;
+    let _counted = [&metrics.websockets, &metrics.realtime].map(Counted::by);
     let bounds = &shared.bounds;
     let stall = bounds.write_stall;
     let client = Peer::new(client, Role::Server, bounds.body_bytes, PING).await;

@@ -27,6 +27,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A client that does not take what it is told of its own events is not heard either: so many messages.
 const MAX_TOLD: usize = 8;
 
+/// So many messages of a side are read before they are written: those that are there leave together.
+const AT_ONCE: usize = 16;
+
 /// A response being admitted: nothing is read meanwhile, 60 ms at most.
 struct Admitting {
     admitted: Pin<Box<dyn Future<Output = Result<Record, Error>> + Send>>,
@@ -106,6 +109,8 @@ where
     P: AsyncRead + AsyncWrite + Unpin,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        // A side that has said all it had is not asked again: it wakes this task once it has more.
+        let (mut is_client_heard, mut is_provider_heard) = (false, false);
         loop {
             if let Some(end) = self.look(cx) {
                 return Poll::Ready(end);
@@ -133,17 +138,31 @@ where
                 continue;
             }
             let mut moved = false;
-            if to_client && let Poll::Ready(came) = self.relay.provider.poll_read(cx) {
+            for _ in 0..AT_ONCE {
+                if !to_client || is_provider_heard || self.is_held() {
+                    break;
+                }
+                let Poll::Ready(came) = self.relay.provider.poll_read(cx) else {
+                    is_provider_heard = true;
+                    break;
+                };
                 moved = true;
                 if let Some(gone) = self.heard_provider(came) {
                     return Poll::Ready(End::Provider(gone));
                 }
             }
-            if to_provider
-                && self.admitting.is_none()
-                && self.relay.client.waiting() < MAX_TOLD
-                && let Poll::Ready(came) = self.relay.client.poll_read(cx)
-            {
+            for _ in 0..AT_ONCE {
+                if !to_provider
+                    || is_client_heard
+                    || self.is_held()
+                    || self.relay.client.waiting() >= MAX_TOLD
+                {
+                    break;
+                }
+                let Poll::Ready(came) = self.relay.client.poll_read(cx) else {
+                    is_client_heard = true;
+                    break;
+                };
                 moved = true;
                 if let Some(gone) = self.heard_client(came) {
                     return Poll::Ready(End::Client(gone));
@@ -154,6 +173,11 @@ where
             }
             self.moved_at = Instant::now();
         }
+    }
+
+    /// Whether nothing is read for now: a response is being admitted, or the session ends.
+    fn is_held(&self) -> bool {
+        self.admitting.is_some() || self.out.is_some()
     }
 
     /// Looks once a second whether the session may go on.

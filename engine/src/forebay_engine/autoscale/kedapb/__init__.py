@@ -1,0 +1,1 @@
+"""KEDA's contract of external scalers; made by `engine/protos/generate.py`."""
