@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import msgspec
@@ -137,3 +138,33 @@ def test_wrong_options_are_refused(
         main(["warm", "--profile", str(file), *options])
     assert ended.value.code == 2
     assert why in " ".join(capfd.readouterr().err.split())
+
+
+def test_what_the_machine_refuses_is_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "profile.yaml"
+    file.write_text('{"kind": "sglang", "model": "m", "command": ["false"]}')
+    keep = ["warm", "--profile", str(file), "--warm", "0"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert main([*keep, "--agent", address]) == 1
+    assert f"forebay-engine warm: {address}: " in capfd.readouterr().err
+    nowhere = str(tmp_path / "no-folder" / "ready")
+    assert main([*keep, "--agent", "off", "--ready-file", nowhere]) == 1
+    assert nowhere in capfd.readouterr().err
+
+
+def test_a_ready_file_of_one_that_was_killed_is_removed(tmp_path: Path) -> None:
+    ready, file = tmp_path / "ready", tmp_path / "profile.yaml"
+    ready.write_text('{"pid": 1}')
+    file.write_text('{"kind": "sglang", "model": "m", "command": ["false"]}')
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        agent = f"127.0.0.1:{taken.getsockname()[1]}"
+        words = ["--profile", str(file), "--agent", agent, "--ready-file", str(ready)]
+        assert main(["warm", *words]) == 1, "it ends before any engine is up"
+    assert list(tmp_path.iterdir()) == [file]

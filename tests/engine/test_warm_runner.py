@@ -137,7 +137,9 @@ async def test_one_that_is_killed_is_started_again() -> None:
         await until(lambda: kept.counts()["warm"] == 1)
 
 
-async def test_one_that_cannot_start_is_left_alone_and_said() -> None:
+async def test_one_that_cannot_start_is_left_alone_and_said(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     said: list[str] = []
     of = simulated(1, "--no-such-option")
     async with pool(of, Desired(1), 1) as kept:
@@ -146,6 +148,9 @@ async def test_one_that_cannot_start_is_left_alone_and_said() -> None:
         await until(lambda: "member 0 is left alone for 30 s" in said)
         error = kept.view()["members"][0]["error"]
         assert "no-such-option" in error
+        told = capfd.readouterr().err
+        assert "forebay-engine warm: member 0: " in told
+        assert "forebay-engine serve: " not in told
 
 
 async def test_processes_wait_at_their_gates_and_go_on_from_there() -> None:
@@ -269,6 +274,10 @@ async def test_the_agent_tells_and_sets() -> None:
         assert woken.status_code == 202
         await until(lambda: kept.counts()["warm"] == 2)
         assert (await client.get("/state?member=1")).json()["state"] == "warm"
+        large = await client.put("/pool", content=b" " * 1_000_000)
+        assert large.status_code == 413
+        deep = await client.put("/pool", content=b"[" * 2_000)
+        assert deep.status_code == 422
         wrongs: tuple[Any, ...] = ({"warm": 3}, {"warm": -1}, {"cold": 1}, {"warm": "two"}, [])
         for wrong in wrongs:
             refused = await client.put("/pool", json=wrong)

@@ -52,7 +52,7 @@ class Pool:
         self._limits = limits or Limits()
         self._idle_s = idle_s
         self._clock = clock or SystemClock()
-        self._say = say or _say
+        self._say = say or to_stderr
         self._planner = Planner(self._limits, park)
         count = len(places)
         self._wanted_at: list[float | None] = [None] * count
@@ -258,6 +258,7 @@ class Pool:
         return True
 
 
-def _say(text: str) -> None:
+def to_stderr(text: str) -> None:
+    """Say it as the command."""
     with contextlib.suppress(OSError):
         print(f"forebay-engine warm: {text}", file=sys.stderr, flush=True)
