@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from forebay_engine.cli import main
+from forebay_engine.serve.engines import Call, ParkCalls, make
+from forebay_engine.serve.profile import Profile
 from forebay_engine.warm import measure
 from forebay_engine.warm.measure import Measured, lines, report, rows
 from hypothesis import given
@@ -168,3 +170,40 @@ def test_a_ready_file_of_one_that_was_killed_is_removed(tmp_path: Path) -> None:
         words = ["--profile", str(file), "--agent", agent, "--ready-file", str(ready)]
         assert main(["warm", *words]) == 1, "it ends before any engine is up"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.usefixtures("small")
+def test_what_was_measured_is_printed_though_parking_fails(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = simulated(1, "--enable-memory-saver")
+    document = {
+        "kind": "sglang",
+        "model": "tiny",
+        "port": of.port,
+        "command": list(of.command),
+        "park": "memory",
+        "drain": {"settle_s": 0.0, "grace_s": 0.0, "kill_s": 5},
+    }
+    file = tmp_path / "profile.yaml"
+    file.write_text(json.dumps(document))
+    words = ["warm", "--profile", str(file), "--measure", "1", "--json"]
+
+    def refused(self: object, profile: Profile) -> ParkCalls:
+        return ParkCalls(Call("/no-such-path"), Call("/no-such-path"))
+
+    monkeypatch.setattr(type(make("sglang")), "park", refused)
+    assert main(words) == 1
+    out, err = capfd.readouterr()
+    told = json.loads(out)
+    assert list(told["ways"]) == ["cold", "page cache", "caches"]
+    why = "the engine did not release its memory, and was stopped"
+    assert told["skipped"] == {"resume": why}
+    assert f"forebay-engine warm: resume: {why}" in err
+
+
+async def test_one_that_is_too_late_is_said_with_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = msgspec.structs.replace(simulated(1, "--load-delay", "60"), load_timeout_s=20.0)
+    monkeypatch.setattr(measure, "PARK_S", -19.5)
+    with pytest.raises(measure.Unmeasured, match=r"did not start within 0\.5 s"):
+        await measure._start(of, ())
