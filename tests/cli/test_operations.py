@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -52,7 +53,11 @@ def port() -> Iterator[int]:
 
 
 def test_health_asks_for_life_and_for_readiness(
-    forebay: Forebay, elsewhere: object, port: int, monkeypatch: pytest.MonkeyPatch
+    forebay: Forebay,
+    elsewhere: object,
+    port: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = f"http://127.0.0.1:{port}"
     assert forebay("health", "--url", url) == (0, "ok\n", "")
@@ -60,6 +65,11 @@ def test_health_asks_for_life_and_for_readiness(
     assert (refused.code, refused.out) == (1, "")
     assert 'answered 503: {"status": "not ready"}' in refused.err
     monkeypatch.setenv("FOREBAY_HTTP", f"0.0.0.0:{port}")
+    assert forebay("health").out == "ok\n"
+    monkeypatch.delenv("FOREBAY_HTTP")
+    file = tmp_path / "mounted.yaml"
+    file.write_text(f'listen: {{http: "0.0.0.0:{port}"}}\nunknown: 1\n')
+    monkeypatch.setenv("FOREBAY_CONFIG", str(file))
     assert forebay("health").out == "ok\n"
     monkeypatch.setenv("FOREBAY_HTTP", "127.0.0.1:1")
     away = forebay("health")
