@@ -1,5 +1,8 @@
 """`forebay migrate` and `forebay health`: what containers and their orchestrators call."""
 
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -26,6 +29,25 @@ def test_migrate_without_a_database(forebay: Forebay) -> None:
     refused = forebay("migrate", "--database-url", "postgresql://127.0.0.1:1/none")
     assert (refused.code, refused.out, refused.err.count("\n")) == (1, "", 1)
     assert forebay("migrate", "--database-url", "http://x").code == 1
+
+
+def test_sigterm_ends_a_containers_first_process() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        program = (
+            "import os, sys; os.getpid = lambda: 1; from forebay.cli import main;"
+            f"sys.exit(main(['health', '--url', {url!r}]))"
+        )
+        process = subprocess.Popen([sys.executable, "-c", program])
+        try:
+            connection, _ = silent.accept()
+            process.terminate()
+            # Not by the signal, which a first process without a handler would not get.
+            assert process.wait(30) == 143
+            connection.close()
+        finally:
+            process.kill()
 
 
 class _Probes(BaseHTTPRequestHandler):
