@@ -54,12 +54,12 @@ READS = {
     *("keys list", "keys show", "accounts list", "accounts show", "limits list", "limits show"),
     *("prices list", "prices show", "invoice list", "invoice show", "terms list", "seller show"),
     *("config check", "config show", "config schema", "usage", "audit", "doctor", "export"),
-    *("serve", "dev"),
+    *("serve", "dev", "health"),
     # Where an upstream stands is a matter of the processes that run, not of the database.
     *("upstreams list", "upstreams drain", "upstreams undrain"),
 }
 
-UPKEEP = {"rollup"}
+UPKEEP = {"rollup", "migrate"}
 """What the gateway does by itself: it changes nothing that people set."""
 
 CONFIG = f"""\

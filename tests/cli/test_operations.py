@@ -1,7 +1,11 @@
 """`forebay migrate` and `forebay health`: what containers and their orchestrators call."""
 
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -25,6 +29,25 @@ def test_migrate_without_a_database(forebay: Forebay) -> None:
     refused = forebay("migrate", "--database-url", "postgresql://127.0.0.1:1/none")
     assert (refused.code, refused.out, refused.err.count("\n")) == (1, "", 1)
     assert forebay("migrate", "--database-url", "http://x").code == 1
+
+
+def test_sigterm_ends_a_containers_first_process() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        program = (
+            "import os, sys; os.getpid = lambda: 1; from forebay.cli import main;"
+            f"sys.exit(main(['health', '--url', {url!r}]))"
+        )
+        process = subprocess.Popen([sys.executable, "-c", program])
+        try:
+            connection, _ = silent.accept()
+            process.terminate()
+            # Not by the signal, which a first process without a handler would not get.
+            assert process.wait(30) == 143
+            connection.close()
+        finally:
+            process.kill()
 
 
 class _Probes(BaseHTTPRequestHandler):
@@ -52,7 +75,11 @@ def port() -> Iterator[int]:
 
 
 def test_health_asks_for_life_and_for_readiness(
-    forebay: Forebay, elsewhere: object, port: int, monkeypatch: pytest.MonkeyPatch
+    forebay: Forebay,
+    elsewhere: object,
+    port: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = f"http://127.0.0.1:{port}"
     assert forebay("health", "--url", url) == (0, "ok\n", "")
@@ -60,6 +87,11 @@ def test_health_asks_for_life_and_for_readiness(
     assert (refused.code, refused.out) == (1, "")
     assert 'answered 503: {"status": "not ready"}' in refused.err
     monkeypatch.setenv("FOREBAY_HTTP", f"0.0.0.0:{port}")
+    assert forebay("health").out == "ok\n"
+    monkeypatch.delenv("FOREBAY_HTTP")
+    file = tmp_path / "mounted.yaml"
+    file.write_text(f'listen: {{http: "0.0.0.0:{port}"}}\nunknown: 1\n')
+    monkeypatch.setenv("FOREBAY_CONFIG", str(file))
     assert forebay("health").out == "ok\n"
     monkeypatch.setenv("FOREBAY_HTTP", "127.0.0.1:1")
     away = forebay("health")

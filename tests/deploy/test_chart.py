@@ -223,6 +223,42 @@ def test_the_grace_covers_pause_drain_and_the_end_of_workers() -> None:
     assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "7"]
 
 
+def test_the_grace_follows_the_merged_configuration() -> None:
+    values = merged(MINIMAL, {"config": {"drain_s": 300, "drain_notice_s": 20.5}})
+    assert _template(values)["spec"]["terminationGracePeriodSeconds"] == 5 + 21 + 300 + 30
+
+
+def _changed(change: dict[str, Any]) -> set[str]:
+    """The workloads whose pods are replaced when a value of engines that scale changes."""
+    was, now = (
+        {m["metadata"]["name"]: m["spec"]["template"] for m in render(values) if m["kind"] in kinds}
+        for kinds in [{"Deployment", "StatefulSet"}]
+        for values in (
+            PERMUTATIONS["scaled engines"],
+            merged(PERMUTATIONS["scaled engines"], {"engine": change}),
+        )
+    )
+    return {name for name in was if was[name] != now[name]}
+
+
+def test_a_new_key_of_the_agents_restarts_all_who_know_it() -> None:
+    everybody = {"rel-forebay", "rel-forebay-engine", "rel-forebay-autoscaler"}
+    assert _changed({"agentKey": "another"}) == everybody
+    assert _changed({"huggingFaceToken": "another"}) == {"rel-forebay-engine"}
+
+
+def test_what_changes_the_profile_restarts_engines() -> None:
+    assert _changed({"loadSeconds": 77}) == {"rel-forebay-engine"}
+    assert _changed({"profile": {"served_name": "x"}}) >= {"rel-forebay-engine"}
+
+
+def test_an_ingress_without_a_class_has_none() -> None:
+    values = merged(EVERYTHING, {"ingress": {"className": ""}})
+    found = [m for m in render(values) if m["kind"] == "Ingress"]
+    assert len(found) == 2
+    assert all("ingressClassName" not in m["spec"] for m in found)
+
+
 def test_the_probes_ask_the_gateway_where_it_listens() -> None:
     (container,) = _template(MINIMAL)["spec"]["containers"]
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}

@@ -11,7 +11,8 @@ from forebay.config import Config, load
 
 pytest.importorskip("helm_python", reason="needs the extra `deploy` (make test installs it)")
 
-from tests.deploy.chart import CHART, MINIMAL, Manifest, merged, one, pods, render
+from tests.deploy import dockerfile
+from tests.deploy.chart import CHART, DEPLOY, MINIMAL, Manifest, merged, one, pods, render
 from tests.deploy.permutations import EVERYTHING, PERMUTATIONS
 
 ENVIRONMENT = {
@@ -27,7 +28,14 @@ each = pytest.mark.parametrize("values", PERMUTATIONS.values(), ids=list(PERMUTA
 def _config(manifests: list[Manifest], folder: Path) -> Config:
     file = folder / "forebay.yaml"
     file.write_text(one(manifests, "ConfigMap", "rel-forebay")["data"]["forebay.yaml"])
-    return load(file, ENVIRONMENT)
+    image = dockerfile.read(DEPLOY / "Dockerfile")[1][-1].environment()
+    kinds = ("Deployment", "StatefulSet")
+    (gateway,) = [
+        m for m in manifests if m["kind"] in kinds and m["metadata"]["name"] == "rel-forebay"
+    ]
+    (container,) = gateway["spec"]["template"]["spec"]["containers"]
+    pods_own = {v["name"]: v["value"] for v in container["env"] if "value" in v}
+    return load(file, {**image, **pods_own, **ENVIRONMENT})
 
 
 @each
@@ -78,6 +86,13 @@ def test_the_users_configuration_goes_before_the_charts(tmp_path: Path) -> None:
     assert str(loaded.spool.dir) == "/var/lib/forebay/spool"
     assert loaded.listen.http == "0.0.0.0:9000"
     assert set(loaded.upstreams) == {"engine-0", "engine-1", "engine-2", "engine-3", "together"}
+
+
+def test_grpc_is_where_the_values_say(tmp_path: Path) -> None:
+    off = merged(MINIMAL, {"gateway": {"grpc": False}})
+    assert _config(render(off), tmp_path).listen.grpc is None
+    moved = merged(MINIMAL, {"config": {"listen": {"grpc": "0.0.0.0:6000"}}})
+    assert _config(render(moved), tmp_path).listen.grpc == "0.0.0.0:6000"
 
 
 def test_the_jobs_commands_run(

@@ -3,7 +3,9 @@
 import argparse
 import json
 import re
+import subprocess
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -124,12 +126,37 @@ def test_without_a_gpu_there_is_a_simulator() -> None:
     assert (args.host, args.port) == ("0.0.0.0", 30000)
 
 
-def test_prometheus_asks_services_that_are_there() -> None:
-    settings = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+@each
+def test_prometheus_asks_services_that_are_there(project: dict[str, Any]) -> None:
+    mounts = {
+        m.split(":")[1]: m.split(":")[0] for m in project["services"]["prometheus"]["volumes"]
+    }
+    settings = yaml.safe_load((DEPLOY / mounts["/etc/prometheus/prometheus.yml"]).read_text())
     targets = chain.from_iterable(
         config["targets"] for job in settings["scrape_configs"] for config in job["static_configs"]
     )
-    known = {"gateway:8080", "engine:30000", "engine:30080"}
-    assert set(targets) == known
-    mounts = [m.split(":")[1] for m in BOTH["GPU"]["services"]["prometheus"]["volumes"]]
+    known = {"gateway:8080", "engine:30000"}
+    # The simulator has no agent.
+    assert set(targets) == known | ({"engine:30080"} if project is BOTH["GPU"] else set())
     assert set(settings["rule_files"]) <= set(mounts)
+
+
+def test_prometheus_shows_the_agents_key(tmp_path: Path) -> None:
+    service = BOTH["GPU"]["services"]["prometheus"]
+    settings = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    (job,) = [j for j in settings["scrape_configs"] if j["job_name"] == "forebay-engine"]
+    file = Path(job["authorization"]["credentials_file"])
+    (tmpfs,) = service["tmpfs"]
+    assert tmpfs.split(":")[0] == str(file.parent)
+    shell, flag, script, name = service["entrypoint"]
+    script = script.replace("$$", "$").replace(str(file.parent), str(tmp_path))
+    done = subprocess.run(
+        [shell, flag, script.replace("/bin/prometheus", "echo"), name, "--a", "b c"],
+        env={"PATH": "/usr/bin:/bin", "FOREBAY_ENGINE_KEY": "p %s'\"$x"},
+        capture_output=True,
+        text=True,
+        timeout=10,
+    )
+    assert (done.stdout, done.stderr) == ("--a b c\n", "")
+    assert (tmp_path / file.name).read_text() == "p %s'\"$x"
+    assert (tmp_path / file.name).stat().st_mode & 0o777 == 0o600

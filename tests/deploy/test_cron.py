@@ -65,3 +65,19 @@ def test_jobs_are_the_charts(file: Path) -> None:
             ["invoice", "--all", "--month", "last", "--finalize"],
         ),
     ]
+
+
+def test_a_machines_jobs_get_what_the_unit_gets() -> None:
+    unit = (DEPLOY / "systemd" / "forebay-rollup.service").read_text()
+    for line in _lines(DEPLOY / "cron" / "forebay"):
+        # The environment file is root's alone.
+        assert line.user == "root"
+        words = shlex.split(line.command)
+        assert words[0] == "systemd-run"
+        options = [w.removeprefix("--property=").removeprefix("--setenv=") for w in words]
+        (file,) = [w for w in options if w.startswith("EnvironmentFile=")]
+        assert f"\n{file}\n" in unit
+        assert {"--uid=forebay", "--gid=forebay"} <= set(words)
+        for variable in ("FOREBAY_CONFIG=", "XDG_STATE_HOME="):
+            (setting,) = [w for w in options if w.startswith(variable)]
+            assert setting in unit

@@ -117,6 +117,12 @@ def test_alerts_hold_to_the_rules_of_rules() -> None:
     assert len(set(names)) == len(names)
 
 
+def test_a_models_first_unpriced_request_is_noticed() -> None:
+    (rule,) = [rule for rule in _rules() if rule["alert"] == "ForebayUnpriced"]
+    name = "forebay_unpriced_requests_total"
+    assert f"{name} unless {name} offset 1h" in rule["expr"]
+
+
 def test_summaries_name_labels_that_the_query_keeps() -> None:
     for rule in _rules():
         for label in re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]):

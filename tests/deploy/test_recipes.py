@@ -11,6 +11,7 @@ import pytest
 import yaml
 from forebay.config import load
 
+from tests.deploy import dockerfile
 from tests.deploy.chart import DATA, DEPLOY, NEWEST, load_all, problems
 
 RECIPES = DEPLOY / "recipes"
@@ -93,6 +94,69 @@ def test_helms_values_render(folder: str) -> None:
     manifests = render(yaml.safe_load((RECIPES / folder / "values.yaml").read_text()))
     assert [p for m in manifests for p in problems(m, NEWEST)] == []
     assert {"Ingress", "StatefulSet"} <= {m["kind"] for m in manifests}
+
+
+@pytest.mark.parametrize("folder", ["aws", "gcp"])
+def test_pods_stand_until_a_cloud_balancer_has_turned_away(folder: str) -> None:
+    values = yaml.safe_load((RECIPES / folder / "values.yaml").read_text())
+    assert values["gateway"]["preStopSeconds"] >= 20
+
+
+def test_an_ingress_has_a_class_or_the_old_annotation_not_both() -> None:
+    pytest.importorskip("helm_python", reason="needs the extra `deploy` (make test installs it)")
+    from tests.deploy.chart import render
+
+    for folder in ("aws", "azure", "gcp"):
+        manifests = render(yaml.safe_load((RECIPES / folder / "values.yaml").read_text()))
+        (ingress,) = [m for m in manifests if m["kind"] == "Ingress"]
+        annotations = ingress["metadata"].get("annotations", {})
+        old = "kubernetes.io/ingress.class" in annotations
+        assert old != ("ingressClassName" in ingress["spec"]), folder
+
+
+def test_storage_classes_of_aws_are_made() -> None:
+    values = yaml.safe_load((RECIPES / "aws" / "values.yaml").read_text())
+    (made,) = load_all((RECIPES / "aws" / "storage.yaml").read_text())
+    named = {values["gateway"]["spool"]["storageClass"], values["engine"]["cache"]["storageClass"]}
+    assert named == {made["metadata"]["name"]}
+    assert "aws/storage.yaml" in (RECIPES / "aws" / "README.md").read_text()
+
+
+def test_container_apps_limits_are_held() -> None:
+    app = yaml.safe_load((RECIPES / "azure" / "container-app.yaml").read_text())["properties"]
+    (container,) = app["template"]["containers"]
+    for probe in container["probes"]:
+        assert 1 <= probe["periodSeconds"] <= 240
+        assert 1 <= probe.get("failureThreshold", 3) <= 10
+    # The gateway is not in the environment.
+    assert app["configuration"]["ingress"]["external"] is True
+    assert ".internal." not in (RECIPES / "azure" / "gateway.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["ecs-gateway", "ecs-engine"])
+def test_service_connect_bounds_no_answer(name: str) -> None:
+    task = json.loads((RECIPES / "aws" / f"{name}.json").read_text())
+    (container,) = task["containerDefinitions"]
+    assert all("appProtocol" not in port for port in container["portMappings"])
+
+
+def test_what_fargate_mounts_is_a_volume_of_the_image() -> None:
+    task = json.loads((RECIPES / "aws" / "ecs-gateway.json").read_text())
+    (container,) = task["containerDefinitions"]
+    volume = dockerfile.read(DEPLOY / "Dockerfile")[1][-1].last("VOLUME")
+    assert {mount["containerPath"] for mount in container["mountPoints"]} == {volume}
+    environment = {entry["name"]: entry["value"] for entry in container["environment"]}
+    assert environment["TMPDIR"] == volume
+
+
+def test_kong_asks_for_a_length_where_there_is_one() -> None:
+    kong = yaml.safe_load((DEPLOY / "kong" / "kong.yaml").read_text())
+    limited = "request-size-limiting"
+    assert limited not in {plugin["name"] for plugin in kong["plugins"]}
+    having = [
+        s["name"] for s in kong["services"] if limited in [p["name"] for p in s.get("plugins", [])]
+    ]
+    assert having == ["forebay"]
 
 
 @pytest.mark.parametrize("name", ["ecs-gateway", "ecs-engine"])

@@ -33,7 +33,7 @@ def weights(name: str, scheme: str | None = None) -> Weights:
     """A model by the name of its config, as it is kept or under another scheme."""
     config = source.config(CONFIGS / f"{name}.json")
     model = architectures.read(config)
-    kept = quantization.of_checkpoint(config, len(model.layers), model.dtype)
+    kept = quantization.of_checkpoint(config, model)
     return Weights(model, quantization.named(scheme) if scheme else kept)
 
 

@@ -367,7 +367,7 @@ def test_sums_are_read_as_sha256sum_writes_them(files: dict[str, bytes]) -> None
 @given(st.text("ab./\\", max_size=12))
 def test_a_safe_name_stays_below_its_folder(name: str) -> None:
     if stores.safe(name):
-        root = "/root/of/cache"
+        root = "/top/of/cache"
         assert os.path.normpath(f"{root}/{name}").startswith(root)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import msgspec
 import pytest
 from forebay_engine.cli import main
+from forebay_engine.serve.engines import Call, ParkCalls, make
+from forebay_engine.serve.profile import Profile
 from forebay_engine.warm import measure
 from forebay_engine.warm.measure import Measured, lines, report, rows
 from hypothesis import given
@@ -137,3 +140,70 @@ def test_wrong_options_are_refused(
         main(["warm", "--profile", str(file), *options])
     assert ended.value.code == 2
     assert why in " ".join(capfd.readouterr().err.split())
+
+
+def test_what_the_machine_refuses_is_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "profile.yaml"
+    file.write_text('{"kind": "sglang", "model": "m", "command": ["false"]}')
+    keep = ["warm", "--profile", str(file), "--warm", "0"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert main([*keep, "--agent", address]) == 1
+    assert f"forebay-engine warm: {address}: " in capfd.readouterr().err
+    nowhere = str(tmp_path / "no-folder" / "ready")
+    assert main([*keep, "--agent", "off", "--ready-file", nowhere]) == 1
+    assert nowhere in capfd.readouterr().err
+
+
+def test_a_ready_file_of_one_that_was_killed_is_removed(tmp_path: Path) -> None:
+    ready, file = tmp_path / "ready", tmp_path / "profile.yaml"
+    ready.write_text('{"pid": 1}')
+    file.write_text('{"kind": "sglang", "model": "m", "command": ["false"]}')
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        agent = f"127.0.0.1:{taken.getsockname()[1]}"
+        words = ["--profile", str(file), "--agent", agent, "--ready-file", str(ready)]
+        assert main(["warm", *words]) == 1, "it ends before any engine is up"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.usefixtures("small")
+def test_what_was_measured_is_printed_though_parking_fails(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = simulated(1, "--enable-memory-saver")
+    document = {
+        "kind": "sglang",
+        "model": "tiny",
+        "port": of.port,
+        "command": list(of.command),
+        "park": "memory",
+        "drain": {"settle_s": 0.0, "grace_s": 0.0, "kill_s": 5},
+    }
+    file = tmp_path / "profile.yaml"
+    file.write_text(json.dumps(document))
+    words = ["warm", "--profile", str(file), "--measure", "1", "--json"]
+
+    def refused(self: object, profile: Profile) -> ParkCalls:
+        return ParkCalls(Call("/no-such-path"), Call("/no-such-path"))
+
+    monkeypatch.setattr(type(make("sglang")), "park", refused)
+    assert main(words) == 1
+    out, err = capfd.readouterr()
+    told = json.loads(out)
+    assert list(told["ways"]) == ["cold", "page cache", "caches"]
+    why = "the engine did not release its memory, and was stopped"
+    assert told["skipped"] == {"resume": why}
+    assert f"forebay-engine warm: resume: {why}" in err
+
+
+async def test_one_that_is_too_late_is_said_with_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = msgspec.structs.replace(simulated(1, "--load-delay", "60"), load_timeout_s=20.0)
+    monkeypatch.setattr(measure, "PARK_S", -19.5)
+    with pytest.raises(measure.Unmeasured, match=r"did not start within 0\.5 s"):
+        await measure._start(of, ())

@@ -137,7 +137,9 @@ async def test_one_that_is_killed_is_started_again() -> None:
         await until(lambda: kept.counts()["warm"] == 1)
 
 
-async def test_one_that_cannot_start_is_left_alone_and_said() -> None:
+async def test_one_that_cannot_start_is_left_alone_and_said(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     said: list[str] = []
     of = simulated(1, "--no-such-option")
     async with pool(of, Desired(1), 1) as kept:
@@ -146,6 +148,9 @@ async def test_one_that_cannot_start_is_left_alone_and_said() -> None:
         await until(lambda: "member 0 is left alone for 30 s" in said)
         error = kept.view()["members"][0]["error"]
         assert "no-such-option" in error
+        told = capfd.readouterr().err
+        assert "forebay-engine warm: member 0: " in told
+        assert "forebay-engine serve: " not in told
 
 
 async def test_processes_wait_at_their_gates_and_go_on_from_there() -> None:
@@ -222,6 +227,71 @@ async def test_memory_that_is_released_parks_and_resumes_the_same_process() -> N
         assert kept.members[0].pid == pid is not None
 
 
+async def test_a_release_that_is_refused_is_not_tried_again_at_once() -> None:
+    of = simulated(2, "--enable-memory-saver", park="memory")
+    said: list[str] = []
+    async with pool(of, Desired(1, 1), 2) as kept:
+        kept._say = said.append
+        for member in kept.members:
+            member.kind = _Refuses(member.kind)
+        await until(lambda: any("no more are parked for 30 s" in text for text in said))
+        await asyncio.sleep(2.0)
+        assert kept.counts() == counts(warm=1, cold=1)
+        assert sum(text.endswith(": park") for text in said) == 1
+        assert "did not release its memory" in kept.view()["why"]
+
+
+class _Refuses:
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+
+    def park(self, _: Profile) -> Any:
+        from forebay_engine.serve.engines import Call, ParkCalls
+
+        return ParkCalls(Call("/no-such-path"), Call("/no-such-path"))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kind, name)
+
+
+async def test_one_that_dies_while_its_memory_is_released_is_not_parked_again_at_once() -> None:
+    of = simulated(1, "--enable-memory-saver", park="memory")
+    said: list[str] = []
+    async with pool(of, Desired(0, 1), 1) as kept:
+        kept._say = said.append
+        await until(lambda: kept.counts() == counts(parked=1))
+        await asyncio.sleep(1.0)
+        pid = kept.members[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: any("died while it was parked; no more" in text for text in said))
+        await asyncio.sleep(1.0)
+        assert kept.counts() == counts(cold=1)
+        kept.set(Desired(1, 0))
+        await until(lambda: kept.counts() == counts(warm=1))
+
+
+async def test_one_that_dies_at_its_gate_comes_back_there_each_time_later() -> None:
+    gate = free_ports(1)
+    restart = {"backoff_s": 0.3, "max_crashes": 2, "within_s": 600}
+    of = simulated(1, "--gated-launch-port", str(gate), park="gate", restart=restart)
+    said: list[str] = []
+    async with pool(of, Desired(0, 1), 1) as kept:
+        _redirect_gates(kept, gate)
+        (member,) = kept.members
+        kept._say = member._say = said.append
+        for _ in range(3):
+            await until(lambda: kept.counts() == counts(parked=1))
+            pid = member.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda gone=pid: member.pid != gone)  # type: ignore[misc]
+        await until(lambda: "member 0 is left alone for 30 s" in said)
+        starts = [text.rpartition("; ")[2] for text in said if "started again" in text]
+        assert starts == [f"it is started again in {pause} s" for pause in ("0.3", "0.6")]
+        assert kept.counts() == counts(down=1)
+
+
 async def test_what_is_woken_from_outside_comes_on_top_and_goes_when_nobody_uses_it() -> None:
     async with pool(simulated(1), Desired(0), 1, idle_s=1.0) as kept:
         await asyncio.sleep(0.1)
@@ -269,6 +339,10 @@ async def test_the_agent_tells_and_sets() -> None:
         assert woken.status_code == 202
         await until(lambda: kept.counts()["warm"] == 2)
         assert (await client.get("/state?member=1")).json()["state"] == "warm"
+        large = await client.put("/pool", content=b" " * 1_000_000)
+        assert large.status_code == 413
+        deep = await client.put("/pool", content=b"[" * 2_000)
+        assert deep.status_code == 422
         wrongs: tuple[Any, ...] = ({"warm": 3}, {"warm": -1}, {"cold": 1}, {"warm": "two"}, [])
         for wrong in wrongs:
             refused = await client.put("/pool", json=wrong)

@@ -103,6 +103,9 @@ def test_a_cold_engine_is_woken_by_its_agent() -> None:
 
 
 WAKE = ("POST", "/wake")
+BROKEN = [(b"x-forebay-error", b"upstream_error")]
+LARGE = "its answer is too large"
+DEEP = b'{"state": "warm", "more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
 
 def test_a_call_that_does_nothing_is_made_again() -> None:
@@ -138,10 +141,27 @@ def test_a_parked_engine_is_a_cold_one() -> None:
     watch(engine, scene, agent=AGENT)
 
 
+@pytest.mark.parametrize("body", [b'{"state": "\xff secret"}', DEEP])
+def test_an_agent_that_says_what_cannot_be_read_hides_no_dead_engine(body: bytes) -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(1)
+        engine.agent, engine.down = (200, body), True
+        await asyncio.sleep(3)
+        assert engine.states == ["warm", "down"]
+        assert watcher.checks == {"gpu": "down: not ready"}
+        assert watcher.agents["gpu"].startswith("degraded: what it says is no state")
+
+    with capture_logs() as logs:
+        watch(beside("warm"), scene, agent=AGENT)
+    assert "secret" not in str(logs)
+    assert "a look failed" not in str(logs)
+
+
 def test_requests_that_are_not_held_wake_nothing() -> None:
     async def scene(engine: Engine, watcher: Watcher) -> None:
         engine.wanted.append("gpu")
         await asyncio.sleep(5)
+        assert watcher.checks == {"gpu": "down: cold"}, "nobody may wait, and nobody wakes it"
         assert WAKE not in [a[1:] for a in engine.agent_asked]
 
     watch(beside("cold", down=True), scene, agent=AGENT, cold=Cold(hold=0))
@@ -196,9 +216,16 @@ def test_its_load_counts_where_the_engine_tells_none() -> None:
         (None, "it was not asked"),
         ((503, [(b"x-forebay-error", b"unavailable")], b"", False), "no connection"),
         ((504, [(b"x-forebay-error", b"upstream_timeout")], b"", False), "no answer in time"),
+        (
+            (502, BROKEN, b'{"error":{"message":"The upstream\'s answer is too large."}}', False),
+            LARGE,
+        ),
+        ((502, BROKEN, b'{"error":{"message":"The upstream broke off."}}', False), "it broke off"),
         ((401, [], b"", False), "it refuses the key with 401"),
         ((404, [], b"", False), "/state was answered with 404"),
         ((200, [], b"[]", False), "what it says is no state"),
+        ((200, [], b'{"state": "\xff"}', False), "what it says is no state"),
+        ((200, [], DEEP, False), "what it says is no state"),
         ((200, [], b'{"state": "asleep"}', False), "what it says is no state"),
         ((200, [], b'{"state": "warm", "parked": 3}', False), "what it says is no state"),
     ],

@@ -11,6 +11,7 @@ import pytest
 from forebay.config import Cold, Config, Model, ProbeSettings, Target, Upstream
 from forebay.gateway.answer import Answer
 from forebay.gateway.watcher import Watcher
+from structlog.testing import capture_logs
 
 from tests.support.virtual_time import run
 
@@ -507,3 +508,18 @@ def test_one_that_is_asked_no_more_is_left_to_its_requests() -> None:
 
     probe = ProbeSettings(path="/nowhere")
     watch(Engine({"/nowhere": (500, b"")}), scene, kind="openai_compatible", probe=probe)
+
+
+@pytest.mark.parametrize("body", [b'{"\xff": 1}', b"[" * 100_000 + b"]" * 100_000])
+def test_what_cannot_be_read_of_an_engines_answers_stops_no_look(body: bytes) -> None:
+    async def scene(engine: Engine, watcher: Watcher) -> None:
+        await asyncio.sleep(20)
+        engine.down = True
+        await asyncio.sleep(20)
+        assert engine.states[-1] == "down"
+        assert watcher.checks == {"gpu": "down: not ready"}
+
+    paths = ("/v1/models", "/v1/loads?include=core", "/model_info", "/server_info")
+    with capture_logs() as logs:
+        watch(Engine({path: (200, body) for path in paths}), scene, discover=True)
+    assert "a look failed" not in str(logs)

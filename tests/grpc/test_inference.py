@@ -7,7 +7,8 @@ import grpc
 import pytest
 from forebay.grpc.v1 import inference_pb2 as pb
 
-from tests.support.grpc_calls import ask, chat
+from tests.support.grpc_calls import INFERENCE, ask, chat
+from tests.support.grpc_wire import exchange, frame
 from tests.support.processes import Gateway, Key
 from tests.support.upstream import (
     Connection,
@@ -54,6 +55,19 @@ def test_a_chat(
     assert (row["front"], row["outcome"], row["stream"]) == ("grpc", "ok", False)
     assert (row["prompt_tokens"], row["completion_tokens"]) == (3, 2)
     assert json.loads(row["tags"]) == {"team": "search"}
+
+
+def test_a_stream_to_a_client_that_sends_nothing_more(
+    gateway: Gateway, upstream: ScriptedUpstream, key: Key
+) -> None:
+    """Without window updates or answers to pings, what gRPC's core has leaves by itself."""
+    upstream.script = streamed
+    path = f"/{INFERENCE}/StreamChatCompletion".encode()
+    fields = [(b"authorization", f"Bearer {key.secret}".encode())]
+    heard = exchange(gateway.grpc, path, frame(chat().SerializeToString()), fields=fields)
+    assert heard.status == 0
+    assert b"one" in heard.data
+    assert b"two" in heard.data
 
 
 def test_a_stream(

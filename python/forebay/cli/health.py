@@ -1,10 +1,12 @@
 """`forebay health`: is a gateway alive, for containers that have no curl?"""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from forebay.cli.common import DEFAULT_CONFIG
 from forebay.cli.live import GatewayError, UrlOption
 
 _TIMEOUT_S = 3.0
@@ -19,7 +21,8 @@ def health(
 ) -> None:
     """Ask a gateway for /healthz, or /readyz; exit 1 when it does not answer 200.
 
-    Without --url or FOREBAY_URL it is asked on this machine, at the port of FOREBAY_HTTP or 8080.
+    Without --url or FOREBAY_URL it is asked on this machine, at the port of FOREBAY_HTTP, else of
+    listen.http in the configuration file (FOREBAY_CONFIG, ./forebay.yaml), else 8080.
     """
     import urllib.error
     import urllib.request
@@ -44,9 +47,26 @@ def health(
 def _here() -> str:
     from forebay.config.schema import parse_address
 
-    given = os.environ.get("FOREBAY_HTTP")
+    given = os.environ.get("FOREBAY_HTTP") or _of_file()
     try:
         port = _DEFAULT_PORT if not given else parse_address(given)[1]
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="FOREBAY_HTTP") from None
+        raise typer.BadParameter(str(error), param_hint="FOREBAY_HTTP or listen.http") from None
     return f"http://127.0.0.1:{port}"
+
+
+def _of_file() -> str | None:
+    """`listen.http` as it stands in the file; None where the file does not say.
+
+    Only this field is looked at: a running gateway goes on where a changed file is refused.
+    """
+    from forebay.config import ConfigError
+    from forebay.config.document import Document
+
+    file = Path(os.environ.get("FOREBAY_CONFIG") or DEFAULT_CONFIG)
+    try:
+        listen = Document(file.read_text(), source=str(file), env=os.environ).data.get("listen")
+    except (OSError, ValueError, ConfigError):
+        return None
+    address = listen.get("http") if isinstance(listen, dict) else None
+    return address if isinstance(address, str) else None

@@ -5,9 +5,11 @@ that `forebay --help` and shell completion stay quick.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -143,6 +145,11 @@ def _usage_error(error: typer.TyperException) -> int:
     return fail(f"{message.rstrip('.')} (see {command} --help)", getattr(error, "exit_code", 2))
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    """The system ignores for the first process every signal that has no handler."""
+    raise SystemExit(128 + number)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
@@ -150,7 +157,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done. 1: it failed. 2: wrong arguments or configuration. 130: interrupted. Errors are one
     line on stderr; FOREBAY_DEBUG=1 adds the traceback of those nobody foresaw.
+
+    As the first process of a container it ends by SIGTERM (143), until a command that serves says
+    how.
     """
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, _end)
     try:
         result = app(
             args=None if arguments is None else list(arguments),

@@ -7,6 +7,7 @@ import msgspec
 import orjson
 
 from forebay.gateway.answer import Answer, failure
+from forebay.upstreams.unreadable import UNREADABLE
 
 STATE = "/state"
 """Where it tells the engine's state."""
@@ -19,6 +20,8 @@ TIMEOUT_S = 2.0
 
 AgentState = Literal["cold", "loading", "warm", "draining", "down"]
 _MOST = 2**32 - 1
+_TOO_LARGE = b"answer is too large"
+"""In the core's error for an answer over its limit."""
 
 
 class AskAgent(Protocol):
@@ -63,17 +66,26 @@ def read(answer: Answer | None) -> Said:
     if answer is None:
         raise Away("it was not asked")
     why = failure(answer)
-    if why is not None:
-        raise Away("no answer in time" if why == b"upstream_timeout" else "no connection")
     status, _, body, _ = answer
+    if why is not None:
+        raise Away(_unanswered(why, body))
     if status in (401, 403):
         raise Away(f"it refuses the key with {status}")
     if status != 200:
         raise Away(f"{STATE} was answered with {status}")
     try:
         return msgspec.json.decode(body, type=Said)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         raise Away("what it says is no state") from None
+
+
+def _unanswered(why: bytes, body: bytes) -> str:
+    """Why there is no answer, by the core's own error."""
+    if why == b"upstream_timeout":
+        return "no answer in time"
+    if why == b"upstream_error":
+        return "its answer is too large" if _TOO_LARGE in body else "it broke off its answer"
+    return "no connection"
 
 
 def of_member(path: str, member: int) -> str:

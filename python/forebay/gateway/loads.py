@@ -3,6 +3,8 @@
 import msgspec
 import orjson
 
+from forebay.upstreams.unreadable import UNREADABLE
+
 _MOST = 2**32 - 1
 
 
@@ -30,10 +32,10 @@ def report(body: bytes) -> bytes | None:
     """The report in an engine's answer; None if there is none in it."""
     try:
         ranks = msgspec.json.decode(body, type=_Loads).loads
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         try:
             load = msgspec.json.decode(body, type=_ServerLoad).server_load
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return None
         ranks = [_Rank(num_running_reqs=load, num_waiting_reqs=0)]
     if not ranks:

@@ -5,6 +5,7 @@ import orjson
 
 from forebay.config import Config
 from forebay.upstreams import KINDS
+from forebay.upstreams.unreadable import UNREADABLE
 
 LIMIT_S = 60.0
 """Seconds that it may take: the first request compiles kernels."""
@@ -49,5 +50,5 @@ def generates(info: bytes) -> bool:
     """Whether an engine's ``info`` says that it makes text: a chat would end one of embeddings."""
     try:
         return msgspec.json.decode(info, type=_Info).is_generation
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return False

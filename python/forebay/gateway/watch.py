@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import random
+import traceback
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
@@ -147,7 +149,7 @@ class Watch:
         if state == "warm":
             return "ok"
         if state == "cold":
-            return "ok: cold"
+            return "ok: cold" if self.holds else "down: cold"
         if state == "draining":
             return "down: draining"
         return "down: not ready"
@@ -186,7 +188,7 @@ class Watch:
                     try:
                         await self._look(self._probe)
                     except Exception as error:  # A fault of ours must not end the upkeep.
-                        log.warning("a look failed", upstream=self._name, cause=repr(error))
+                        log.warning("a look failed", upstream=self._name, cause=_cause(error))
                         await asyncio.sleep(RETURN_S)
                         continue
                     finally:
@@ -404,3 +406,9 @@ class Watch:
     async def _wake_by(self, agent: Agent) -> None:
         status = await agent.wake(WAKE_S)
         log.info("upstream's agent was called to wake it", upstream=self._name, status=status)
+
+
+def _cause(error: Exception) -> str:
+    """What was raised, and where; its text may quote an answer."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {where.name}, {Path(where.filename).name}:{where.lineno}"

@@ -92,7 +92,9 @@ class Answer:
         """Send messages. It waits while the client does not read."""
         last = len(messages) - 1
         for index, message in enumerate(messages):
-            flags = _MORE_FOLLOWS if index < last else _NO_FLAGS
+            # What goes with initial metadata leaves at once: gRPC's core would keep both back, and
+            # say that they have gone only once they have, whenever the peer has it write again.
+            flags = _MORE_FOLLOWS if index < last and self.is_begun else _NO_FLAGS
             await self._send(cygrpc.SendMessageOperation(message, flags))
 
     async def whole(self, message: bytes, last: Pairs) -> None:

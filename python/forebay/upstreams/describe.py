@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import msgspec
 import orjson
 
+from forebay.upstreams.unreadable import UNREADABLE
+
 CHECKED = (0, 5, 23)
 """The first SGLang that is known to check `logit_bias`: an older one might die of the question."""
 
@@ -30,7 +32,7 @@ def embeds(info: bytes) -> bool | None:
     """Whether an engine makes embeddings only, by its ``/model_info``; None if it does not say."""
     try:
         generates = msgspec.json.decode(info, type=_Info).is_generation
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
     return None if generates is None else not generates
 
@@ -39,7 +41,7 @@ def checks_bias(server: bytes) -> bool:
     """Whether an engine may be asked `question`, by its ``/server_info``."""
     try:
         version = msgspec.json.decode(server, type=_Server).version
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return False
     found = _VERSION.match(version)
     return found is not None and tuple(map(int, found.groups())) >= CHECKED

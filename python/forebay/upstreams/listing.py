@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 
+from forebay.upstreams.unreadable import UNREADABLE
+
 
 def model_names(body: bytes) -> list[str]:
     """The models that `body` lists, sorted, each once.
@@ -14,7 +16,7 @@ def model_names(body: bytes) -> list[str]:
     """
     try:
         document: Any = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ValueError(f"no JSON: {error}") from None
     entries = document
     if isinstance(document, dict):

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from forebay.upstreams.kind import ErrorRule, Kind, Paths, Probe, State, Wake
+from forebay.upstreams.unreadable import UNREADABLE
 
 if TYPE_CHECKING:
     from forebay.config.schema import Upstream
@@ -40,7 +41,7 @@ class Workers(Probe):
             return "down"
         try:
             document: Any = msgspec.json.decode(body)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return "down"
         workers = document.get("workers") if isinstance(document, dict) else None
         if not isinstance(workers, dict):

@@ -19,9 +19,10 @@ SAME = frozenset(
         "forebay_upstream_concurrency_limit",
         "forebay_upstream_first_token_milliseconds",
         "forebay_upstream_requests_in_flight",
+        "forebay_usage_lag_seconds",
     }
 )
-"""Gauges of what all processes share or have a copy of: the greatest value is that of all."""
+"""Gauges of what all processes share or have a copy of, and ages: the greatest is that of all."""
 LEAST = frozenset({"forebay_lease_store_up"})
 """Gauges that are 1 only where they are 1 in every process."""
 

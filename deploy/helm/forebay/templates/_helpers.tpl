@@ -52,6 +52,27 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- toYaml $data -}}
 {{- end -}}
 
+{{/* What the engines' own Secret holds, as YAML. */}}
+{{- define "forebay.engine.secretData" -}}
+{{- $data := dict -}}
+{{- with .Values.engine.agentKey }}{{ $_ := set $data "FOREBAY_ENGINE_KEY" . }}{{ end -}}
+{{- with .Values.engine.huggingFaceToken }}{{ $_ := set $data "HF_TOKEN" . }}{{ end -}}
+{{- toYaml $data -}}
+{{- end -}}
+
+{{/* An annotation that changes with the agents' key, for those that ask agents. */}}
+{{- define "forebay.engine.agentHash" -}}
+{{- if and .Values.engine.enabled .Values.engine.agentKey (not .Values.engine.existingSecret) -}}
+forebay/agent-key: {{ .Values.engine.agentKey | sha256sum }}
+{{- end -}}
+{{- end -}}
+
+{{/* The engines' profile: the chart's part, then the user's over it. */}}
+{{- define "forebay.engine.profile" -}}
+{{- $own := dict "host" "0.0.0.0" "port" 30000 "cache_dir" "/var/cache/forebay-engine" "drain" (dict "grace_s" .Values.engine.drainSeconds) "load_timeout_s" .Values.engine.loadSeconds -}}
+{{- toYaml (mustMergeOverwrite $own (deepCopy .Values.engine.profile)) -}}
+{{- end -}}
+
 {{/* The most engines there may be: each is an upstream of its own. */}}
 {{- define "forebay.engine.most" -}}
 {{- if .Values.engine.autoscaling.enabled -}}
@@ -129,6 +150,12 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- toYaml (mustMergeOverwrite (dict "gateways" $gateways "models" (dict $name $model)) (deepCopy $scaling.config)) -}}
 {{- end -}}
 
+{{/* How long a gateway's pod may take to end, in seconds. */}}
+{{- define "forebay.grace" -}}
+{{- $config := include "forebay.config" . | fromYaml -}}
+{{- add .Values.gateway.preStopSeconds (ceil (default 0 $config.drain_notice_s)) (ceil $config.drain_s) 30 -}}
+{{- end -}}
+
 {{/* Of the configuration what a running gateway does not take over: a change of it restarts. */}}
 {{- define "forebay.config.restart" -}}
 {{- $config := include "forebay.config" . | fromYaml -}}
@@ -161,6 +188,11 @@ capabilities:
 {{- define "forebay.env" -}}
 - name: FOREBAY_CONFIG
   value: /etc/forebay/forebay.yaml
+{{- if not (hasKey .Values.gateway.env "FOREBAY_GRPC") }}
+# The image's would go before the file.
+- name: FOREBAY_GRPC
+  value: ""
+{{- end }}
 {{- if and .Values.engine.enabled (or .Values.engine.agentKey .Values.engine.existingSecret) }}
 - name: FOREBAY_ENGINE_KEY
   valueFrom:

@@ -69,6 +69,11 @@ def read(values: Fields, *, other: int = 0) -> Model:
     if vision is not None and not other:
         notes = ("the vision tower is not counted (--other-params)",)
     model = ARCHITECTURES[name](fields, name)
+    for moe in model.expert_layers[:1]:
+        if moe.per_token > moe.experts:
+            raise ValueError(
+                f"{fields.where}: num_experts_per_tok: at most the {moe.experts} experts"
+            )
     # Where fields are missing, SGLang takes those of a ViT-L/14.
     tower = None
     if vision is not None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from forebay_engine.size import architectures, given, gpus, quantization, source
+from forebay_engine.size import architectures, given, gpus, options, quantization, source
+from forebay_engine.size.fields import Fields
 from forebay_engine.size.kv import Kv, kv_dtype
 from forebay_engine.size.model import Model
 from forebay_engine.size.plan import Question, answers
@@ -17,6 +16,9 @@ from forebay_engine.size.reserve import Settings
 from forebay_engine.size.weights import Weights
 
 DEFAULT_CONTEXT = 8192
+CACHE_NOTE = (
+    "the checkpoint has scales for an FP8 cache, which SGLang's auto takes (else --kv-dtype bf16)"
+)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -58,145 +60,115 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--window-ratio", type=float, default=0.8, metavar="R", help="--swa-full-tokens-ratio")
     add("--efficiency", type=float, default=1.0, metavar="E", help="share of peak (default 1)")
     shape = parser.add_argument_group("without a config.json")
-    for name in _NUMBERS:
+    for name in options.NUMBERS:
         shape.add_argument(f"--{name}", type=int, default=0, metavar="N", help=_HELP.get(name))
     shape.add_argument("--tied", action="store_true", help="the head is the embedding")
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
     parser.add_argument("--explain", action="store_true", help="each number with its formula")
 
 
-_NUMBERS = (
-    "params",
-    "layers",
-    "hidden",
-    "intermediate",
-    "heads",
-    "kv-heads",
-    "head-dim",
-    "vocab",
-    "experts",
-    "experts-per-token",
-    "shared-experts",
-    "dense-layers",
-    "dense-intermediate",
-    "kv-rank",
-    "rope-dim",
-    "window",
-    "window-every",
-)
 _HELP = {
     "params": "in all; what the layers do not explain is counted as kept whole on each GPU",
     "intermediate": "of the feed-forward part, or of one expert",
     "dense-layers": "the first ones without experts",
-    "kv-rank": "of MLA's latent; with --rope-dim",
-    "window-every": "each so many-th layer has no window",
+    "kv-rank": "of MLA's latent; with --rope-dim, and --nope-dim or --head-dim",
+    "q-rank": "of MLA's queries, where they are compressed",
+    "nope-dim": "of an MLA head without rotation (--head-dim)",
+    "value-dim": "of an MLA head's values (--nope-dim)",
+    "window-every": "each so many-th layer has no window; with --window",
 }
 _NEEDED = ("layers", "hidden", "intermediate", "heads", "vocab")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print. Returns 0 where a GPU fits, 1 where none does. Raises ValueError: wrong options."""
-    question = _question(args)
-    asked = gpus.chosen(args.gpu, args.device)
-    strange = set(question.hourly or {}) - {gpu.name for gpu in asked}
-    if strange:
-        raise ValueError(f"--hourly {', '.join(sorted(strange))}: not among the GPUs asked for")
-    found = answers(question, asked)
-    from forebay_engine.size import explain, render
+    try:
+        question = _question(args)
+        asked = gpus.chosen(args.gpu, args.device)
+        strange = set(question.hourly or {}) - {gpu.name for gpu in asked}
+        if strange:
+            raise ValueError(f"--hourly {', '.join(sorted(strange))}: not among the GPUs asked for")
+        found = answers(question, asked)
+    except OSError as error:
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise ValueError(options.printable(said)) from None
+    except ValueError as error:
+        raise ValueError(options.printable(str(error))) from None
+    from forebay_engine.size import output
 
-    if args.json:
-        import msgspec
-
-        text = msgspec.json.encode(render.document(question, found))
-        sys.stdout.write(msgspec.json.format(text, indent=2).decode() + "\n")
-    else:
-        from rich.console import Console
-
-        # Redirected output is not cut at a terminal's width.
-        console = Console(
-            highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160
-        )
-        lines = render.summary(question)
-        if args.explain:
-            lines += ["", *explain.parameters(question)]
-            for width in sorted({one.tp for one in found}):
-                lines += ["", *explain.cache(question, width)]
-            for one in found:
-                lines += ["", *explain.answer(question, one)]
-        console.print("\n".join(lines), markup=False)
-        console.print(render.table(question, found))
-        console.print("\n".join(render.footer(found)), markup=False)
+    output.write(question, found, as_json=args.json, explained=args.explain)
     return 0 if any(one.fits for one in found) else 1
 
 
 def _question(args: argparse.Namespace) -> Question:
-    for name in ("context", "batch", "tp", "chunk", "graph_batch", "page"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')}: at least 1")
-    if args.mem_fraction is not None and not 0 < args.mem_fraction <= 1:
-        raise ValueError("--mem-fraction: above 0, at most 1")
-    if not 0 < args.efficiency <= 1:
-        raise ValueError("--efficiency: above 0, at most 1")
-    if not 0 < args.window_ratio <= 1:
-        raise ValueError("--window-ratio: above 0, at most 1")
-    if args.free_gib is not None and args.free_gib <= 0:
-        raise ValueError("--free-gib: above 0")
-    weights = _weights(args)
+    options.check(args)
+    weights, stored_cache = _weights(args)
     model = weights.model
+    limit = model.context or DEFAULT_CONTEXT
     return Question(
         weights,
-        Kv(model, kv_dtype(args.kv_dtype, model), args.window_ratio),
-        args.context or min(DEFAULT_CONTEXT, model.context),
+        Kv(model, kv_dtype(args.kv_dtype, model, stored_cache), args.window_ratio),
+        args.context or min(DEFAULT_CONTEXT, limit),
         args.batch,
         args.tp,
         args.page,
         Settings(args.mem_fraction, args.free_gib, args.chunk, args.graph_batch),
         args.efficiency,
-        _prices(args.hourly),
+        options.prices(args.hourly, gpus.known()),
     )
 
 
-def _weights(args: argparse.Namespace) -> Weights:
-    shape = {name.replace("-", "_"): getattr(args, name.replace("-", "_")) for name in _NUMBERS}
+def _weights(args: argparse.Namespace) -> tuple[Weights, str | None]:
+    """The model as it is loaded, and how its checkpoint wants the cache kept."""
     if args.model is None:
-        missing = [f"--{name}" for name in _NEEDED if not shape[name]]
-        if missing:
-            raise ValueError(f"MODEL, or numbers: {', '.join(missing)} missing")
-        if any(value < 0 for value in shape.values()):
-            raise ValueError("the numbers of a model must not be negative")
-        model = given.model(given.Numbers(**shape, tied=args.tied))
-        return Weights(model, _scheme(args, quantization.PLAIN["bf16"]))
-    if any(shape.values()):
-        asked = ", ".join(f"--{name.replace('_', '-')}" for name, value in shape.items() if value)
-        raise ValueError(f"{asked}: not together with MODEL")
+        return _given(args), None
+    asked = [f"--{name}" for name in options.NUMBERS if options.value(args, name)]
+    asked += ["--tied"] if args.tied else []
+    if asked:
+        raise ValueError(f"{', '.join(asked)}: not together with MODEL")
     path = Path(args.model)
     config = source.config(path)
     model = _named(architectures.read(config, other=args.other_params), path)
-    stored = quantization.of_checkpoint(config, len(model.layers), model.dtype)
+    size = source.checkpoint_bytes(path)
+    if args.weights:
+        return _loaded_as(_scheme(args.weights, model), model, config, size), None
+    stored = quantization.of_checkpoint(config, model)
     loaded = quantization.PLAIN["bf16"] if stored.name == "fp32" else stored
-    return Weights(model, _scheme(args, loaded), source.checkpoint_bytes(path), stored)
+    cache = quantization.cache_of_checkpoint(config)
+    if cache is not None and args.kv_dtype == "auto":
+        model = replace(model, notes=(*model.notes, CACHE_NOTE))
+    return Weights(model, loaded, size, stored), cache
+
+
+def _loaded_as(scheme: Scheme, model: Model, config: Fields, size: int | None) -> Weights:
+    """Under `--weights`: the files' size corrects it where it is known what they hold."""
+    try:
+        stored = quantization.of_checkpoint(config, model)
+    except ValueError:
+        return Weights(model, scheme)
+    return Weights(model, scheme, size, stored)
+
+
+def _given(args: argparse.Namespace) -> Weights:
+    missing = [f"--{name}" for name in _NEEDED if not options.value(args, name)]
+    if missing:
+        raise ValueError(f"MODEL, or numbers: {', '.join(missing)} missing")
+    if args.other_params:
+        raise ValueError("--other-params: with MODEL; with numbers say --params")
+    shape = {name.replace("-", "_"): options.value(args, name) for name in options.NUMBERS}
+    model = given.model(given.Numbers(**shape, tied=args.tied))
+    return Weights(model, _scheme(args.weights or "bf16", model))
 
 
 def _named(model: Model, path: Path) -> Model:
-    folder = path if path.is_dir() else path.parent if path.name == "config.json" else path
-    return replace(model, name=folder.resolve().name)
+    folder = source.folder_of(path) or path
+    return replace(model, name=options.printable(folder.resolve().name))
 
 
-def _scheme(args: argparse.Namespace, otherwise: Scheme) -> Scheme:
-    return quantization.named(args.weights) if args.weights else otherwise
-
-
-def _prices(words: list[str]) -> dict[str, Decimal]:
-    names = {name.lower(): name for name in gpus.known()}
-    found = {}
-    for word in words:
-        name, sign, price = word.partition("=")
-        try:
-            value = Decimal(price)
-        except InvalidOperation:
-            value = Decimal("NaN")
-        if not sign or not value.is_finite() or value <= 0:
-            raise ValueError(f"--hourly {word}: GPU=PRICE with a price above 0 is needed")
-        found[names.get(name.lower(), name)] = value
-    return found
+def _scheme(name: str, model: Model) -> Scheme:
+    scheme = quantization.named(name)
+    held = {matrix.part for matrix in model.matrices()}
+    if scheme.parts and not scheme.parts & held:
+        what = ", ".join(sorted(scheme.parts))
+        raise ValueError(f"--weights {name}: it quantises {what} alone, and the model has none")
+    return scheme

@@ -10,6 +10,35 @@ from forebay_engine.size.layers import Attention, Layer
 from forebay_engine.size.model import Model
 
 DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+CONTEXTS = {
+    "DeepseekV2ForCausalLM": 2048,
+    "DeepseekV3ForCausalLM": 4096,
+    "DeepseekV32ForCausalLM": 4096,
+    "Gemma2ForCausalLM": 8192,
+    "Gemma3ForCausalLM": 131072,
+    "Gemma3ForConditionalGeneration": 131072,
+    "GemmaForCausalLM": 8192,
+    "Glm4MoeForCausalLM": 131072,
+    "GptOssForCausalLM": 131072,
+    "Llama4ForConditionalGeneration": 131072,
+    "LlamaForCausalLM": 2048,
+    "Mistral3ForConditionalGeneration": 131072,
+    "MistralForCausalLM": 131072,
+    "MixtralForCausalLM": 131072,
+    "Olmo2ForCausalLM": 2048,
+    "Phi3ForCausalLM": 4096,
+    "PhiForCausalLM": 2048,
+    "Qwen2ForCausalLM": 32768,
+    "Qwen2MoeForCausalLM": 32768,
+    "Qwen2VLForConditionalGeneration": 32768,
+    "Qwen2_5_VLForConditionalGeneration": 32768,
+    "Qwen3ForCausalLM": 32768,
+    "Qwen3MoeForCausalLM": 32768,
+    "Qwen3VLForConditionalGeneration": 128000,
+    "Qwen3VLMoeForConditionalGeneration": 128000,
+}
+"""What transformers 5 takes where `max_position_embeddings` is missing."""
+
 TORCH_DEFAULT = "fp32"  # what transformers takes where neither dtype nor torch_dtype is given
 
 
@@ -40,7 +69,7 @@ def model_of(f: Fields, architecture: str, layers: list[Layer], *, tied: bool = 
         hidden=f.count("hidden_size"),
         vocab=f.count("vocab_size"),
         layers=tuple(layers),
-        context=f.count("max_position_embeddings", default=8192),
+        context=f.count("max_position_embeddings", default=CONTEXTS[architecture]),
         dtype=DTYPES[dtype] if dtype else TORCH_DEFAULT,
         tied=f.flag("tie_word_embeddings", tied),
     )

@@ -74,6 +74,8 @@ def gemma3(f: Fields, name: str) -> Model:
         f.count("head_dim", default=256),
         f.count("head_dim", default=256),
     )
+    if heads.heads % heads.kv_heads:
+        raise ValueError(f"{f.where}: num_key_value_heads: does not divide num_attention_heads")
     heads = replace(heads, qk_norm=2 * heads.head_dim)
     whole = Layer(heads, Mlp(f.count("intermediate_size")), norms=4)
     built = [replace(whole, window=window) if small else whole for small in local]

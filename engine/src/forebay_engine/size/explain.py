@@ -17,8 +17,9 @@ def parameters(q: Question) -> list[str]:
     lines = ["parameters = sum of count x outputs x inputs (+ outputs for a bias)"]
     for m in sorted(model.matrices(), key=lambda m: -m.parameters):
         size = scheme.bytes_of(m, plain)
+        name = f"{m.part}.{m.module}" if m.module else m.part
         lines.append(
-            f"  {m.part:<14} {m.count:>6} x {m.outputs:>7} x {m.inputs:<7}"
+            f"  {name:<30} {m.count:>6} x {m.outputs:>7} x {m.inputs:<7}"
             f"{' + bias' if m.bias else '':<7} = {m.parameters:>15,}  "
             f"{size / GIB:9.3f} GiB  split: {m.split}"
         )

@@ -5,6 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+BOUNDS: dict[str, int] = {
+    "num_hidden_layers": 10_000,
+    "num_nextn_predict_layers": 1_000,
+    "num_attention_heads": 100_000,
+    "num_key_value_heads": 100_000,
+    "head_dim": 100_000,
+    "n_routed_experts": 100_000,
+    "num_experts": 100_000,
+    "num_local_experts": 100_000,
+    "n_shared_experts": 1_000,
+    "bits": 32,
+    "w_bit": 32,
+    "num_bits": 32,
+    "total_size": 10**16,
+}
+"""The largest numbers that are taken for a model's; above is a mistake, and would take long."""
+
+LARGEST = 10**9  # of any other field
+
 
 class Fields:
     """One JSON object. All getters raise ValueError with the field's full name."""
@@ -24,13 +43,15 @@ class Fields:
         return self.values.get(name)
 
     def count(self, *names: str, default: int | None = None, least: int = 1) -> int:
-        """The first of `names` that is there: a whole number, at least `least`."""
+        """The first of `names` that is there: a whole number of `least` to its bound."""
         for name in names:
             value = self.values.get(name)
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise self._wrong(name, f"a whole number of at least {least} is needed")
+            if value > (most := BOUNDS.get(name, LARGEST)):
+                raise self._wrong(name, f"at most {most:,}")
             return value
         if default is None:
             raise self._wrong(" or ".join(names), "missing")
@@ -55,10 +76,12 @@ class Fields:
         return value
 
     def texts(self, name: str) -> tuple[str, ...] | None:
-        """A list of strings; None where it is missing."""
+        """A list of strings, or one of them alone; None where it is missing."""
         value = self.values.get(name)
         if value is None:
             return None
+        if isinstance(value, str):
+            return (value,)
         if not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
             raise self._wrong(name, "a list of strings is needed")
         return tuple(cast("Sequence[str]", value))

@@ -64,41 +64,68 @@ def chosen(names: Sequence[str], own: Sequence[str] = ()) -> list[Gpu]:
     Raises ValueError: unknown name, wrong description.
     """
     listed = known()
-    found = []
+    found: list[Gpu] = []
     for name in names:
         match = next((gpu for gpu in listed.values() if gpu.name.lower() == name.lower()), None)
         if match is None:
             raise ValueError(f"--gpu {name}: not one of {', '.join(listed)}; see --device")
-        found.append(match)
-    described = [describe(text) for text in own]
-    return [*found, *described] or list(listed.values())
+        if match not in found:
+            found.append(match)
+    for gpu in map(describe, own):
+        if gpu.name in (other.name for other in found):
+            raise ValueError(f"--device: name: {gpu.name} is there already")
+        found.append(gpu)
+    return found or list(listed.values())
+
+
+KINDS = ("bf16", "fp8", "int8", "fp4")  # of arithmetic
+FIGURES: Mapping[str, tuple[float, float]] = {
+    "memory-mib": (1, 10**8),
+    "usable-mib": (1, 10**8),
+    "group-mib": (0, 10**8),
+    "bandwidth-gbs": (0.001, 10**6),
+    **{f"{kind}-tflops": (0.001, 10**6) for kind in KINDS},
+}
+"""What `--device` takes beside the name, each with its smallest and largest."""
 
 
 def describe(text: str) -> Gpu:
     """A device in the words of `--device`. Raises ValueError: field missing or wrong."""
-    values: dict[str, str] = {}
+    name = ""
+    values: dict[str, float] = {}
     for item in text.split(","):
-        key, sign, value = item.partition("=")
+        key, sign, value = (part.strip() for part in item.partition("="))
         if not sign:
             raise ValueError(f"--device: {item!r}: NAME=VALUE is needed")
-        values[key.strip()] = value.strip()
+        if key in values or (key == "name" and name):
+            raise ValueError(f"--device: {key}: given twice")
+        if key == "name":
+            name = value
+            if not 0 < len(name) <= 64 or not name.isprintable():
+                raise ValueError("--device: name: 1 to 64 printable characters are needed")
+        else:
+            values[key] = _figure(key, value)
+    if not name:
+        raise ValueError("--device: name is missing")
+    for key in ("memory-mib", "bandwidth-gbs", "bf16-tflops"):
+        if key not in values:
+            raise ValueError(f"--device: {key} is missing")
+    memory = int(values["memory-mib"])
+    usable, group = int(values.get("usable-mib", memory)), int(values.get("group-mib", 0))
+    if usable > memory:
+        raise ValueError("--device: usable-mib: at most memory-mib")
+    rates = {kind: values[f"{kind}-tflops"] for kind in KINDS if f"{kind}-tflops" in values}
+    return Gpu(name, memory, usable, values["bandwidth-gbs"], rates, group, "given by --device")
+
+
+def _figure(key: str, value: str) -> float:
+    if key not in FIGURES:
+        raise ValueError(f"--device: {key}: unknown; known: name, {', '.join(FIGURES)}")
+    least, most = FIGURES[key]
     try:
-        name, memory = values.pop("name"), int(values.pop("memory-mib"))
-        bandwidth = float(values.pop("bandwidth-gbs"))
-        usable, group = int(values.pop("usable-mib", memory)), int(values.pop("group-mib", 0))
-        rates = {
-            key.removesuffix("-tflops"): float(values.pop(key))
-            for key in list(values)
-            if key.endswith("-tflops")
-        }
-    except KeyError as error:
-        raise ValueError(f"--device: {error.args[0]} is missing") from None
-    except ValueError as error:
-        raise ValueError(f"--device: {error}") from None
-    if values:
-        raise ValueError(f"--device: unknown: {', '.join(values)}")
-    if "bf16" not in rates:
-        raise ValueError("--device: bf16-tflops is missing")
-    if min(memory, usable, bandwidth, *rates.values()) <= 0 or group < 0:
-        raise ValueError("--device: all figures must be positive")
-    return Gpu(name, memory, usable, bandwidth, rates, group, "given by --device")
+        number = int(value) if key.endswith("-mib") else float(value)
+    except ValueError:
+        raise ValueError(f"--device: {key}: {value!r} is no number") from None
+    if not least <= number <= most:  # nan is in no range
+        raise ValueError(f"--device: {key}: at least {least:g}, at most {most:g}")
+    return number

@@ -18,9 +18,14 @@ KV_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0}
 INDEX_BLOCK = 128  # entries of the sparse indexer's keys that share one 4-byte scale
 
 
-def kv_dtype(asked: str, model: Model) -> str:
-    """What `--kv-dtype` means for a model. Raises ValueError: unknown."""
+def kv_dtype(asked: str, model: Model, stored: str | None = None) -> str:
+    """What `--kv-dtype` means for a model. Raises ValueError: unknown.
+
+    stored: what the checkpoint has scales for, which SGLang's `auto` then takes.
+    """
     if asked == "auto":
+        if stored is not None:
+            return stored
         return "bf16" if model.dtype == "fp32" else model.dtype
     if asked not in KV_BYTES:
         raise ValueError(f"--kv-dtype {asked}: not one of auto, {', '.join(KV_BYTES)}")

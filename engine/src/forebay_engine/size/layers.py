@@ -40,6 +40,7 @@ class Matrix:
     outputs, inputs: entries; a vector has one input.
     bias: each output has one more entry, never quantised.
     heads: with `Split.KV_HEADS`, how many heads the outputs are.
+    module: its name in a layer of a checkpoint (`down_proj`), empty where nobody quantises it.
     """
 
     part: Part
@@ -49,6 +50,7 @@ class Matrix:
     bias: bool = False
     split: Split = Split.EVEN
     heads: int = 0
+    module: str = ""
 
     @property
     def entries(self) -> int:
@@ -86,7 +88,7 @@ class Attention:
         """Those of one layer."""
         q = self.heads * self.head_dim
         found = [
-            Matrix(Part.ATTENTION, q, hidden, bias=self.qkv_bias),
+            Matrix(Part.ATTENTION, q, hidden, bias=self.qkv_bias, module="q_proj"),
             *(
                 Matrix(
                     Part.ATTENTION,
@@ -95,10 +97,17 @@ class Attention:
                     bias=self.qkv_bias,
                     split=Split.KV_HEADS,
                     heads=self.kv_heads,
+                    module=module,
                 )
-                for width in (self.head_dim, self.value_dim)
+                for module, width in (("k_proj", self.head_dim), ("v_proj", self.value_dim))
             ),
-            Matrix(Part.ATTENTION, hidden, self.heads * self.value_dim, bias=self.out_bias),
+            Matrix(
+                Part.ATTENTION,
+                hidden,
+                self.heads * self.value_dim,
+                bias=self.out_bias,
+                module="o_proj",
+            ),
         ]
         if self.qk_norm:
             found.append(Matrix(Part.NORM, self.qk_norm, 1, split=Split.COPY))
@@ -140,14 +149,19 @@ class LatentAttention:
         q = self.heads * (self.nope_dim + self.rope_dim)
         found = []
         if self.query_rank is None:
-            found.append(Matrix(Part.ATTENTION, q, hidden))
+            found.append(Matrix(Part.ATTENTION, q, hidden, module="q_proj"))
         else:
             found += [
                 Matrix(
-                    Part.ATTENTION, self.query_rank, hidden, bias=self.qkv_bias, split=Split.COPY
+                    Part.ATTENTION,
+                    self.query_rank,
+                    hidden,
+                    bias=self.qkv_bias,
+                    split=Split.COPY,
+                    module="q_a_proj",
                 ),
                 Matrix(Part.NORM, self.query_rank, 1, split=Split.COPY),
-                Matrix(Part.ATTENTION, q, self.query_rank),
+                Matrix(Part.ATTENTION, q, self.query_rank, module="q_b_proj"),
             ]
         found += [
             Matrix(
@@ -156,10 +170,22 @@ class LatentAttention:
                 hidden,
                 bias=self.qkv_bias,
                 split=Split.COPY,
+                module="kv_a_proj_with_mqa",
             ),
             Matrix(Part.NORM, self.kv_rank, 1, split=Split.COPY),
-            Matrix(Part.ATTENTION, self.heads * (self.nope_dim + self.value_dim), self.kv_rank),
-            Matrix(Part.ATTENTION, hidden, self.heads * self.value_dim, bias=self.qkv_bias),
+            Matrix(
+                Part.ATTENTION,
+                self.heads * (self.nope_dim + self.value_dim),
+                self.kv_rank,
+                module="kv_b_proj",
+            ),
+            Matrix(
+                Part.ATTENTION,
+                hidden,
+                self.heads * self.value_dim,
+                bias=self.qkv_bias,
+                module="o_proj",
+            ),
         ]
         if self.index_heads:
             found += [
@@ -168,8 +194,9 @@ class LatentAttention:
                     self.index_heads * self.index_dim,
                     self.query_rank or hidden,
                     split=Split.COPY,
+                    module="wq_b",
                 ),
-                Matrix(Part.INDEXER, self.index_dim, hidden, split=Split.COPY),
+                Matrix(Part.INDEXER, self.index_dim, hidden, split=Split.COPY, module="wk"),
                 Matrix(Part.NORM, 2 * self.index_dim, 1, split=Split.COPY),
                 Matrix(Part.ROUTER, self.index_heads, hidden, split=Split.COPY),
             ]
@@ -197,9 +224,13 @@ class Mlp:
 
     def matrices(self, hidden: int, count: int = 1) -> tuple[Matrix, ...]:
         """Those of `count` of them."""
+        into = ("gate_proj", "up_proj") if self.gated else ("up_proj",)
         return (
-            Matrix(self.part, self.width * (2 if self.gated else 1), hidden, count, self.bias),
-            Matrix(self.part, hidden, self.width, count, self.bias),
+            *(
+                Matrix(self.part, self.width, hidden, count, self.bias, module=module)
+                for module in into
+            ),
+            Matrix(self.part, hidden, self.width, count, self.bias, module="down_proj"),
         )
 
 

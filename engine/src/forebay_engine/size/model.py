@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from forebay_engine.size.layers import Layer, Matrix, Moe, Part, Split
@@ -13,6 +13,7 @@ from forebay_engine.size.layers import Layer, Matrix, Moe, Part, Split
 class Model:
     """A whole model.
 
+    context: tokens that it was made for; None: not known.
     tied: the head is the embedding. positions: learned position embeddings, 0 for none.
     other: parameters that `layers` do not tell (a vision tower), by the caller's word.
     mtp: layers for speculative decoding that a checkpoint holds and an engine does not load
@@ -27,7 +28,7 @@ class Model:
     hidden: int
     vocab: int
     layers: tuple[Layer, ...]
-    context: int
+    context: int | None
     dtype: str = "bf16"
     tied: bool = False
     head_bias: bool = False
@@ -57,15 +58,7 @@ class Model:
         found: Counter[Matrix] = Counter()
 
         def add(matrix: Matrix, times: int = 1) -> None:
-            one = Matrix(
-                matrix.part,
-                matrix.outputs,
-                matrix.inputs,
-                1,
-                matrix.bias,
-                matrix.split,
-                matrix.heads,
-            )
+            one = replace(matrix, count=1)
             found[one] += matrix.count * times
 
         add(Matrix(Part.EMBEDDING, self.vocab, self.hidden))
@@ -81,10 +74,7 @@ class Model:
                 add(matrix, times)
         for matrix in beside:
             add(matrix)
-        return tuple(
-            Matrix(m.part, m.outputs, m.inputs, count, m.bias, m.split, m.heads)
-            for m, count in found.items()
-        )
+        return tuple(replace(matrix, count=count) for matrix, count in found.items())
 
     @property
     def parameters(self) -> int:

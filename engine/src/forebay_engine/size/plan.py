@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 
 from forebay_engine.size.gpus import Gpu
 from forebay_engine.size.kv import Kv
@@ -92,8 +92,10 @@ def undivided(model: Model, scheme: Scheme, tp: int) -> str | None:
 
 def per_million(hourly: Decimal, gpus: int, rate: float) -> Decimal:
     """Price of a million tokens at `rate` tokens a second of a group of `gpus`."""
-    exact = hourly * gpus * 1_000_000 / (3600 * Decimal(repr(rate)))
-    return exact.quantize(CENT, ROUND_HALF_EVEN)
+    with localcontext() as context:
+        context.prec = 60  # a model that is far too large for a slow device has a price, too
+        exact = hourly * gpus * 1_000_000 / (3600 * Decimal(repr(rate)))
+        return exact.quantize(CENT, ROUND_HALF_EVEN)
 
 
 def _hold(q: Question, gpu: Gpu, tp: int) -> Answer:
@@ -152,9 +154,7 @@ def answer(q: Question, gpu: Gpu) -> Answer:
 
 def answers(q: Question, gpus: Sequence[Gpu]) -> list[Answer]:
     """One answer a GPU type. Raises ValueError: a context that the model does not have."""
-    if q.context > q.weights.model.context:
-        raise ValueError(
-            f"--context {q.context}: the model has {q.weights.model.context} "
-            "(max_position_embeddings)"
-        )
+    limit = q.weights.model.context
+    if limit is not None and q.context > limit:
+        raise ValueError(f"--context {q.context}: the model has {limit} (max_position_embeddings)")
     return [answer(q, gpu) for gpu in gpus]

@@ -7,13 +7,14 @@ its `config.json`, in the words of whatever tool made it; what is not understood
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from forebay_engine.size.fields import Fields
 from forebay_engine.size.layers import Matrix, Part
+from forebay_engine.size.model import Model
+from forebay_engine.size.modules import spared
 
 PLAIN_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 LINEAR = frozenset({Part.ATTENTION, Part.INDEXER, Part.DENSE, Part.SHARED, Part.EXPERT})
@@ -31,7 +32,7 @@ class Scheme:
     `group` by `group`.
     column_bytes: kept for each input beside (GPTQ's order of columns).
     arithmetic: what the matrix units multiply in; None: weights are unpacked to 16 bits.
-    parts: what is quantised; kept: which share of a part is not (named layers).
+    parts: what is quantised; kept: which share of a part's projection is not (named modules).
     """
 
     name: str
@@ -43,7 +44,7 @@ class Scheme:
     column_bytes: int = 0
     arithmetic: Literal["fp8", "int8", "fp4"] | None = None
     parts: frozenset[Part] = LINEAR
-    kept: tuple[tuple[Part, float], ...] = field(default=())
+    kept: tuple[tuple[Part, str, float], ...] = field(default=())
 
     def _scales(self, matrix: Matrix) -> int:
         if self.grain == "channel":
@@ -59,10 +60,11 @@ class Scheme:
         whole = float(matrix.parameters * plain)
         if matrix.part not in self.parts:
             return whole
+        here = matrix.part, matrix.module
         scale_bits = 8 * self.scale_bytes + self.zero_bits
         one = matrix.outputs * matrix.inputs * self.bits / 8 + self._scales(matrix) * scale_bits / 8
         one += matrix.inputs * self.column_bytes + matrix.outputs * matrix.bias * plain
-        kept = dict(self.kept).get(matrix.part, 0.0)
+        kept = next((share for *key, share in self.kept if tuple(key) == here), 0.0)
         return kept * whole + (1 - kept) * matrix.count * one
 
 
@@ -80,71 +82,35 @@ SCHEMES: dict[str, Scheme] = {
 }
 """What `--weights` takes. mxfp4: experts only, as gpt-oss has it."""
 
-_WORDS: tuple[tuple[str, Part], ...] = (
-    ("indexer", Part.INDEXER),
-    ("attn", Part.ATTENTION),
-    ("attention", Part.ATTENTION),
-    ("shared_expert", Part.SHARED),
-    ("experts", Part.EXPERT),
-    ("lm_head", Part.HEAD),
-    ("router", Part.ROUTER),
-    ("gate", Part.ROUTER),
-    ("mlp", Part.DENSE),
-    ("feed_forward", Part.DENSE),
-)
 
-
-def _part(pattern: str) -> Part | None:
-    if any(word in pattern for word in ("visual", "vision", "mtp", "projector", "norm", "embed")):
-        return None
-    if re.search(r"(mlp|block_sparse_moe)\.(shared_expert_)?gate\b", pattern):
-        return Part.ROUTER
-    if re.search(r"(q|k|v|o|qkv)_(a_|b_)?proj", pattern):
-        return Part.ATTENTION
-    if re.search(r"(gate|up|down|gate_up)_proj", pattern) and "expert" not in pattern:
-        return Part.DENSE
-    return next((part for word, part in _WORDS if word in pattern), None)
-
-
-def _without(scheme: Scheme, patterns: tuple[str, ...], layers: int) -> Scheme:
-    """The scheme less the modules that a checkpoint names as left alone.
-
-    Patterns that name a layer by its number count as one layer's share of that part.
-    """
-    named: dict[Part, set[int]] = {}
-    whole: set[Part] = set()
-    for pattern in (pattern.replace("\\.", ".") for pattern in patterns):
-        number = re.search(r"layers\.(\d+)", pattern)
-        if number is None:
-            part = _part(pattern)
-            whole |= set() if part is None else {part}
-        elif int(number[1]) < layers:
-            for part in _within(pattern[number.end() :]):
-                named.setdefault(part, set()).add(int(number[1]))
-    whole |= {part for part, numbers in named.items() if len(numbers) >= layers}
+def _without(scheme: Scheme, model: Model, patterns: Sequence[tuple[str, str]]) -> Scheme:
+    """The scheme less the modules that a checkpoint names as left alone."""
+    shares = spared(model, patterns)
+    held = {(m.part, m.module) for m in model.matrices() if m.module}
+    whole = {
+        part
+        for part in scheme.parts
+        if (keys := [key for key in held if key[0] is part])
+        and all(shares.get(key, 0.0) == 1 for key in keys)
+    }
     kept = tuple(
-        (part, len(numbers) / layers)
-        for part, numbers in sorted(named.items())
-        if part not in whole and part in scheme.parts
+        (part, module, share)
+        for (part, module), share in sorted(shares.items())
+        if part in scheme.parts - whole
     )
     return replace(scheme, parts=scheme.parts - whole, kept=kept)
-
-
-def _within(rest: str) -> frozenset[Part]:
-    """What a pattern means after the number of its layer: nothing more is all of the layer."""
-    if not rest.strip(".*"):
-        return LINEAR
-    part = _part(rest)
-    return frozenset() if part is None else frozenset({part})
 
 
 def _fp8(f: Fields) -> Scheme:
     block = f.get("weight_block_size")
     if block is None:
         return SCHEMES["fp8"]
-    if not isinstance(block, list) or len(block) != 2 or block[0] != block[1]:
-        raise ValueError(f"{f.where}: weight_block_size: two equal numbers are needed")
-    return replace(SCHEMES["fp8-block"], group=int(block[0]))
+    sizes = block if isinstance(block, list) else []
+    if len(sizes) != 2 or sizes[0] != sizes[1] or type(sizes[0]) is not int:
+        raise ValueError(f"{f.where}: weight_block_size: two equal whole numbers are needed")
+    if not 1 <= sizes[0] <= 65536:
+        raise ValueError(f"{f.where}: weight_block_size: at least 1, at most 65536")
+    return replace(SCHEMES["fp8-block"], group=sizes[0])
 
 
 def _grouped(f: Fields, base: Scheme) -> Scheme:
@@ -219,30 +185,56 @@ METHODS: dict[str, Callable[[Fields], Scheme]] = {
 """What is understood of `quant_method`."""
 
 
-def of_checkpoint(config: Fields, layers: int, dtype: str) -> Scheme:
-    """What a `config.json` says that its weights are; without a word, its dtype.
-
-    Raises ValueError: a method, or modules left alone, that are not understood.
-    """
+def _said(config: Fields) -> Fields | None:
     f = config.inner("quantization_config")
     if f is None:
         text = config.inner("text_config")
         f = text.inner("quantization_config") if text else None
+    return f
+
+
+def _method(f: Fields) -> str:
+    return f.text("quant_method") or ("modelopt" if f.has("quant_algo") else "missing")
+
+
+def of_checkpoint(config: Fields, model: Model) -> Scheme:
+    """What a `config.json` says that its weights are; without a word, its dtype.
+
+    Raises ValueError: a method, or modules left alone, that are not understood.
+    """
+    f = _said(config)
     if f is None:
-        return PLAIN[dtype]
-    method = f.text("quant_method") or ("modelopt" if f.has("quant_algo") else "missing")
+        return PLAIN[model.dtype]
+    method = _method(f)
     read = METHODS.get(method)
     if read is None:
         raise ValueError(
             f"{f.where}: quant_method: {method}: known are {', '.join(METHODS)}; say --weights"
         )
-    spared: tuple[str, ...] = ()
-    for name in ("modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers"):
-        for pattern in f.texts(name) or ():
-            if re.search(r"layers\\?\.\(", pattern):
-                raise ValueError(f"{f.where}: {name}: {pattern}: not understood; say --weights")
-            spared += (pattern,)
-    return _without(read(f), spared, layers)
+    lists = ("modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers")
+    patterns = [(f"{f.where}: {name}", one) for name in lists for one in f.texts(name) or ()]
+    return _without(read(f), model, patterns) if patterns else read(f)
+
+
+def cache_of_checkpoint(config: Fields) -> Literal["fp8"] | None:
+    """How a checkpoint wants its cache kept: fp8 where it brings scales for that, else None.
+
+    SGLang takes it with `--kv-cache-dtype auto` (`srt/mem_cache/kv_cache_dtype.py`).
+    """
+    f = _said(config)
+    method = _method(f) if f is not None else None
+    if f is None or method not in ("modelopt", "compressed-tensors", "fp8"):
+        return None
+    scheme = f.get("kv_cache_scheme")
+    if isinstance(scheme, Mapping) and method != "fp8":
+        found = scheme.get("type") == "float" and scheme.get("num_bits") == 8
+        if method == "compressed-tensors":
+            still = scheme.get("symmetric", True) and not scheme.get("dynamic", False)
+            found = found and scheme.get("strategy") == "tensor" and bool(still)
+        return "fp8" if found else None
+    if method == "compressed-tensors":
+        return None
+    return "fp8" if (f.text("kv_cache_quant_algo") or "").upper() == "FP8" else None
 
 
 def named(name: str) -> Scheme:
@@ -260,6 +252,6 @@ def describe(scheme: Scheme) -> Mapping[str, object]:
         "scales": scheme.grain if scheme.scale_bytes else None,
         "group": scheme.group or None,
         "quantised": sorted(scheme.parts),
-        "kept": {part: round(share, 4) for part, share in scheme.kept},
+        "kept": {f"{part}.{module}": round(share, 4) for part, module, share in scheme.kept},
         "arithmetic": scheme.arithmetic or "bf16",
     }

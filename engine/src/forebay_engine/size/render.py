@@ -101,36 +101,53 @@ def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
 
 
+def _columns(q: Question) -> list[str]:
+    names = ["GPU", "tp", "weights", "cache", "tokens", f"of {q.context:,}"]
+    names += ["tok/s at 1", "batch", "tok/s at batch", "bound", "prefill tok/s"]
+    return names + (["price/M in", "price/M out"] if q.hourly else [])
+
+
+def _cells(q: Question, one: Answer) -> list[str]:
+    held = [str(one.tp), _gib(one.rank_bytes), _gib(one.cache_bytes), f"{one.tokens:,}"]
+    if not (one.fits and one.alone and one.full and one.prefill):
+        return [one.gpu.name, *held, "no"]
+    row = [
+        one.gpu.name,
+        *held,
+        f"{one.sequences:,}",
+        _rate(one.alone.step.rate),
+        f"{one.full.batch:,}",
+        _rate(one.full.step.rate),
+        one.full.step.bound,
+        _rate(one.prefill.rate),
+    ]
+    if q.hourly:
+        row += [str(p) if p is not None else "" for p in (one.price_in, one.full.price_out)]
+    return row
+
+
 def table(q: Question, answers: Sequence[Answer]) -> Table:
     """A row a GPU type. A price column only where a price is given."""
     from rich.table import Table
 
-    priced = bool(q.hourly)
     found = Table(title=None, header_style="bold")
-    found.add_column("GPU")
-    names = ["tp", "weights", "cache", "tokens", f"of {q.context:,}"]
-    names += ["tok/s at 1", "batch", "tok/s at batch", "bound", "prefill tok/s"]
-    names += ["price/M in", "price/M out"] if priced else []
-    for name in names:
-        found.add_column(name, justify="right")
+    for number, name in enumerate(_columns(q)):
+        found.add_column(name, justify="right" if number else "left", no_wrap=True)
     for one in answers:
-        held = [str(one.tp), _gib(one.rank_bytes), _gib(one.cache_bytes), f"{one.tokens:,}"]
-        if not (one.fits and one.alone and one.full and one.prefill):
-            found.add_row(one.gpu.name, *held, "no", style="dim")
-            continue
-        row = [
-            *held,
-            f"{one.sequences:,}",
-            _rate(one.alone.step.rate),
-            f"{one.full.batch:,}",
-            _rate(one.full.step.rate),
-            one.full.step.bound,
-            _rate(one.prefill.rate),
-        ]
-        if priced:
-            row += [str(p) if p is not None else "" for p in (one.price_in, one.full.price_out)]
-        found.add_row(one.gpu.name, *row)
+        found.add_row(*_cells(q, one), style=None if one.fits else "dim")
     return found
+
+
+def blocks(q: Question, answers: Sequence[Answer]) -> list[str]:
+    """The same as lines, a block a GPU type, for what is narrower than the table."""
+    names = _columns(q)[1:]
+    width = max(map(len, names))
+    lines = []
+    for one in answers:
+        lines.append(one.gpu.name)
+        cells = zip(names, _cells(q, one)[1:], strict=False)
+        lines += [f"  {name:<{width}}  {cell}" for name, cell in cells if cell]
+    return lines
 
 
 def summary(q: Question) -> list[str]:

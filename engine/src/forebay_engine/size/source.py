@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,15 @@ import msgspec
 from forebay_engine.size.fields import Fields
 
 INDEX = "model.safetensors.index.json"
+JSON_BYTES = 64 << 20  # an index of a large model has some 10 MB
 HEADER_BYTES = 100 << 20  # what the safetensors library accepts at most
+
+
+def folder_of(path: Path) -> Path | None:
+    """The folder that a path means: itself, or that of its `config.json`; None for other files."""
+    if path.is_dir():
+        return path
+    return path.parent if path.name == "config.json" else None
 
 
 def config(path: Path) -> Fields:
@@ -21,14 +30,15 @@ def config(path: Path) -> Fields:
     Older quantised checkpoints say what was done in a file beside it, which then counts as its
     `quantization_config`. Raises ValueError: not there, or no JSON object.
     """
+    folder = folder_of(path)
     file = path / "config.json" if path.is_dir() else path
     if path.is_dir() and not file.exists() and (path / "params.json").exists():
         raise ValueError(
             f"{path}: params.json is not read, config.json is; or give numbers by flags"
         )
     values = dict(_object(file))
-    if path.is_dir() and "quantization_config" not in values:
-        values |= _beside(path)
+    if folder is not None and "quantization_config" not in values:
+        values |= _beside(folder)
     return Fields(values, str(file))
 
 
@@ -47,9 +57,15 @@ def _beside(folder: Path) -> dict[str, object]:
 
 def _object(file: Path) -> Mapping[str, object]:
     try:
-        value = msgspec.json.decode(file.read_bytes())
+        with file.open("rb") as stream:
+            text = stream.read(JSON_BYTES + 1)
+        if len(text) > JSON_BYTES:
+            raise ValueError(f"{file}: more than {JSON_BYTES} bytes")
+        value = msgspec.json.decode(text.removeprefix(b"\xef\xbb\xbf"))
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror or error}") from None
+    except RecursionError:
+        raise ValueError(f"{file}: no JSON of a model: it is nested too deep") from None
     except msgspec.DecodeError as error:
         raise ValueError(f"{file}: no JSON: {error}") from None
     if not isinstance(value, dict):
@@ -62,16 +78,17 @@ def checkpoint_bytes(path: Path) -> int | None:
 
     None where the folder has no safetensors. Raises ValueError: a file that is damaged.
     """
-    folder = path if path.is_dir() else path.parent
+    folder = folder_of(path)
+    if folder is None:
+        return None
     index = folder / INDEX
     if index.exists():
         metadata = Fields(_object(index), str(index)).inner("metadata")
         if metadata is not None and metadata.has("total_size"):
-            # Some tools write it as a float.
             size = metadata.get("total_size")
-            return int(size) if isinstance(size, float) else metadata.count("total_size")
-    if not path.is_dir():
-        return None
+            if isinstance(size, float) and size.is_integer():  # as some tools write it
+                metadata = Fields({"total_size": int(size)}, metadata.where)
+            return metadata.count("total_size")
     # Some folders have the same weights in a second form (consolidated.safetensors).
     files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     return sum(_tensor_bytes(file) for file in files) or None
@@ -79,9 +96,12 @@ def checkpoint_bytes(path: Path) -> int | None:
 
 def _tensor_bytes(file: Path) -> int:
     """Bytes of tensors of one file: its length less that of its header."""
-    with file.open("rb") as stream:
-        head = stream.read(8)
-    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(8)
+            size = os.fstat(stream.fileno()).st_size
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror or error}") from None
     if len(head) < 8:
         raise ValueError(f"{file}: no safetensors file: it ends in its header")
     (length,) = struct.unpack("<Q", head)

@@ -13,9 +13,10 @@ from forebay_engine.size.model import Model
 def _sparse(f: Fields, dense: Mlp | None, moe: Moe) -> list[Mlp | Moe]:
     """Which layers have experts, as Qwen's `decoder_sparse_step` and `mlp_only_layers` say."""
     step = f.count("decoder_sparse_step", default=1)
-    only = f.get("mlp_only_layers") or []
-    if not isinstance(only, list):
-        raise ValueError(f"{f.where}: mlp_only_layers: a list is needed")
+    listed = f.get("mlp_only_layers") or []
+    if not isinstance(listed, list) or not all(isinstance(number, int) for number in listed):
+        raise ValueError(f"{f.where}: mlp_only_layers: a list of whole numbers is needed")
+    only = set(listed)
     found: list[Mlp | Moe] = []
     for number in range(f.count("num_hidden_layers")):
         if number in only or (number + 1) % step:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
+from collections.abc import Coroutine
+from typing import Any
 
 from forebay_engine.serve import profile
 from forebay_engine.serve.command import AGENT
@@ -66,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError("--measure: must be at least 1")
         from forebay_engine.warm.measure import measure
 
-        return asyncio.run(measure(loaded, args.measure, as_json=args.json))
+        return _run(measure(loaded, args.measure, as_json=args.json))
     if args.json:
         raise ValueError("--json: goes with --measure")
     for option in ("warm", "parked", "idle", "settle"):
@@ -88,4 +91,13 @@ def run(args: argparse.Namespace) -> int:
         key=args.agent_key or os.environ.get(KEY_VARIABLE) or None,
         ready_file=args.ready_file,
     )
-    return asyncio.run(keep(loaded, options))
+    return _run(keep(loaded, options))
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    """Its exit status; 1 for what the machine refuses, as a port that is taken, which is said."""
+    try:
+        return asyncio.run(work)
+    except OSError as error:
+        print(f"forebay-engine warm: {error}", file=sys.stderr)
+        return 1

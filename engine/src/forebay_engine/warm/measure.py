@@ -21,7 +21,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,11 @@ ROWS = (*STAGES, "other", "ready", "first_token")
 """`other`: of `ready`, what is in no stage. The last two are when it was."""
 COLD = "cold"
 PARK_S = 300.0
+"""For releasing memory, and on top of a start's own limit."""
+
+
+class Unmeasured(Exception):
+    """A way cannot be measured; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +177,12 @@ async def measure(profile: Profile, runs: int, *, as_json: bool = False) -> int:
     check_park(profile, gpus)
     folders = read_by(profile, plan(profile, make(profile.kind), gpus).argv)
     measured = Measured()
+    failed, name = False, WAYS[0].name
     try:
-        with tempfile.TemporaryDirectory(prefix="forebay-engine-measure-") as name:
-            compiled = Path(name)
+        with tempfile.TemporaryDirectory(prefix="forebay-engine-measure-") as folder:
+            compiled = Path(folder)
             for way in WAYS:
+                name = way.name
                 for number in range(runs):
                     if way.fresh:
                         await asyncio.to_thread(_empty, compiled)
@@ -183,13 +190,16 @@ async def measure(profile: Profile, runs: int, *, as_json: bool = False) -> int:
                     start = await _start(_with_caches(profile, compiled, way), gpus)
                     measured.runs.setdefault(way.name, []).append(start)
                     _progress(way.name, number, start)
+            name = RESUME
             await _resumes(_with_caches(profile, compiled, WAYS[-1]), gpus, runs, measured)
-    except TimeoutError as error:
-        print(f"forebay-engine warm: {error}", file=sys.stderr)
-        return 1
+    except Unmeasured as error:
+        failed = True
+        measured.skipped[name] = str(error)
+        print(f"forebay-engine warm: {name}: {error}", file=sys.stderr)
     told = report(measured)
-    print(json.dumps(told, indent=2)) if as_json else _print(told)
-    return 0
+    if measured.runs:
+        print(json.dumps(told, indent=2)) if as_json else _print(told)
+    return 1 if failed else 0
 
 
 def _with_caches(profile: Profile, folder: Path, way: Way) -> Profile:
@@ -212,16 +222,38 @@ async def _start(profile: Profile, gpus: Sequence[Any]) -> dict[str, float]:
 
 
 async def _warm(supervisor: Supervisor) -> None:
-    """Wake it and wait. Raises TimeoutError: it did not come up."""
+    """Wake it and wait. Raises Unmeasured: it did not come up."""
     await supervisor.wake()
-    failing = asyncio.ensure_future(supervisor.failed())
     limit_s = supervisor.profile.load_timeout_s + PARK_S
-    waiting = asyncio.ensure_future(supervisor.wait_for("warm", limit_s))
+    await _come(supervisor, supervisor.wait_for("warm", limit_s), "start", limit_s)
+
+
+async def _put_by(supervisor: Supervisor) -> None:
+    """Park it and wait. Raises Unmeasured: it is not parked."""
+    profile = supervisor.profile
+    await supervisor.park()
+    if profile.park == "gate":
+        limit_s = profile.load_timeout_s + PARK_S
+        await _come(supervisor, supervisor.wait_parked(limit_s), "come to its gate", limit_s)
+        return
+    limit_s = profile.drain.grace_s + PARK_S
+    await _come(supervisor, supervisor.wait_for("cold", limit_s), "park", limit_s)
+    if not supervisor.parked:
+        raise Unmeasured("the engine did not release its memory, and was stopped")
+
+
+async def _come(
+    supervisor: Supervisor, until: Coroutine[Any, Any, None], deed: str, limit_s: float
+) -> None:
+    failing = asyncio.ensure_future(supervisor.failed())
+    waiting = asyncio.ensure_future(until)
     try:
         await asyncio.wait((failing, waiting), return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
-            raise TimeoutError(f"the engine did not start: {supervisor.error}")
+            raise Unmeasured(f"the engine did not {deed}: {supervisor.error}")
         await waiting
+    except TimeoutError:
+        raise Unmeasured(f"the engine did not {deed} within {limit_s:g} s") from None
     finally:
         failing.cancel()
         waiting.cancel()
@@ -241,8 +273,7 @@ async def _resumes(profile: Profile, gpus: Sequence[Any], runs: int, measured: M
                 measured.skipped[RESUME] = "the engine has no memory saver"
                 return
         for number in range(runs):
-            await supervisor.park()
-            await supervisor.wait_parked(profile.load_timeout_s + PARK_S)
+            await _put_by(supervisor)
             began = clock.now()
             await _warm(supervisor)
             # Of a gated one the supervisor's stages count from its own start.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,6 +52,13 @@ class PoolMember(Supervisor):
     async def put_by(self) -> None:
         """Park it, by the pool's own plan."""
         await super().park()
+
+    async def put(self) -> bool:
+        """`put_by`, and wait until it is parked or ended. Whether its memory was kept after all."""
+        await self.put_by()
+        if (parking := self._parking) is not None:
+            await asyncio.wait((parking,))
+        return self.state == "cold" and not self.parked
 
     async def rest(self, grace_s: float) -> None:
         """Stop admitting, let requests finish, end the process: → cold."""

@@ -141,15 +141,15 @@ class Planner:
     def _missing_parked(self, desired: Desired, members: Sequence[Member]) -> int:
         if self._park == "stop":
             return 0
-        return max(desired.parked - _parked(members), 0)
+        return max(desired.parked - parked(members), 0)
 
     def _leaving(
         self, target: int, desired: Desired, members: Sequence[Member], now: float
     ) -> list[Action]:
         awake = [member for member in members if member.awake]
-        parked = [member for member in members if member.parked and member.state == "cold"]
+        rest = [member for member in members if member.parked and member.state == "cold"]
         surplus = len(awake) - target
-        extra = len(parked) - desired.parked
+        extra = len(rest) - desired.parked
         # While some are still to be woken, parked ones are what is woken best.
         too_many = extra > 0 and surplus >= 0
         self._awake_since = _since(self._awake_since, surplus > 0, now)
@@ -172,7 +172,7 @@ class Planner:
                     found.append(Action("park" if room > 0 else "rest", member.index))
                     room -= 1
         if self._settled(self._parked_since, now):
-            newest = sorted(parked, key=lambda m: (m.since_s, -m.index))
+            newest = sorted(rest, key=lambda m: (m.since_s, -m.index))
             found += [Action("rest", m.index) for m in newest[:extra] if not m.pinned]
         return found
 
@@ -189,7 +189,7 @@ def _under_way(members: Sequence[Member]) -> int:
     return sum(member.state == "loading" or member.starting for member in members)
 
 
-def _parked(members: Sequence[Member]) -> int:
+def parked(members: Sequence[Member]) -> int:
     """Those that are parked, or about to be."""
     return sum(m.parked or m.starting or m.parking for m in members)
 

@@ -12,7 +12,7 @@ from typing import Any
 from forebay_engine.serve.clock import Clock, SystemClock, first_of
 from forebay_engine.serve.profile import Park
 from forebay_engine.warm.members import PoolMember, saves_memory
-from forebay_engine.warm.pool import Action, Desired, Limits, Member, Planner, crash_pause_s
+from forebay_engine.warm.pool import Action, Desired, Limits, Member, Planner, crash_pause_s, parked
 
 TICK_S = 0.5
 """Between two looks at the members, where nobody has said anything."""
@@ -52,13 +52,19 @@ class Pool:
         self._limits = limits or Limits()
         self._idle_s = idle_s
         self._clock = clock or SystemClock()
-        self._say = say or _say
+        self._say = say or to_stderr
         self._planner = Planner(self._limits, park)
         count = len(places)
         self._wanted_at: list[float | None] = [None] * count
         self._busy_at = [0.0] * count
         self._crashes = [0] * count
         self._pause_until: list[float | None] = [None] * count
+        self._unparked = [0] * count
+        """How often parking it has come to nothing, in a row."""
+        self._no_parking_until = 0.0
+        self._was_parked = [False] * count
+        self._ended = [False] * count
+        """What was done with it last is that it was ended."""
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._kicked = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
@@ -173,7 +179,10 @@ class Pool:
     def _step(self) -> None:
         now = self._clock.now()
         views = [self._look(index, now) for index in range(len(self.members))]
-        for action in self._planner.plan(self.desired, views, now):
+        desired = self.desired
+        if now < self._no_parking_until:
+            desired = Desired(desired.warm, min(desired.parked, parked(views)))
+        for action in self._planner.plan(desired, views, now):
             task = self._tasks.get(action.index)
             if task is None or task.done():
                 self._tasks[action.index] = asyncio.ensure_future(self._do(action))
@@ -188,6 +197,7 @@ class Pool:
                 deed = self._put_by(action.index)
             case _:
                 deed = member.rest(member.profile.drain.grace_s)
+        self._ended[action.index] = action.deed == "rest"
         self._say(f"member {action.index}: {action.deed}")
         try:
             await deed
@@ -210,7 +220,20 @@ class Pool:
                 self._planner = Planner(self._limits, "stop")
                 await member.rest(member.profile.drain.grace_s)
                 return
-        await member.put_by()
+        if self.park != "memory":
+            await member.put_by()
+        elif await member.put():
+            self._not_parked(index, "did not release its memory, and was stopped")
+        elif member.parked:
+            self.why = ""
+
+    def _not_parked(self, index: int, what: str) -> None:
+        """Parking has come to nothing, at the cost of a start: it is left for a while."""
+        self._unparked[index] += 1
+        pause_s = crash_pause_s(self._unparked[index])
+        self._no_parking_until = max(self._no_parking_until, self._clock.now() + pause_s)
+        self.why = f"member {index} {what}"
+        self._say(f"{self.why}; no more are parked for {pause_s:g} s")
 
     def _look(self, index: int, now: float) -> Member:
         member = self.members[index]
@@ -228,6 +251,13 @@ class Pool:
             self._say(f"member {index} is left alone for {pause_s:g} s")
         if member.state == "warm" and member.since_s >= WELL_S:
             self._crashes[index] = 0
+        held = member.parked and member.state == "cold"
+        if held and member.since_s >= WELL_S:
+            self._unparked[index] = 0
+        gone = self._was_parked[index] and not held and member.state == "cold"
+        if self.park == "memory" and gone and not self._ended[index]:
+            self._not_parked(index, "died while it was parked")
+        self._was_parked[index] = held
         until = self._pause_until[index]
         return Member(
             index=index,
@@ -258,6 +288,7 @@ class Pool:
         return True
 
 
-def _say(text: str) -> None:
+def to_stderr(text: str) -> None:
+    """Say it as the command."""
     with contextlib.suppress(OSError):
         print(f"forebay-engine warm: {text}", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from forebay_engine.serve.gpu import Gpu, detect, visible
 from forebay_engine.serve.profile import Profile
 from forebay_engine.warm.members import PoolMember, profiles
 from forebay_engine.warm.pool import Desired, Limits
-from forebay_engine.warm.runner import Pool
+from forebay_engine.warm.runner import Pool, to_stderr
 
 try:
     from starlette.requests import Request
@@ -27,6 +28,10 @@ try:
     from starlette.routing import Route
 except ImportError:
     raise ValueError("a pool needs more: pip install 'forebay-engine[serve]'") from None
+
+
+MOST_WANTED = 4096
+"""Bytes of a `PUT /pool`."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ def build(profile: Profile, options: Options, gpus: Sequence[Gpu] | None = None)
             make(own.kind),
             on_word=on_word,  # type: ignore[arg-type]
             gpus=visible(seen, devices),
+            say=partial(_say_of, index),
         )
 
     return Pool(
@@ -79,6 +85,10 @@ def build(profile: Profile, options: Options, gpus: Sequence[Gpu] | None = None)
     )
 
 
+def _say_of(index: int, text: str) -> None:
+    to_stderr(f"member {index}: {text}")
+
+
 def routes(pool: Pool) -> list[Route]:
     """What the pool's agent has beside an engine's."""
 
@@ -87,7 +97,7 @@ def routes(pool: Pool) -> list[Route]:
 
     async def put(request: Request) -> Response:
         try:
-            wanted = msgspec.json.decode(await request.body(), type=Wanted)
+            wanted = msgspec.json.decode(await _read(request), type=Wanted)
             before = pool.desired
             pool.set(
                 Desired(
@@ -95,6 +105,10 @@ def routes(pool: Pool) -> list[Route]:
                     before.parked if wanted.parked is None else wanted.parked,
                 )
             )
+        except OverflowError as error:
+            return JSONResponse({"error": str(error)}, 413)
+        except RecursionError:
+            return JSONResponse({"error": "it is nested too deeply"}, 422)
         except (msgspec.MsgspecError, ValueError) as error:
             return JSONResponse({"error": str(error)}, 422)
         return JSONResponse(pool.view())
@@ -102,12 +116,25 @@ def routes(pool: Pool) -> list[Route]:
     return [Route("/pool", show), Route("/pool", put, methods=["PUT"])]
 
 
+async def _read(request: Request) -> bytes:
+    """Its body. Raises OverflowError: more than `MOST_WANTED`."""
+    found = bytearray()
+    async for chunk in request.stream():
+        found += chunk
+        if len(found) > MOST_WANTED:
+            raise OverflowError(f"a body has at most {MOST_WANTED} bytes")
+    return bytes(found)
+
+
 async def keep(profile: Profile, options: Options) -> int:
     """Run until a signal. Returns the exit status.
 
-    SIGTERM and SIGINT drain; a second one ends it at once. Raises ValueError: wrong options.
+    SIGTERM and SIGINT drain; a second one ends it at once. Raises ValueError: wrong options;
+    OSError: the agent's address is taken, or the ready file cannot be written.
     """
     pool = build(profile, options)
+    if options.ready_file is not None:
+        await asyncio.to_thread(_clear, Path(options.ready_file))
     app = agent.Agent(lambda: pool.members, key=options.key, routes=routes(pool))
     server, serving, where = None, None, None
     if options.agent is not None:
@@ -136,7 +163,20 @@ async def keep(profile: Profile, options: Options) -> int:
             await serving
         await asyncio.gather(ready, return_exceptions=True)
         if options.ready_file is not None:
-            await asyncio.to_thread(Path(options.ready_file).unlink, missing_ok=True)
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(Path(options.ready_file).unlink, missing_ok=True)
+
+
+def _clear(path: Path) -> None:
+    """Remove what one left that was killed, and see that it can be written anew. Raises OSError."""
+    path.unlink(missing_ok=True)
+    draft = _draft(path)
+    draft.touch()
+    draft.unlink()
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}")
 
 
 async def _tell(pool: Pool, ready_file: str | None, where: str | None) -> None:
@@ -148,6 +188,9 @@ async def _tell(pool: Pool, ready_file: str | None, where: str | None) -> None:
             await pool.converged(3600.0)
     urls = [member.profile.url for member in pool.members]
     path = Path(ready_file)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps({"urls": urls, "agent": where, "pid": os.getpid()}) + "\n")
-    draft.replace(path)
+    try:
+        draft = _draft(path)
+        draft.write_text(json.dumps({"urls": urls, "agent": where, "pid": os.getpid()}) + "\n")
+        draft.replace(path)
+    except OSError as error:  # a disk that is full by now; the engines serve
+        to_stderr(f"--ready-file: {error}")

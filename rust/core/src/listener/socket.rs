@@ -85,7 +85,8 @@ impl Socket {
     /// Something came: where no request runs it is the begin of one's head, or more of it.
     fn something(&mut self) {
         let (requests, running) = self.life.requests();
-        if !running && !(self.head && requests == self.requests) {
+        let known = self.head && requests == self.requests;
+        if !(running || known) {
             (self.requests, self.head, self.reads) = (requests, true, None);
         }
     }
