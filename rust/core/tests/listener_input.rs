@@ -317,6 +317,7 @@ async fn heads_that_are_huge_or_never_come_hold_nothing() {
     let engine = ready().await;
     let setup = Setup {
         header_read: Duration::from_millis(200),
+        keep_alive: Duration::from_millis(200),
         ..Setup::default()
     };
     let rig = Rig::new(setup, &[&engine]);
