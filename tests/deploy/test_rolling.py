@@ -19,7 +19,7 @@ pytestmark = needs_nginx
 
 LONG = bool(os.environ.get("FOREBAY_ROLLING_LONG"))
 """A minute at 200 requests a second, as `make edge-test` has it."""
-RATE = 200.0 if LONG else float(os.environ.get("FOREBAY_ROLLING_RATE", "80"))
+RATE = 200.0 if LONG else float(os.environ.get("FOREBAY_ROLLING_RATE", "40"))
 SECONDS = 60.0 if LONG else 8.0
 BETWEEN_S = 0.5
 """Seconds that a restarted gateway has served before the other one goes."""

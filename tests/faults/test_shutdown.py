@@ -1,5 +1,6 @@
 """The end of a gateway: what runs finishes, what is new goes elsewhere, nothing is lost."""
 
+import json
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import http2
 from tests.support.processes import Gateway
 from tests.support.upstream import Connection, Received, ScriptedUpstream, delta, finish, usage
 from tests.support.wait import until
@@ -116,6 +118,37 @@ def test_idle_connections_do_not_hold_it_up(own: Gateway) -> None:
         started = time.monotonic()
         assert own.stop() == 0
         assert time.monotonic() - started < 2.5
+
+
+def test_a_body_over_http2_has_the_whole_drain(
+    tmp_path: Path, database_url: str, upstream: ScriptedUpstream
+) -> None:
+    """Its end comes 6 s after the signal: longer than what is left over gets at the last."""
+    config: dict[str, Any] = {
+        "upstreams": {"raw": {"kind": "sglang", "url": upstream.url}},
+        "models": {"tiny": {"targets": [{"upstream": "raw"}]}},
+        "drain_s": 20,
+    }
+    process = Gateway(tmp_path / "http2", config, database_url)
+    process.start()
+    try:
+        secret = process.key().secret
+        body = json.dumps(chat()).encode()
+        with http2.Post(process.port, CHAT, secret, len(body)) as post:
+            post.send(body[:10])
+            assert not post.read(0.2)
+            os.kill(process.pid, signal.SIGTERM)
+            until(lambda: is_closed(process), "the door is closed")
+            assert not post.read(6.0)
+            assert post.told
+            post.send(body[10:], end=True)
+            assert post.read(10.0)
+            assert (post.status, post.complete) == ("200", True)
+        assert process.popen is not None
+        assert process.popen.wait(10) == 0
+        assert process.usage(1)[0]["outcome"] == "ok"
+    finally:
+        process.stop()
 
 
 def test_what_does_not_finish_is_cut_and_booked(own: Gateway, upstream: ScriptedUpstream) -> None:

@@ -241,9 +241,12 @@ fn connection(
             biased;
             // First: what has come is seen before the time for it is over.
             _ = serving.as_mut() => {}
-            () = life.over() => {
+            crossing = life.over() => {
                 serving.as_mut().graceful_shutdown();
-                let _ = serving.await;
+                if tokio::time::timeout(crossing, serving.as_mut()).await.is_err() {
+                    life.tell();
+                    let _ = serving.await;
+                }
             }
         }
     });
@@ -256,10 +259,10 @@ async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Held>, std::convert::Infallible> {
     let version = request.version();
-    let running = life.begin(version, request.uri().path().starts_with("/v1/"));
+    let mut running = life.begin(version, request.uri().path().starts_with("/v1/"));
     let mut response = answer(&shared, peer, request).await;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        life.is_upgraded();
+        running.is_upgraded();
     } else if version < Version::HTTP_2 && shared.gateway.is_leaving() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);

@@ -305,7 +305,9 @@ def _print(told: Mapping[str, Any]) -> None:
         column.justify = "right"
     for row in body:
         table.add_row(*row)
+    # No cell is cut: a terminal that is narrower wraps the lines.
     console = Console()
+    console.width = max(console.width, 120)
     console.print(table)
     for name, why in told["skipped"].items():
         console.print(f"{name}: not measured: {why}")

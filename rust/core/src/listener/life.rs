@@ -3,8 +3,8 @@
 //! A proxy sends a request on a connection that it has kept, and cannot know that the other end has
 //! just closed it: a POST that meets this fails, as nobody may send it twice. So while the listener
 //! closes, a connection that has become idle stays open for a moment more, for one last request,
-//! whose answer says `connection: close`. HTTP/2 needs none of this: its GOAWAY says which requests
-//! were taken.
+//! whose answer says `connection: close`. HTTP/2 is told at once: its GOAWAY says which requests were
+//! taken. Those that cross it come in the same moment, and all of them have as long as any other.
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -68,6 +68,7 @@ impl Connections {
             state: Mutex::new(State {
                 requests: 0,
                 running: 0,
+                inferences: 0,
                 since: Instant::now(),
                 reader: None,
                 multiplexed: false,
@@ -101,6 +102,8 @@ struct State {
     requests: u64,
     /// Those that have not been answered whole.
     running: usize,
+    /// Those of them that the end waits for.
+    inferences: usize,
     /// When it last changed between idle and busy.
     since: Instant,
     /// Who waits for the next request, and is to be told when the last one has been answered.
@@ -109,7 +112,7 @@ struct State {
     multiplexed: bool,
     /// Whether it counts among [`Connections::expecting`].
     expects: bool,
-    /// It was told to end.
+    /// It was told to end, and brings no more requests.
     told: bool,
 }
 
@@ -127,12 +130,16 @@ impl Life {
         let mut state = self.state.lock();
         state.requests += 1;
         state.running += 1;
+        state.inferences += usize::from(inference);
         state.since = Instant::now();
         state.multiplexed |= version >= Version::HTTP_2;
-        self.expect(&mut state, inference);
+        self.count(&mut state);
         drop(state);
         self.changed.notify_one();
-        Running(Arc::clone(self))
+        Running {
+            life: Arc::clone(self),
+            inference,
+        }
     }
 
     /// Wakes the task once no request runs.
@@ -150,13 +157,6 @@ impl Life {
         (state.requests, state.running > 0)
     }
 
-    /// It has become something else, which knows its own end and deadlines.
-    pub(super) fn is_upgraded(&self) {
-        let mut state = self.state.lock();
-        state.multiplexed = true;
-        self.tell(&mut state);
-    }
-
     /// HTTP/2 is spoken.
     pub(super) fn is_http2(&self) {
         self.state.lock().multiplexed = true;
@@ -167,13 +167,14 @@ impl Life {
         self.state.lock().multiplexed
     }
 
-    fn end(&self) {
+    fn end(&self, inference: bool) {
         let mut state = self.state.lock();
         state.running -= 1;
+        state.inferences -= usize::from(inference);
         state.since = Instant::now();
+        self.count(&mut state);
         let mut reader = None;
         if state.running == 0 {
-            self.expect(&mut state, true);
             reader = state.reader.take();
         }
         drop(state);
@@ -183,8 +184,9 @@ impl Life {
         }
     }
 
-    fn expect(&self, state: &mut State, expects: bool) {
-        let expects = expects && !state.told;
+    /// Counts it among those that expect something, or no longer.
+    fn count(&self, state: &mut State) {
+        let expects = state.inferences > 0 || (state.running == 0 && !state.told);
         if expects && !state.expects {
             self.all.expecting.fetch_add(1, Ordering::AcqRel);
         } else if !expects && state.expects {
@@ -193,18 +195,18 @@ impl Life {
         state.expects = expects;
     }
 
-    /// Ends once the connection is to take no more requests.
-    pub(super) async fn over(&self) {
+    /// Ends once the connection is to take no more requests. Returns how long some may still come
+    /// that crossed the news of it; then [`Life::tell`].
+    pub(super) async fn over(&self) -> Duration {
         let mut closed = self.all.closed.subscribe();
         loop {
             let now = *closed.borrow_and_update();
             let at = match now {
                 None => None,
                 Some(Closed { since, idle }) => {
-                    let mut state = self.state.lock();
+                    let state = self.state.lock();
                     if state.multiplexed || idle.is_zero() {
-                        self.tell(&mut state);
-                        return;
+                        return idle;
                     }
                     (state.running == 0).then(|| state.since.max(since) + idle)
                 }
@@ -221,19 +223,19 @@ impl Life {
                 },
                 () = self.changed.notified(), if now.is_some() => {}
                 () = reached => {
-                    let mut state = self.state.lock();
-                    if state.running == 0 {
-                        self.tell(&mut state);
-                        return;
+                    if self.state.lock().running == 0 {
+                        return Duration::ZERO;
                     }
                 }
             }
         }
     }
 
-    fn tell(&self, state: &mut State) {
+    /// It brings no more requests.
+    pub(super) fn tell(&self) {
+        let mut state = self.state.lock();
         state.told = true;
-        self.expect(state, false);
+        self.count(&mut state);
     }
 }
 
@@ -250,11 +252,25 @@ impl Drop for Life {
 }
 
 /// A request that runs.
-pub(super) struct Running(Arc<Life>);
+pub(super) struct Running {
+    life: Arc<Life>,
+    inference: bool,
+}
+
+impl Running {
+    /// Its connection has become something else, which knows its own end and deadlines.
+    pub(super) fn is_upgraded(&mut self) {
+        let mut state = self.life.state.lock();
+        state.multiplexed = true;
+        state.told = true;
+        state.inferences -= usize::from(std::mem::take(&mut self.inference));
+        self.life.count(&mut state);
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.end();
+        self.life.end(self.inference);
     }
 }
 

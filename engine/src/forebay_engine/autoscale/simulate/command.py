@@ -28,7 +28,9 @@ def run(args: argparse.Namespace) -> int:
         if name == "bursts" and args.parked is not None:
             parked = replace(world, engine=replace(world.engine, start_s=args.parked))
             results["bursts, parked"] += compare(requests, parked, args.spill_price, seed)
+    # No cell is cut: a terminal that is narrower wraps the lines.
     console = Console()
+    console.width = max(console.width, 120)
     for name, found in results.items():
         console.print(table(name, found, world.engine.gpus))
     if args.out is not None:
