@@ -26,6 +26,7 @@ fn health(c: &mut Criterion) {
         }),
         slow_start: Duration::from_secs(10),
         draining: false,
+        agent: false,
     };
     let health = Arc::new(Health::new(settings, OfHealth::default(), true));
     health.report(Engine::Warm, SECOND);
