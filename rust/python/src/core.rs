@@ -486,7 +486,6 @@ impl Core {
     /// Asks an upstream, or its agent, for `path`: an exchange that is not booked. `limit_s` in
     /// seconds.
     #[pyo3(signature = (upstream, path, limit_s, *, method="GET", body=None, agent=false))]
-    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn fetch(
         slf: &Bound<'_, Self>,
         upstream: &str,
