@@ -33,7 +33,6 @@ from tests.support.wait import until
 from tests.support.wire import CHAT, call, chat, request
 
 ROOT = Path(__file__).parents[2]
-MIRROR = "http://deb.debian.org/debian"
 PACKAGES = "ca-certificates,python3,python3-venv,python3-pip"
 RUST = re.compile(r"rust:\S+")
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -95,7 +94,6 @@ class Build:
                 f"--include={PACKAGES}",
                 "bookworm",
                 str(base),
-                MIRROR,
             )
         python = base / "usr/local/bin/python"
         if not python.is_symlink():
