@@ -36,7 +36,9 @@ class Engine:
         self.jobs: dict[str, Job] = {}
         self._loop = asyncio.get_running_loop()
         self.unix_offset = time.time() - self._loop.time()
-        self._timer: asyncio.TimerHandle | None = None
+        # uvloop gives a plain Handle, which knows no time, where that is nearly now.
+        self._timer: asyncio.Handle | None = None
+        self._timer_due = 0.0
         self._soon: asyncio.Handle | None = None
         self._cache: OrderedDict[int, None] = OrderedDict()
 
@@ -169,7 +171,7 @@ class Engine:
     def _arm(self) -> None:
         due = self.scheduler.next_time()
         if self._timer is not None:
-            if due is not None and self._timer.when() == due:
+            if due == self._timer_due:
                 return
             self._timer.cancel()
             self._timer = None
@@ -179,6 +181,7 @@ class Engine:
             self._soon = self._loop.call_soon(self._tick)
         else:
             self._timer = self._loop.call_at(due, self._tick)
+            self._timer_due = due
 
     def _tick(self) -> None:
         self._soon = None
