@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
@@ -102,8 +101,7 @@ async def _serve(args: argparse.Namespace, config: "Config") -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     # A driver's platform may be slow; readings may not.
     async with (
         httpx.AsyncClient(timeout=config.timeout_s) as reading,
