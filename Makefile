@@ -47,8 +47,11 @@ run: setup
 
 test: test-rust test-python
 
+# The same examples each time, as in Python's tests; an empty SEED seeks new ones.
+SEED ?= 7
+
 test-rust: setup
-	cargo test --quiet --profile checked --workspace --exclude forebay-python
+	$(if $(SEED),PROPTEST_RNG_SEED=$(SEED)) cargo test --quiet --profile checked --workspace --exclude forebay-python
 
 # Helm's library, hadolint and a PromQL parser: large, and only the tests of deploy/ need them.
 $(STAMP)-deploy: $(STAMP)-packages

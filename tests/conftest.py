@@ -11,8 +11,15 @@ import pytest
 import pytest_asyncio
 import structlog
 from forebay.store import Database, EmbeddedPostgres
+from hypothesis import settings
 
 from tests.support.databases import create_database, execute, make_template, run_apart
+
+# The same examples each time, so that a change fails by its own faults alone. New ones are sought
+# by `pytest --hypothesis-profile explore`.
+settings.register_profile("explore")
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 # structlog's default renders the locals of every frame, which takes seconds an exception.
 structlog.configure(

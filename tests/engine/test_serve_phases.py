@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from forebay_engine.serve.crashes import Crashes
 from forebay_engine.serve.engines import Load, make
+from forebay_engine.serve.http import has_text
 from forebay_engine.serve.phases import Timeline
 from forebay_engine.serve.profile import Restart
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 LINES = {
@@ -76,6 +79,22 @@ def test_ready_counts_from_when_it_was_wanted() -> None:
     assert timeline.phases.ready == 7.0
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ("loads", "num_running_reqs", "token_usage", "numActiveRequests", "kvCacheStats")
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+"""Values of any form, under the names that are read."""
+
 LOADS = {
     "sglang": (
         b'{"loads":[{"num_running_reqs":2,"num_waiting_reqs":1,"token_usage":0.25},'
@@ -105,11 +124,38 @@ def test_each_engines_load_is_read(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LOADS)
-@settings(max_examples=50, deadline=None)
-@given(body=st.binary(max_size=60) | st.sampled_from([b"[]", b"{}", b"null", b'{"loads":[1]}']))
-def test_a_body_that_is_none_says_nothing(kind: str, body: bytes) -> None:
+@settings(max_examples=200, deadline=None)
+@given(body=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
+@example(b'" "')
+@example(b"[" * 100_000)
+@example(b'{"loads":[{"num_running_reqs":1e999,"num_waiting_reqs":0,"token_usage":0}]}')
+@example(b'[{"numActiveRequests":1e999}]')
+@example(b"vllm:num_requests_running +Inf\ntgi_queue_size NaN\n")
+@example(b"vllm:num_requests_running 1e308\nvllm:num_requests_running 1e308\n")
+def test_any_body_is_read_or_says_nothing(kind: str, body: bytes) -> None:
     found = make(kind).load(body)
-    assert found is None or found.running == 0
+    assert found is None or isinstance(found, Load)
+    if not body.strip(b"[]{} "):
+        assert found is None
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ('data: {"choices":[{"delta":{"content":"a"}}]}', True),
+        ('data: {"choices":[{"delta":{"reasoning_content":"a"}}]}', True),
+        ('data: {"choices":[{"delta":{"content":"","reasoning":"a"}}]}', True),
+        ('data: {"choices":[{"delta":{"role":"assistant","content":""}}]}', False),
+        ('data: {"choices":[{"delta":null}],"usage":null}', False),
+        ('data: {"choices":[]}', False),
+        ('data: {"choices":7}', False),
+        ('data: {"choices":[{"delta":"a"}]}', False),
+        ("data: [DONE]", False),
+        (": still there", False),
+    ],
+)
+def test_only_text_is_a_first_token(line: str, text: bool) -> None:
+    assert has_text(line) is text
 
 
 def test_pauses_grow_to_their_bound_and_then_it_is_a_loop() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from forebay_engine.serve.engines.common import decoded
 
 if TYPE_CHECKING:
     import httpx
@@ -118,7 +121,7 @@ class HttpxHttp:
                             break
                     return answer.status_code, bytes(found[:MAX_ERROR])
                 async for line in answer.aiter_lines():
-                    if not told and _has_text(line):
+                    if not told and has_text(line):
                         told = True
                         on_token()
                 return 200, b""
@@ -129,16 +132,27 @@ class HttpxHttp:
         await self._client.aclose()
 
 
-def _has_text(line: str) -> bool:
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+
+
+def has_text(line: str) -> bool:
     """Whether an SSE line of a chat chunk has text or thought in it."""
     if not line.startswith("data:"):
         return False
-    try:
-        choices = json.loads(line[5:]).get("choices") or ()
-        deltas = [choice.get("delta") or {} for choice in choices]
-    except (ValueError, AttributeError):
-        return False
-    return any(d.get("content") or d.get("reasoning_content") or d.get("reasoning") for d in deltas)
+    chunk = decoded(line[5:], _Chunk)
+    deltas = [choice.delta for choice in chunk.choices or ()] if chunk else []
+    return any(d and (d.content or d.reasoning_content or d.reasoning) for d in deltas)
 
 
 def _say(url: str, error: Exception) -> str:

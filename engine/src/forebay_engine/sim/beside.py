@@ -88,12 +88,7 @@ class Beside:
             model = next((one.text for one in fields if one.name == "model"), None)
             self._check(model, record)
             return others.answer_form(api, fields)
-        try:
-            body: Any = json.loads(exchange.body)
-        except ValueError:
-            raise others.Wrong("The body is not JSON", "body") from None
-        if not isinstance(body, dict):
-            raise others.Wrong("The body must be a JSON object", "body")
+        body = _object(exchange.body)
         self._check(body.get("model"), record)
         return others.answer_json(api, body, self._style)
 
@@ -116,7 +111,7 @@ class Beside:
         elif path == "/files" and method == "GET":
             answer = dump(kept.page(exchange.query))
         elif path == "/batches" and method == "POST":
-            answer = dump(kept.add_batch(json.loads(exchange.body)))
+            answer = dump(kept.add_batch(_object(exchange.body)))
         elif one is not None and one.group(2) and method == "GET":
             _, content = kept.file(one.group(1))
             pieces = tuple(content[at : at + 1000] for at in range(0, len(content), 1000))
@@ -146,6 +141,16 @@ class Beside:
         task = asyncio.ensure_future(_stream(exchange, record, answer, fault))
         _RUNNING.add(task)
         task.add_done_callback(_RUNNING.discard)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        body: Any = json.loads(data)
+    except (ValueError, RecursionError):
+        raise others.Wrong("The body is not JSON", "body") from None
+    if not isinstance(body, dict):
+        raise others.Wrong("The body must be a JSON object", "body")
+    return body
 
 
 _RUNNING: set[asyncio.Future[None]] = set()

@@ -68,6 +68,8 @@ def load_json(path: str, body: bytes) -> Body:
         raise errors.bad_json(path, error.pos, reason) from None
     except RecursionError:
         raise errors.bad_json(path, 0, "Recursion limit reached") from None
+    except ValueError:  # A number of more digits than Python reads.
+        raise errors.bad_json(path, 0, "invalid number") from None
     if not isinstance(value, dict):
         message = "Input should be a valid dictionary or object to extract fields from"
         problem = errors.field_problem("model_attributes_type", (), message, value)

@@ -117,9 +117,8 @@ class Shelf:
         _, content = self.files.get(str(batch["input_file_id"]), ({}, b""))
         lines = []
         for number, line in enumerate(content.splitlines()):
-            asked = json.loads(line) if line.strip() else {}
             answer = {"status_code": 200, "request_id": f"req_{number}", "body": {"id": "x"}}
-            lines.append({"id": f"br_{number}", "custom_id": asked.get("custom_id")})
+            lines.append({"id": f"br_{number}", "custom_id": _custom_id(line)})
             lines[-1] |= {"response": answer, "error": None}
         text = "".join(json.dumps(line) + "\n" for line in lines).encode()
         made = self._keep(f"{batch['id']}_output.jsonl", "batch_output", text)
@@ -135,3 +134,11 @@ class Shelf:
         if batch["status"] != "completed":
             batch["status"] = "cancelled"
         return batch
+
+
+def _custom_id(line: bytes) -> Any:
+    try:
+        asked = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return asked.get("custom_id") if isinstance(asked, dict) else None

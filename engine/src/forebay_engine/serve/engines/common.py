@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from forebay_engine.serve.gpu import Gpu
 
@@ -43,16 +45,33 @@ def refuse(profile: Profile, file: str, kind: str, **fields: str) -> None:
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{.*\})?[ \t]+(\S+)", re.MULTILINE)
 
 
+_EXACT = 2.0**53
+"""Up to here a float tells each integer; no engine counts further, and infinity is no load."""
+
+
 def samples(body: bytes, *names: str) -> dict[str, list[float]]:
     """The values of some metrics in Prometheus' text format, over all labels."""
     found: dict[str, list[float]] = {name: [] for name in names}
     for name, text in _SAMPLE.findall(body.decode("utf-8", "replace")):
         if name in found:
             try:
-                found[name].append(float(text))
+                value = float(text)
             except ValueError:
                 continue
+            if abs(value) <= _EXACT:
+                found[name].append(value)
     return found
+
+
+T = TypeVar("T")
+
+
+def decoded(body: bytes | str, form: type[T]) -> T | None:
+    """What an engine said in JSON; None where it is not of that form. Never raises."""
+    try:
+        return msgspec.json.decode(body, type=form)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
 
 
 def option(argv: list[str], flag: str, value: object | None) -> None:

@@ -17,13 +17,14 @@ allocation, for `POST /gate/activate` (srt/distributed/gated_launch.py).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from forebay_engine.serve.engines import Call, Load, Mark, ParkCalls
-from forebay_engine.serve.engines.common import fp8_cache, option, parallel
+from forebay_engine.serve.engines.common import decoded, fp8_cache, option, parallel
 from forebay_engine.serve.gpu import Gpu, sizes
 
 if TYPE_CHECKING:
@@ -31,6 +32,18 @@ if TYPE_CHECKING:
 
 GATE_OFFSET = 20_000
 """The gate's port lies so far above the engine's, or below it where that is none."""
+
+
+class _Rank(msgspec.Struct):
+    num_running_reqs: int
+    num_waiting_reqs: int
+    token_usage: float
+
+
+class _Loads(msgspec.Struct):
+    """What `/v1/loads` says, as far as it is read."""
+
+    loads: list[_Rank]
 
 
 class SGLang:
@@ -106,15 +119,14 @@ class SGLang:
         return {}
 
     def load(self, body: bytes) -> Load | None:
-        try:
-            ranks = json.loads(body)["loads"]
-            return Load(
-                running=sum(int(rank["num_running_reqs"]) for rank in ranks),
-                queued=sum(int(rank["num_waiting_reqs"]) for rank in ranks),
-                kv_used=max((float(rank["token_usage"]) for rank in ranks), default=None),
-            )
-        except (ValueError, KeyError, TypeError):
+        found = decoded(body, _Loads)
+        if found is None:
             return None
+        return Load(
+            running=sum(rank.num_running_reqs for rank in found.loads),
+            queued=sum(rank.num_waiting_reqs for rank in found.loads),
+            kv_used=max((rank.token_usage for rank in found.loads), default=None),
+        )
 
     def park(self, profile: Profile) -> ParkCalls | None:
         if profile.park != "memory":

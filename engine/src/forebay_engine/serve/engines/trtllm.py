@@ -12,19 +12,32 @@ is written below `cache_dir` where it is needed. The server asks for no key.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import yaml
 
 from forebay_engine.serve.engines import Call, Load, Mark, ParkCalls
-from forebay_engine.serve.engines.common import fp8_cache, option, parallel, refuse
+from forebay_engine.serve.engines.common import decoded, fp8_cache, option, parallel, refuse
 from forebay_engine.serve.gpu import Gpu, sizes
 
 if TYPE_CHECKING:
     from forebay_engine.serve.profile import Profile
+
+
+class _Cache(msgspec.Struct):
+    used: float = msgspec.field(name="usedNumBlocks", default=0)
+    most: float = msgspec.field(name="maxNumBlocks", default=0)
+
+
+class _Iteration(msgspec.Struct):
+    """One of those that `/metrics` tells of, as far as it is read."""
+
+    active: int = msgspec.field(name="numActiveRequests")
+    queued: int = msgspec.field(name="numQueuedRequests", default=0)
+    cache: _Cache | None = msgspec.field(name="kvCacheStats", default=None)
 
 
 class TRTLLM:
@@ -101,18 +114,16 @@ class TRTLLM:
         return {_config(profile): yaml.safe_dump(settings, sort_keys=True)}
 
     def load(self, body: bytes) -> Load | None:
-        try:
-            entries = json.loads(body)
-            last = entries[-1]
-            cache = last.get("kvCacheStats") or {}
-            most = float(cache.get("maxNumBlocks") or 0)
-            return Load(
-                running=int(last["numActiveRequests"]),
-                queued=int(last.get("numQueuedRequests") or 0),
-                kv_used=float(cache["usedNumBlocks"]) / most if most else None,
-            )
-        except (ValueError, KeyError, TypeError, IndexError):
+        found = decoded(body, list[_Iteration])
+        if not found:
             return None
+        last = found[-1]
+        cache = last.cache or _Cache()
+        return Load(
+            running=last.active,
+            queued=last.queued,
+            kv_used=cache.used / cache.most if cache.most else None,
+        )
 
     def park(self, profile: Profile) -> ParkCalls | None:
         return None

@@ -171,7 +171,7 @@ class KindApp(App, ABC):
         """A request's JSON object. Raises Problem."""
         try:
             value = json.loads(exchange.body.decode())
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise invalid("We could not parse the JSON body of your request.") from None
         if not isinstance(value, dict):
             raise invalid("The body must be a JSON object.")
