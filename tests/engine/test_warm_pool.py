@@ -231,7 +231,8 @@ def test_it_converges_keeps_its_limits_and_then_rests(
         if crashing >= 0:
             world.crash(crashing)
         quiet = 0
-        for _ in range(200):
+        # A pause after members that died parked is 600 s at most.
+        for _ in range(900):
             warm_before = world.count("warm")
             actions = planner.plan(desired, world.members, now)
             assert len({action.index for action in actions}) == len(actions)
