@@ -1,7 +1,8 @@
-//! A fast upstream and a fast load client, to measure what a gateway between them costs.
+//! A fast upstream, a fast load client and a bare relay, to measure what a gateway between them costs.
 
 mod client;
 mod clock;
+mod relay;
 mod shapes;
 mod stats;
 mod upstream;
@@ -29,6 +30,8 @@ struct Cli {
 enum Command {
     /// Serve SGLang-shaped answers, in the shape that a request's `user` or prompt names.
     Upstream(UpstreamArgs),
+    /// Copy bytes between clients and an upstream, and nothing else.
+    Relay(RelayArgs),
     /// Put load on a gateway and report what came back.
     Client(ClientArgs),
 }
@@ -47,6 +50,16 @@ struct UpstreamArgs {
     /// Send paced events only at multiples of this many microseconds; 0 sends each at its own time.
     #[arg(long, default_value_t = 0)]
     quantum_us: u64,
+}
+
+#[derive(Args)]
+struct RelayArgs {
+    /// Address to listen on.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: SocketAddr,
+    /// Where the bytes go.
+    #[arg(long, value_name = "HOST:PORT")]
+    upstream: SocketAddr,
 }
 
 #[derive(Args)]
@@ -135,6 +148,7 @@ fn start(command: Command) -> io::Result<()> {
             burst_gap_ns: args.burst_gap_us * 1000,
             quantum_ns: args.quantum_us * 1000,
         }),
+        Command::Relay(args) => relay::run(args.listen, args.upstream),
         Command::Client(args) => {
             let json = args.json.clone();
             let report = client::run(client::Options {

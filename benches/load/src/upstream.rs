@@ -70,7 +70,8 @@ pub(crate) fn run(options: Options) -> io::Result<()> {
     .map(|_: Vec<()>| ())
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// A listener that shares its port with those of other threads.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {

@@ -19,6 +19,15 @@ struct Upstream {
 
 impl Upstream {
     fn start() -> Self {
+        Self::started("upstream", &[])
+    }
+
+    /// A bare relay in front of it.
+    fn relay(&self) -> Self {
+        Self::started("relay", &["--upstream", &self.address])
+    }
+
+    fn started(what: &str, arguments: &[&str]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -27,7 +36,8 @@ impl Upstream {
         let address = format!("127.0.0.1:{port}");
         let mut command = Command::new(BINARY);
         let child = command
-            .args(["upstream", "--listen", &address])
+            .args([what, "--listen", &address])
+            .args(arguments)
             .spawn()
             .unwrap();
         for _ in 0..200 {
@@ -145,6 +155,25 @@ fn a_constant_rate_makes_as_many_requests_as_it_says() {
     ]);
     assert_eq!(report["requests"], 100);
     assert_eq!(report["errors"], 0);
+}
+
+#[test]
+fn a_relay_changes_nothing() {
+    let upstream = Upstream::start();
+    let relay = upstream.relay();
+    let report = relay.load(&[
+        "--workload",
+        "burst",
+        "--concurrency",
+        "4",
+        "--requests",
+        "8",
+    ]);
+    assert_eq!(report["requests"], 8);
+    assert_eq!(report["errors"], 0);
+    assert_eq!(report["events"], 800);
+    let asked = "GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    assert_eq!(relay.raw(&[asked]), upstream.raw(&[asked]));
 }
 
 #[test]
