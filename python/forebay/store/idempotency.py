@@ -12,15 +12,15 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from forebay.store import expiring
 from forebay.store.database import Connection
+from forebay.store.expiring import ExpiringTable
 from forebay.store.prompt_cipher import PromptCipher
 
 if TYPE_CHECKING:
     from forebay.store.database import Database
 
 _TIMEOUT_S = 5.0
-_SWEPT = 500
-"""Rows that one step of `sweep` deletes: each may have megabytes."""
 
 
 class Claim(NamedTuple):
@@ -111,7 +111,7 @@ _SWEEP = (
 )
 
 
-class IdempotencyStore:
+class IdempotencyStore(ExpiringTable):
     """The table of keys. Whoever is asked for an account's answer has checked the account.
 
     cipher: seals answers if it has an active key.
@@ -126,9 +126,7 @@ class IdempotencyStore:
         cipher: PromptCipher,
         clock: Callable[[], datetime] | None = None,
     ):
-        self._database = database
-        self._cipher = cipher
-        self._clock = clock
+        super().__init__(database, cipher, clock, timeout_s=_TIMEOUT_S)
 
     async def claim(self, claim: Claim, *, lease_s: float, ttl_s: float) -> Verdict:
         """Try to get to work on a request.
@@ -137,9 +135,9 @@ class IdempotencyStore:
         """
         lease, ttl = timedelta(seconds=lease_s), timedelta(seconds=ttl_s)
         while True:
-            if await self._fetch(_CLAIM, self._now(), *claim, lease, ttl):
+            if await self._ask(_CLAIM, self._now(), *claim, lease, ttl):
                 return "run"
-            rows = await self._fetch(_LOOK, *claim.name)
+            rows = await self._ask(_LOOK, *claim.name)
             # Released in between: it is to be had again.
             if rows:
                 return self._verdict(claim, rows[0])
@@ -165,7 +163,7 @@ class IdempotencyStore:
             if enc_key is not None:
                 body = self._cipher.seal(claim.owner, "replay", body)
         outcome = "too_large" if answer is None else "answered"
-        done = await self._fetch(
+        done = await self._ask(
             _FINISH,
             *(self._now(), *claim.name, claim.owner, outcome, head),
             *(None if answer is None else enc_key, body, timedelta(seconds=ttl_s)),
@@ -174,36 +172,23 @@ class IdempotencyStore:
 
     async def release(self, claim: Claim) -> None:
         """Nothing came of it that is worth keeping: the next one works on it anew."""
-        await self._fetch(_RELEASE, *claim.name, claim.owner)
+        await self._ask(_RELEASE, *claim.name, claim.owner)
 
     async def renew(self, claims: Sequence[Claim], *, lease_s: float) -> None:
         """Hold on to these claims for so many seconds from now."""
         names = [claim.account for claim in claims], [claim.key for claim in claims]
         owners = [claim.owner for claim in claims]
-        await self._database.ask(
-            *(_RENEW, self._now(), timedelta(seconds=lease_s), *names, owners),
-            timeout_s=_TIMEOUT_S,
-            upkeep=True,
+        await self._ask(
+            *(_RENEW, self._now(), timedelta(seconds=lease_s), *names, owners), upkeep=True
         )
 
     async def running(self, names: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         """Those of these accounts and keys that someone works on."""
         accounts, keys = [name[0] for name in names], [name[1] for name in names]
-        rows = await self._fetch(_RUNNING, self._now(), accounts, keys)
+        rows = await self._ask(_RUNNING, self._now(), accounts, keys)
         return {(row["account"], row["key"]) for row in rows}
-
-    def _now(self) -> datetime | None:
-        return None if self._clock is None else self._clock()
-
-    async def _fetch(self, query: str, *arguments: object) -> "list[asyncpg.Record]":
-        return await self._database.ask(query, *arguments, timeout_s=_TIMEOUT_S)
 
 
 async def sweep(connection: Connection, now: datetime) -> int:
     """Delete what has expired; how many."""
-    gone = 0
-    while True:
-        count = int((await connection.execute(_SWEEP, now, _SWEPT)).split()[-1])
-        gone += count
-        if count < _SWEPT:
-            return gone
+    return await expiring.sweep(connection, _SWEEP, now)

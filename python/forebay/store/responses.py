@@ -6,19 +6,17 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
+from forebay.store import expiring
 from forebay.store.database import Connection
 from forebay.store.errors import ResponseExists
+from forebay.store.expiring import ExpiringTable
 from forebay.store.prompt_cipher import Part, PromptCipher
 
 if TYPE_CHECKING:
-    import asyncpg
-
     from forebay.store.database import Database
 
 _TIMEOUT_S = 10.0
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
-_SWEPT = 500
-"""Rows that one step of `sweep` deletes: each may have megabytes."""
 
 _SAVE = (
     "INSERT INTO stored_responses AS r (id, row_id, account, key_id, model, previous_response_id,"
@@ -59,7 +57,7 @@ class NewResponse(NamedTuple):
     items: bytes
 
 
-class ResponseStore:
+class ResponseStore(ExpiringTable):
     """The table of responses. Whoever asks for an account's has checked that it may.
 
     cipher: seals what is kept if it has an active key.
@@ -75,9 +73,7 @@ class ResponseStore:
         cipher: PromptCipher,
         clock: Callable[[], datetime] | None = None,
     ):
-        self._database = database
-        self._cipher = cipher
-        self._clock = clock
+        super().__init__(database, cipher, clock, timeout_s=_TIMEOUT_S)
 
     async def save(self, new: NewResponse, *, ttl_s: float) -> None:
         """Keep it until `ttl_s` seconds after it was made.
@@ -91,7 +87,7 @@ class ResponseStore:
             response = self._cipher.seal(row_id, "response", response)
             items = self._cipher.seal(row_id, "items", items)
         expires = created + timedelta(seconds=ttl_s)
-        saved = await self._fetch(
+        saved = await self._ask(
             _SAVE,
             *(new.id, row_id, new.account, new.key_id, new.model, new.previous_response_id),
             *(created, expires, key, response, items),
@@ -118,14 +114,14 @@ class ResponseStore:
         """Whether there was one."""
         if _ID.fullmatch(response_id) is None:
             return False
-        return bool(await self._fetch(_DELETE, response_id, account, self._now()))
+        return bool(await self._ask(_DELETE, response_id, account, self._now()))
 
     async def _load(self, account: str, response_id: str, *parts: Part) -> list[bytes] | None:
         if _ID.fullmatch(response_id) is None:
             # Anything may be asked for, also what no text in the database can be.
             return None
         query = _LOAD.format(columns=", ".join(("row_id", "enc_key", *parts)))
-        rows = await self._fetch(query, response_id, account, self._now())
+        rows = await self._ask(query, response_id, account, self._now())
         if not rows:
             return None
         row = rows[0]
@@ -133,18 +129,7 @@ class ResponseStore:
             return [row[part] for part in parts]
         return [self._cipher.open(row["enc_key"], row["row_id"], part, row[part]) for part in parts]
 
-    def _now(self) -> datetime | None:
-        return None if self._clock is None else self._clock()
-
-    async def _fetch(self, query: str, *arguments: object) -> "list[asyncpg.Record]":
-        return await self._database.ask(query, *arguments, timeout_s=_TIMEOUT_S)
-
 
 async def sweep(connection: Connection, now: datetime) -> int:
     """Delete what has expired; how many."""
-    gone = 0
-    while True:
-        count = int((await connection.execute(_SWEEP, now, _SWEPT)).split()[-1])
-        gone += count
-        if count < _SWEPT:
-            return gone
+    return await expiring.sweep(connection, _SWEEP, now)

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::snapshot::Reason;
+use crate::sse::TooLarge;
 
 /// What went wrong, in terms that every protocol can render.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -280,6 +281,12 @@ impl Error {
             upstream_status: None,
             cause: None,
         }
+    }
+
+    /// The engine sent an event that no decoder holds.
+    pub(crate) fn oversized_event(cause: TooLarge) -> Self {
+        let message = "The engine sent an event that is too large.";
+        Self::new(Kind::UpstreamError, message).cause(cause)
     }
 
     /// Names the request field at fault.

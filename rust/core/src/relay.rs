@@ -114,14 +114,7 @@ impl StreamRelay {
                 return Ok(());
             }
         }
-        match overflow {
-            None => Ok(()),
-            Some(too_large) => Err(Error::new(
-                Kind::UpstreamError,
-                "The engine sent an event that is too large.",
-            )
-            .cause(too_large)),
-        }
+        overflow.map_or(Ok(()), |cause| Err(Error::oversized_event(cause)))
     }
 
     /// The engine closed its side. Appends what is missing of a stream that had finished.

@@ -1,5 +1,4 @@
 //! `Core`: the gateway's state and its runtime, as Python holds them.
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,27 +10,25 @@ use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use forebay_core::door::{Door, Front, Way};
 use forebay_core::error::{Error, Kind};
-use forebay_core::gateway::{Failure, Gateway};
+use forebay_core::gateway::Gateway;
 use forebay_core::headers::fresh_request_id;
 use forebay_core::health::Engine;
 use forebay_core::listener::{Bounds, Listener, Sockets};
-use forebay_core::prompt_log::without_secrets;
 use http::Method;
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
-use crate::bridge::{Queue, Reactor, Token};
+use crate::bridge::{Queue, Reactor};
 use crate::convert::{self, Headers};
-use crate::exchange::{Exchange, Source, Wait};
+use crate::exchange::Exchange;
 use crate::leases::Leases;
 use crate::limits;
+use crate::notes::{self, Note};
 use crate::port::Taken;
 use crate::spool::Spool;
-
-/// Failures that wait for the log beyond this are counted only.
-const MAX_NOTES: usize = 10_000;
+use crate::waits::{Source, Waits};
 
 /// The wait for what the store is asked, among those of exchanges, which count from 0.
 const PORT: u64 = u64::MAX;
@@ -39,21 +36,12 @@ const PORT: u64 = u64::MAX;
 /// How long a client may take nothing of its answer before its connection is given up.
 const WRITE_STALL: Duration = Duration::from_secs(300);
 
-/// Of an attempt that failed: upstream, number, why it was made, the upstream's status, milliseconds.
-type Tried = (String, u32, &'static str, Option<u16>, f64);
-
-/// What the log is told of one failure: kind, message, private cause, request id, attempt.
-type Note = (&'static str, String, String, String, Option<Tried>);
-
 /// The gateway of one process.
 #[pyclass(frozen, module = "forebay._core")]
 pub(crate) struct Core {
     gateway: Arc<Gateway>,
     reactor: Reactor,
-    queue: Arc<Queue>,
-    waits: Mutex<HashMap<u64, Wait>>,
-    event_loop: OnceLock<Py<PyAny>>,
-    new_future: OnceLock<Py<PyAny>>,
+    waits: Waits,
     notes: Arc<ArrayQueue<Note>>,
     next_id: AtomicU64,
     taken: Taken,
@@ -61,86 +49,10 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn waker(&self, id: u64) -> Waker {
-        Waker::from(Arc::new(Token {
-            queue: Arc::clone(&self.queue),
-            id,
-        }))
+    /// The futures that its event loop awaits.
+    pub(crate) const fn waits(&self) -> &Waits {
+        &self.waits
     }
-
-    /// A future that resolves when the exchange has what is wanted.
-    pub(crate) fn wait<'py>(
-        &self,
-        py: Python<'py>,
-        id: u64,
-        source: Source,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let new_future = self
-            .new_future
-            .get()
-            .ok_or_else(|| PyRuntimeError::new_err("the core is not attached to an event loop"))?;
-        // A wait that was given up by its task may be followed by another.
-        let earlier = self.waits.lock().remove(&id);
-        if let Some(earlier) = earlier {
-            let given_up = is_done(py, &earlier.future)?;
-            if !given_up {
-                self.waits.lock().insert(id, earlier);
-                return Err(PyRuntimeError::new_err("it is awaited already"));
-            }
-        }
-        let future = new_future.bind(py).call0()?;
-        let waiting = Wait {
-            future: future.clone().unbind(),
-            source,
-        };
-        self.waits.lock().insert(id, waiting);
-        Ok(future)
-    }
-
-    /// Ends the wait of an exchange that was cancelled.
-    pub(crate) fn forget(&self, py: Python<'_>, id: u64) -> PyResult<()> {
-        let wait = self.waits.lock().remove(&id);
-        if let Some(wait) = wait {
-            resolve(py, &wait.future, py.None().into_bound(py))?;
-        }
-        Ok(())
-    }
-
-    fn complete(&self, py: Python<'_>, id: u64) -> PyResult<()> {
-        let Some(wait) = self.waits.lock().remove(&id) else {
-            return Ok(());
-        };
-        let polled = match &wait.source {
-            Source::Exchange(exchange, what) => exchange.get().poll(py, *what)?,
-            Source::Port => {
-                let waker = self.waker(id);
-                self.taken
-                    .poll(py, &self.gateway.port, &Context::from_waker(&waker))?
-            }
-        };
-        match polled {
-            Poll::Ready(value) => resolve(py, &wait.future, value),
-            Poll::Pending => {
-                self.waits.lock().insert(id, wait);
-                Ok(())
-            }
-        }
-    }
-}
-
-fn resolve(py: Python<'_>, future: &Py<PyAny>, value: Bound<'_, PyAny>) -> PyResult<()> {
-    // The task that awaited it may have been cancelled.
-    if !is_done(py, future)? {
-        future.call_method1(py, pyo3::intern!(py, "set_result"), (value,))?;
-    }
-    Ok(())
-}
-
-fn is_done(py: Python<'_>, future: &Py<PyAny>) -> PyResult<bool> {
-    future
-        .bind(py)
-        .call_method0(pyo3::intern!(py, "done"))?
-        .is_truthy()
 }
 
 /// The way of that index.
@@ -160,6 +72,20 @@ fn kind(name: &str) -> PyResult<Kind> {
         .ok_or_else(|| PyValueError::new_err(format!("no error kind is named {name:?}")))
 }
 
+fn failure(
+    kind_name: &str,
+    message: String,
+    param: Option<String>,
+    code: Option<String>,
+    cause: Option<String>,
+) -> PyResult<Error> {
+    let mut error = Error::new(kind(kind_name)?, message);
+    error.param = param.map(Into::into);
+    error.code = code.map(Into::into);
+    error.cause = cause;
+    Ok(error)
+}
+
 #[pymethods]
 impl Core {
     #[new]
@@ -176,40 +102,11 @@ impl Core {
         );
         let queue = Arc::new(queue.map_err(PyOSError::new_err)?);
         let queue = Arc::clone(bell.get_or_init(|| queue));
-        let notes = Arc::new(ArrayQueue::new(MAX_NOTES));
-        let sink = Arc::clone(&notes);
-        gateway.on_failure(Box::new(move |failure: &Failure<'_>| {
-            let error = failure.error;
-            // Engines quote what clients sent: above all in what is the client's fault.
-            let message = match error.kind {
-                Kind::InvalidRequest | Kind::PayloadTooLarge => {
-                    "The engine refused the request.".to_owned()
-                }
-                _ => without_secrets(&error.message),
-            };
-            let cause = without_secrets(error.cause.as_deref().unwrap_or_default());
-            // Full: the log is behind, and the counters have it.
-            let id = failure.request_id.to_owned();
-            let tried = failure.attempt.map(|attempt| {
-                let ms = attempt.duration_us as f64 / 1e3;
-                let upstream = attempt.upstream.to_string();
-                (
-                    upstream,
-                    attempt.number,
-                    attempt.why.name(),
-                    attempt.status,
-                    ms,
-                )
-            });
-            let _ = sink.push((error.kind.name(), message, cause, id, tried));
-        }));
+        let notes = notes::collect(&gateway);
         Ok(Self {
             gateway,
             reactor,
-            queue,
-            waits: Mutex::new(HashMap::new()),
-            event_loop: OnceLock::new(),
-            new_future: OnceLock::new(),
+            waits: Waits::new(queue),
             notes,
             next_id: AtomicU64::new(0),
             taken: Taken::default(),
@@ -219,28 +116,20 @@ impl Core {
 
     /// Delivers results on this event loop from now on. Once per process.
     fn attach(slf: &Bound<'_, Self>, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        if this.event_loop.set(event_loop.clone().unbind()).is_err() {
-            return Err(PyRuntimeError::new_err("the core is attached already"));
-        }
-        let new_future = event_loop.getattr(pyo3::intern!(py, "create_future"))?;
-        // Set once, as the line above allows one attach.
-        let _ = this.new_future.set(new_future.unbind());
-        let drain = slf.getattr(pyo3::intern!(py, "drain"))?;
-        event_loop.call_method1(pyo3::intern!(py, "add_reader"), (this.queue.fd(), drain))?;
-        Ok(())
+        let drain = slf.getattr(pyo3::intern!(slf.py(), "drain"))?;
+        slf.get().waits.attach(event_loop, &drain)
     }
 
     /// Resolves every future whose result is ready. The event loop calls it.
     fn drain(&self, py: Python<'_>) -> PyResult<()> {
-        let mut failed = None;
-        self.queue.take(|id| {
-            if let Err(error) = self.complete(py, id) {
-                failed = Some(error);
+        self.waits.drain(py, |id, source| match source {
+            Source::Exchange(exchange, what) => exchange.get().poll(py, *what),
+            Source::Port => {
+                let waker = self.waits.waker(id);
+                let cx = Context::from_waker(&waker);
+                self.taken.poll(py, &self.gateway.port, &cx)
             }
-        });
-        failed.map_or(Ok(()), Err)
+        })
     }
 
     /// Listens on `host:port` and serves the inference API from there, all else from the
@@ -462,11 +351,11 @@ impl Core {
     /// What the store is asked: a list of `(ticket, kind, payload)`, or a future of it.
     fn asks<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
-        let waker = this.waker(PORT);
+        let waker = this.waits.waker(PORT);
         let cx = Context::from_waker(&waker);
         match this.taken.poll(py, &this.gateway.port, &cx)? {
             Poll::Ready(asked) => Ok(asked),
-            Poll::Pending => this.wait(py, PORT, Source::Port),
+            Poll::Pending => this.waits.begin(py, PORT, Source::Port),
         }
     }
 
@@ -616,10 +505,7 @@ impl Core {
         cause: Option<String>,
         way: Option<usize>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let mut error = Error::new(kind(kind_name)?, message);
-        error.param = param.map(Into::into);
-        error.code = code.map(Into::into);
-        error.cause = cause;
+        let error = failure(kind_name, message, param, code, cause)?;
         let headers = headers.map(Headers::read).transpose()?;
         self.answer(py, door_of(way)?, &error, headers.as_ref())
     }
@@ -637,10 +523,7 @@ impl Core {
         code: Option<String>,
         cause: Option<String>,
     ) -> PyResult<Bound<'py, PyTuple>> {
-        let mut error = Error::new(kind(kind_name)?, message);
-        error.param = param.map(Into::into);
-        error.code = code.map(Into::into);
-        error.cause = cause;
+        let error = failure(kind_name, message, param, code, cause)?;
         let headers = headers.map(Headers::read).transpose()?;
         self.grpc_status(py, &error, headers.as_ref())
     }
@@ -750,14 +633,7 @@ impl Core {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.gateway.halt();
         py.detach(|| self.reactor.stop());
-        if let Some(event_loop) = self.event_loop.get() {
-            event_loop.call_method1(py, pyo3::intern!(py, "remove_reader"), (self.queue.fd(),))?;
-        }
-        let waits: Vec<Wait> = self.waits.lock().drain().map(|(_, wait)| wait).collect();
-        for wait in waits {
-            wait.future.call_method0(py, pyo3::intern!(py, "cancel"))?;
-        }
-        Ok(())
+        self.waits.close(py)
     }
 }
 

@@ -10,6 +10,7 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::convert;
 use crate::core::Core;
+use crate::waits::Source;
 
 /// What the event loop waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -18,20 +19,6 @@ pub(crate) enum Want {
     Call,
     Body,
     Messages,
-}
-
-/// A future that the event loop awaits, and what will resolve it.
-pub(crate) struct Wait {
-    pub(crate) future: Py<PyAny>,
-    pub(crate) source: Source,
-}
-
-/// What resolves a future.
-pub(crate) enum Source {
-    /// An exchange has what is wanted.
-    Exchange(Py<Exchange>, Want),
-    /// The store is asked something.
-    Port,
 }
 
 /// One admitted (or refused) request. Its answer is taken with `start`, then `next` until `None`.
@@ -63,7 +50,7 @@ impl Exchange {
         let waker = self
             .waker
             .lock()
-            .get_or_insert_with(|| self.core.get().waker(self.id))
+            .get_or_insert_with(|| self.core.get().waits().waker(self.id))
             .clone();
         let mut cx = Context::from_waker(&waker);
         let ready = match want {
@@ -97,7 +84,7 @@ impl Exchange {
             Poll::Ready(value) => Ok(value),
             Poll::Pending => {
                 let source = Source::Exchange(slf.clone().unbind(), want);
-                this.core.get().wait(py, this.id, source)
+                this.core.get().waits().begin(py, this.id, source)
             }
         }
     }
@@ -160,7 +147,7 @@ impl Exchange {
     #[pyo3(signature = (*_args))]
     fn cancel(&self, py: Python<'_>, _args: &Bound<'_, pyo3::types::PyTuple>) -> PyResult<()> {
         self.slot.cancel();
-        self.core.get().forget(py, self.id)
+        self.core.get().waits().forget(py, self.id)
     }
 }
 

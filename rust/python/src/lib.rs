@@ -7,10 +7,12 @@ mod exchange;
 mod grpc;
 mod leases;
 mod limits;
+mod notes;
 mod port;
 mod prices;
 mod pure;
 mod spool;
+mod waits;
 
 use pyo3::prelude::*;
 

@@ -37,44 +37,26 @@ class _Figures:
         return [family for family in self._families() if family.samples]
 
     def _families(self) -> Iterator[Metric]:
-        labels = ["member"]
-        info = GaugeMetricFamily(
-            "forebay_engine_info", "Always 1.", labels=[*labels, "kind", "model"]
-        )
-        state = GaugeMetricFamily(
-            "forebay_engine_state", "1 for the state that it is in.", labels=[*labels, "state"]
-        )
-        phase = GaugeMetricFamily(
+        def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(name, text, labels=["member", *labels])
+
+        info = gauge("forebay_engine_info", "Always 1.", "kind", "model")
+        state = gauge("forebay_engine_state", "1 for the state that it is in.", "state")
+        phase = gauge(
             "forebay_engine_phase_seconds",
             "Of its last start; ready and first_token are when it was, the others how long.",
-            labels=[*labels, "phase"],
+            "phase",
         )
-        parked = GaugeMetricFamily(
-            "forebay_engine_parked", "1 while its memory is released.", labels=labels
-        )
-        since = GaugeMetricFamily(
-            "forebay_engine_state_seconds", "How long it has been in its state.", labels=labels
-        )
-        running = GaugeMetricFamily(
-            "forebay_engine_running_requests", "As the engine tells it.", labels=labels
-        )
-        queued = GaugeMetricFamily(
-            "forebay_engine_queued_requests", "As the engine tells it.", labels=labels
-        )
-        used = GaugeMetricFamily(
-            "forebay_engine_kv_used_ratio", "Share of the KV cache in use.", labels=labels
-        )
-        age = GaugeMetricFamily(
-            "forebay_engine_load_age_seconds", "How old the three before are.", labels=labels
-        )
-        read = GaugeMetricFamily(
-            "forebay_engine_preload_bytes", "Weights read into the page cache.", labels=labels
-        )
-        reading = GaugeMetricFamily(
-            "forebay_engine_preload_seconds", "What that took.", labels=labels
-        )
+        parked = gauge("forebay_engine_parked", "1 while its memory is released.")
+        since = gauge("forebay_engine_state_seconds", "How long it has been in its state.")
+        running = gauge("forebay_engine_running_requests", "As the engine tells it.")
+        queued = gauge("forebay_engine_queued_requests", "As the engine tells it.")
+        used = gauge("forebay_engine_kv_used_ratio", "Share of the KV cache in use.")
+        age = gauge("forebay_engine_load_age_seconds", "How old the three before are.")
+        read = gauge("forebay_engine_preload_bytes", "Weights read into the page cache.")
+        reading = gauge("forebay_engine_preload_seconds", "What that took.")
         crashes = CounterMetricFamily(
-            "forebay_engine_crashes", "Ends that nobody asked for.", labels=labels
+            "forebay_engine_crashes", "Ends that nobody asked for.", labels=["member"]
         )
         for index, member in enumerate(self._members):
             label = [str(index)]

@@ -31,14 +31,7 @@ impl Frames {
                 each(text(&data)?)?;
             }
         }
-        match overflow {
-            None => Ok(()),
-            Some(cause) => Err(Error::new(
-                Kind::UpstreamError,
-                "The engine sent an event that is too large.",
-            )
-            .cause(cause)),
-        }
+        overflow.map_or(Ok(()), |cause| Err(Error::oversized_event(cause)))
     }
 
     /// Gives what is left at the stream's end, which lacks its blank line.

@@ -6,7 +6,7 @@ use super::Job;
 use super::body::speaks;
 use crate::dialect::{Dialect, Transcoder};
 use crate::door::Native;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::snapshot::Target;
 use crate::sse::Decoder;
 
@@ -50,14 +50,7 @@ impl Tee {
                 return Ok(());
             }
         }
-        match overflow {
-            None => Ok(()),
-            Some(cause) => Err(Error::new(
-                Kind::UpstreamError,
-                "The engine sent an event that is too large.",
-            )
-            .cause(cause)),
-        }
+        overflow.map_or(Ok(()), |cause| Err(Error::oversized_event(cause)))
     }
 
     /// The stream's end: an event that lacks only its blank line is one all the same.

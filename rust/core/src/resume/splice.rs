@@ -72,14 +72,7 @@ impl Splice {
                 return Ok(());
             }
         }
-        match overflow {
-            None => Ok(()),
-            Some(too_large) => Err(Error::new(
-                Kind::UpstreamError,
-                "The engine sent an event that is too large.",
-            )
-            .cause(too_large)),
-        }
+        overflow.map_or(Ok(()), |cause| Err(Error::oversized_event(cause)))
     }
 
     /// The engine closed its side: an event that lacks only its blank line counts.

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::sse::{Decoder, Frame};
 
 use super::super::Sink;
@@ -51,14 +51,7 @@ impl Reader {
         while let Some(frame) = self.decoder.next() {
             self.state.frame(&frame, sink)?;
         }
-        match overflow {
-            None => Ok(()),
-            Some(cause) => Err(Error::new(
-                Kind::UpstreamError,
-                "The engine sent an event that is too large.",
-            )
-            .cause(cause)),
-        }
+        overflow.map_or(Ok(()), |cause| Err(Error::oversized_event(cause)))
     }
 
     /// The stream has ended. Errors: as for [`Reader::feed`]; `UpstreamError` if it was cut off.

@@ -3,7 +3,7 @@ use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::sse::{Decoder, Frame};
 
 use super::super::json::{self, Object, Path, Text, pairs};
@@ -101,14 +101,7 @@ impl Native {
         while let Some(frame) = self.decoder.next() {
             self.frame(&frame, out)?;
         }
-        match overflow {
-            None => Ok(()),
-            Some(cause) => Err(Error::new(
-                Kind::UpstreamError,
-                "The engine sent an event that is too large.",
-            )
-            .cause(cause)),
-        }
+        overflow.map_or(Ok(()), |cause| Err(Error::oversized_event(cause)))
     }
 
     fn frame(&mut self, frame: &Frame, out: &mut BytesMut) -> Result<(), Error> {
