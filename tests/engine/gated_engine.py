@@ -7,6 +7,7 @@
 import http.server
 import os
 import sys
+import time
 
 
 class Gate(http.server.BaseHTTPRequestHandler):
@@ -28,8 +29,10 @@ class Gate(http.server.BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     print("server_args=ServerArgs(model_path='tiny')", flush=True)
-    server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Gate)
     print("Gated launch waiting for activation. rank=0", flush=True)
+    # SGLang's server for it is a thread, which may come to listen after that.
+    time.sleep(0.3)
+    server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Gate)
     while not Gate.opened:
         server.handle_request()
     server.server_close()

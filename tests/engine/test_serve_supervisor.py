@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from forebay_engine.serve import leash, process, profile
+from forebay_engine.serve import client, leash, process, profile
 from forebay_engine.serve.engines import make
 from forebay_engine.serve.engines.sglang import gate_port
 from forebay_engine.serve.supervisor import Supervisor
@@ -271,12 +271,17 @@ async def test_stopping_ends_a_parking_that_waits() -> None:
         await streaming
 
 
-async def test_an_engine_is_held_before_its_weights_until_it_is_wanted() -> None:
+def gated() -> dict[str, Any]:
+    """The profile of an engine with a gate."""
     port = free_port()
     given = profile.from_values({"kind": "sglang", "model": "tiny", "port": port, "park": "gate"})
     script = Path(__file__).with_name("gated_engine.py")
     command = [sys.executable, str(script), str(gate_port(given)), "{port}"]
-    async with supervised(command=command, port=port, park="gate") as engine:
+    return {"command": command, "port": port, "park": "gate"}
+
+
+async def test_an_engine_is_held_before_its_weights_until_it_is_wanted() -> None:
+    async with supervised(**gated()) as engine:
         await engine.park()
         await engine.wait_parked(LIMIT_S)
         assert engine.state == "cold"
@@ -291,6 +296,12 @@ async def test_an_engine_is_held_before_its_weights_until_it_is_wanted() -> None
         await engine.wait_parked(LIMIT_S)
         assert engine.state == "cold"
         assert engine.pid not in (None, pid)
+
+
+async def test_a_gate_that_is_not_there_yet_is_waited_for() -> None:
+    async with supervised(**gated(), restart={"max_crashes": 0}) as engine:
+        await warm(engine)
+        assert engine.phases.weights is not None
 
 
 async def test_its_load_is_told_while_it_works() -> None:
@@ -448,6 +459,17 @@ async def test_one_that_does_not_come_to_its_gate_is_given_up() -> None:
         async with asyncio.timeout(LIMIT_S):
             await engine.failed()
         assert "not at its gate within 0.2 s" in engine.error
+
+
+async def test_one_whose_gate_is_not_there_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "GATE_S", 0.3)
+    said = "print('Gated launch waiting for activation. rank=0', flush=True)"
+    command = [sys.executable, "-c", f"import time; {said}; time.sleep(600)"]
+    async with supervised(command=command, park="gate", restart={"max_crashes": 0}) as engine:
+        await engine.wake()
+        async with asyncio.timeout(LIMIT_S):
+            await engine.failed()
+        assert "it cannot be let on" in engine.error
 
 
 async def test_a_drain_waits_for_one_that_does_not_tell_its_load() -> None:

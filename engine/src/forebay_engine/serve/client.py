@@ -16,6 +16,8 @@ PROBE_S = 0.2
 """Between looks at the ready path while it loads."""
 LOAD_S = 1.0
 """Between looks at load and readiness while it is warm."""
+GATE_S = 30.0
+"""For a gate to listen after it was announced."""
 PARK_CALL_S = 120.0
 """For releasing or resuming memory: tens of GB cross the bus."""
 
@@ -97,18 +99,35 @@ class Client:
             idle = idle + 1 if nothing else 0
             await self._clock.sleep(LOAD_S)
 
+    async def open_gate(self, call: Call) -> None:
+        """Let an engine on that has said that it waits: its gate may come to listen after that.
+
+        Raises NotWarm: it was not there, or said no.
+        """
+        deadline = self._clock.now() + GATE_S
+        while True:
+            try:
+                return await self._control(call, PARK_CALL_S)
+            except Unanswered as error:
+                if self._clock.now() >= deadline:
+                    raise NotWarm(f"it cannot be let on: {error}") from None
+            await self._clock.sleep(PROBE_S)
+
     async def call(self, call: Call, timeout_s: float = PARK_CALL_S) -> None:
         """A control call. Raises NotWarm: it was not answered with 200."""
+        try:
+            await self._control(call, timeout_s)
+        except Unanswered as error:
+            raise NotWarm(str(error)) from None
+
+    async def _control(self, call: Call, timeout_s: float) -> None:
         url = self._profile.url
         if call.port is not None:
             url = url.rpartition(":")[0] + f":{call.port}"
         headers = {"content-type": "application/json", **self.authorization}
-        try:
-            status, _ = await self.http.request(
-                "POST", url + call.path, body=call.data(), headers=headers, timeout_s=timeout_s
-            )
-        except Unanswered as error:
-            raise NotWarm(str(error)) from None
+        status, _ = await self.http.request(
+            "POST", url + call.path, body=call.data(), headers=headers, timeout_s=timeout_s
+        )
         if status != 200:
             raise NotWarm(f"{call.path} answered {status}")
 

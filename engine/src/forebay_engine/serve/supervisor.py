@@ -310,7 +310,7 @@ class Supervisor:
             self._changes.notify()
             await self._gate_open.wait()
             self.parked = False
-        await self._client.call(gate)
+        await self._client.open_gate(gate)
         return waits
 
     async def _watch(self) -> None:

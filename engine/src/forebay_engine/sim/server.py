@@ -19,6 +19,7 @@ from forebay_engine.sim.wire import Connection
 
 BACKLOG = 2048
 """As uvicorn listens."""
+GATE_LATE_S = 0.05
 
 
 class Server:
@@ -120,8 +121,10 @@ async def _gate(host: str, port: int) -> None:
         if right:
             opened.set()
 
-    server = await asyncio.start_server(answer, host, port)
     print("Gated launch waiting for activation", flush=True)
+    # As there, where a thread serves it, which begins while the line is written.
+    await asyncio.sleep(GATE_LATE_S)
+    server = await asyncio.start_server(answer, host, port)
     try:
         await opened.wait()
     finally:
