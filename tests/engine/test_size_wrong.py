@@ -45,6 +45,7 @@ def folder(path: Path, **changes: Any) -> Path:
         ([LLAMA, "--mem-fraction", "nan"], "--mem-fraction: above 0"),
         ([LLAMA, "--efficiency", "1e-320"], "--efficiency: above 0"),
         ([LLAMA, "--window-ratio", "nan"], "--window-ratio: above 0"),
+        ([LLAMA, "--window-ratio", "0.5"], "--window-ratio: this model has no pool"),
         ([LLAMA, "--chunk", "9" * 23], "--chunk: at most 10,000,000"),
         ([LLAMA, "--batch", "9" * 23], "--batch: at most"),
         ([LLAMA, "--tp", "1000000000000"], "--tp: at most 1,024"),

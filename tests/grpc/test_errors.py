@@ -44,7 +44,7 @@ def test_over_a_rate(gateway: Gateway, opened: grpc.Channel, name: str) -> None:
     assert 50 < wait_s <= 60
     assert 50 < int(told.trailing["retry-after"]) <= 60
     assert told.trailing["x-ratelimit-remaining-requests"] == "0"
-    assert told.detail("QuotaFailure").violations
+    assert [violation.subject for violation in told.detail("QuotaFailure").violations] == ["key"]
     assert told.trailing["grpc-retry-pushback-ms"] == "-1", "nobody should wait that long unasked"
 
 

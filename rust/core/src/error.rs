@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::limit::Scope;
 use crate::snapshot::Reason;
 use crate::sse::TooLarge;
 
@@ -243,6 +244,8 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// False: SDKs that retry 429s by themselves are told not to.
     pub should_retry: Option<bool>,
+    /// Whose limit or budget is used up.
+    pub quota: Option<Scope>,
     /// What it is about, where another model may do better.
     pub reason: Option<Reason>,
     /// Whether another target may do better. Absent: as [`Kind::retry`] says.
@@ -250,7 +253,7 @@ pub struct Error {
     /// The HTTP status of the upstream's answer that it was made of.
     pub upstream_status: Option<u16>,
     /// For the log only.
-    pub cause: Option<String>,
+    pub cause: Option<Box<str>>,
 }
 
 #[derive(Serialize)]
@@ -276,6 +279,7 @@ impl Error {
             code: None,
             retry_after: None,
             should_retry: None,
+            quota: None,
             reason: None,
             sibling: None,
             upstream_status: None,
@@ -333,7 +337,7 @@ impl Error {
     /// Keeps the private cause for the log.
     #[must_use]
     pub fn cause(mut self, cause: impl fmt::Display) -> Self {
-        self.cause = Some(cause.to_string());
+        self.cause = Some(cause.to_string().into());
         self
     }
 

@@ -193,6 +193,7 @@ pub(crate) fn limited(refusal: &Refusal, cost: u64, unix_s: i64) -> Error {
             error = error.code("request_over_limit");
         }
         error.should_retry = Some(false);
+        error.quota = Some(*scope);
         return error;
     };
     let wait = Duration::from_nanos(wait);
@@ -203,14 +204,16 @@ pub(crate) fn limited(refusal: &Refusal, cost: u64, unix_s: i64) -> Error {
             format!("{limit} {} per {period}", dimension.as_str())
         }
     };
-    Error::new(
+    let mut error = Error::new(
         Kind::RateLimited,
         format!(
             "Rate limit reached for {whose}: {what}. Please try again in {}.",
             duration(wait)
         ),
     )
-    .retry_after(wait)
+    .retry_after(wait);
+    error.quota = Some(*scope);
+    error
 }
 
 fn budget_spent(whose: &str, period: &str, nano: u64, unix_s: i64) -> String {

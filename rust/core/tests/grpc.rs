@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use forebay_core::door::Voice as _;
 use forebay_core::door::grpc::{self, Method, Voice, status_details};
 use forebay_core::error::{Error, Kind};
+use forebay_core::limit::Scope;
 use openai::{answer, chunk, plain, request};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -483,8 +484,9 @@ fn comments_and_the_end_are_no_messages() {
 /// The bytes are what googleapis-common-protos writes.
 #[test]
 fn a_status_has_its_details() {
-    let error =
+    let mut error =
         Error::new(Kind::RateLimited, "Slow down.").retry_after(Duration::from_millis(1500));
+    error.quota = Some(Scope::Key);
     let (code, message, details) = status_details(&error, "req_1");
     assert_eq!((code, message.as_str()), (8, "Slow down."));
     let any = |name: &str, value: &[u8]| {
@@ -498,7 +500,7 @@ fn a_status_has_its_details() {
         (3, &message_of(&[(1, b"code"), (2, b"rate_limit_exceeded")])),
     ]);
     let wait = message_of(&[(1, &[0x08, 1, 0x10, 0x80, 0xCA, 0xB5, 0xEE, 0x01])]);
-    let quota = message_of(&[(1, &message_of(&[(2, b"Slow down.")]))]);
+    let quota = message_of(&[(1, &message_of(&[(1, b"key"), (2, b"Slow down.")]))]);
     let mut expected = vec![0x08, 8];
     expected.extend_from_slice(&message_of(&[
         (2, b"Slow down."),

@@ -82,7 +82,7 @@ fn failure(
     let mut error = Error::new(kind(kind_name)?, message);
     error.param = param.map(Into::into);
     error.code = code.map(Into::into);
-    error.cause = cause;
+    error.cause = cause.map(Into::into);
     Ok(error)
 }
 

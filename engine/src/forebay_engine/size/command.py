@@ -57,7 +57,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--chunk", type=int, metavar="N", help="tokens of a prefill chunk")
     add("--graph-batch", type=int, metavar="N", help="largest decode batch with a graph")
     add("--page", type=int, default=1, metavar="N", help="tokens of a page (default 1)")
-    add("--window-ratio", type=float, default=0.8, metavar="R", help="--swa-full-tokens-ratio")
+    add("--window-ratio", type=float, metavar="R", help="--swa-full-tokens-ratio; default 0.8")
     add("--efficiency", type=float, default=1.0, metavar="E", help="share of peak (default 1)")
     shape = parser.add_argument_group("without a config.json")
     for name in options.NUMBERS:
@@ -105,9 +105,14 @@ def _question(args: argparse.Namespace) -> Question:
     weights, stored_cache = _weights(args)
     model = weights.model
     limit = model.context or DEFAULT_CONTEXT
+    kv = Kv(model, kv_dtype(args.kv_dtype, model, stored_cache))
+    if args.window_ratio is not None:
+        if not kv.split:
+            raise ValueError("--window-ratio: this model has no pool of its own for windows")
+        kv = replace(kv, window_ratio=args.window_ratio)
     return Question(
         weights,
-        Kv(model, kv_dtype(args.kv_dtype, model, stored_cache), args.window_ratio),
+        kv,
         args.context or min(DEFAULT_CONTEXT, limit),
         args.batch,
         args.tp,

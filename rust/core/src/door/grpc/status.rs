@@ -25,7 +25,8 @@ const MAX_TEXT: usize = 1024;
 ///
 /// Details: `ErrorInfo` always (reason: [`Kind::name`] in capitals; metadata: `type`, `code` and `param`
 /// as in OpenAI's errors, `retry` where SDKs should not); `RetryInfo` where waiting helps; `BadRequest`
-/// where a field is at fault; `QuotaFailure` where a limit or a budget is used up; `RequestInfo`.
+/// where a field is at fault; `QuotaFailure` where a limit or a budget is used up (subject: whose,
+/// `account`, `key`, `model` or `key_model`); `RequestInfo`.
 pub fn status_details(error: &Error, request_id: &str) -> (i32, String, Vec<u8>) {
     let code = error.kind.grpc_code();
     let message = shortened(&error.message);
@@ -48,7 +49,12 @@ pub fn status_details(error: &Error, request_id: &str) -> (i32, String, Vec<u8>)
     }
     if matches!(error.kind, Kind::RateLimited | Kind::BudgetExhausted) {
         detail("QuotaFailure", &mut out, |out| {
-            nested(1, out, |out| put_bytes(2, message.as_bytes(), out));
+            nested(1, out, |out| {
+                if let Some(scope) = error.quota {
+                    put_bytes(1, scope.as_str().as_bytes(), out);
+                }
+                put_bytes(2, message.as_bytes(), out);
+            });
         });
     }
     if !request_id.is_empty() {
