@@ -53,6 +53,20 @@ def test_the_gateway_takes_its_configuration(values: dict[str, Any], tmp_path: P
     assert spec["terminationGracePeriodSeconds"] >= config.drain_s + 25
 
 
+def test_the_ports_are_those_that_the_configuration_says(tmp_path: Path) -> None:
+    listen = {"http": "0.0.0.0:9090", "grpc": "[::]:9091"}
+    values = merged(MINIMAL, {"config": {"listen": listen}, "networkPolicy": {"enabled": True}})
+    manifests = render(values)
+    assert _config(manifests, tmp_path).listen.http == listen["http"]
+    (container,) = one(manifests, "Deployment", "rel-forebay")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+    assert ports == {"http": 9090, "grpc": 9091}
+    policy = one(manifests, "NetworkPolicy", "rel-forebay")["spec"]["ingress"][0]["ports"]
+    assert [p["port"] for p in policy] == [9090, 9091]
+
+
 @each
 def test_each_engine_is_an_upstream(values: dict[str, Any], tmp_path: Path) -> None:
     manifests = render(values)

@@ -118,6 +118,12 @@ forebay/agent-key: {{ .Values.engine.agentKey | sha256sum }}
 {{- toYaml (mustMergeOverwrite $config (deepCopy .Values.config)) -}}
 {{- end -}}
 
+{{/* The port of one of the gateway's listeners, whoever has set it: (list . "http"). */}}
+{{- define "forebay.port" -}}
+{{- $listen := (include "forebay.config" (index . 0) | fromYaml).listen -}}
+{{- regexFind "[0-9]+$" (get $listen (index . 1)) -}}
+{{- end -}}
+
 {{/* The file of forebay-engine autoscale: the chart's part, then the user's over it. */}}
 {{- define "forebay.autoscale" -}}
 {{- $scaling := .Values.engine.autoscaling -}}
@@ -127,8 +133,9 @@ forebay/agent-key: {{ .Values.engine.agentKey | sha256sum }}
 {{- if or (ne .Values.gateway.kind "StatefulSet") .Values.gateway.autoscaling.enabled -}}
 {{- fail "engine.autoscaling reads every gateway by its name: set gateway.kind=StatefulSet and gateway.autoscaling.enabled=false, or name them in engine.autoscaling.config.gateways" -}}
 {{- end -}}
+{{- $port := include "forebay.port" (list . "http") -}}
 {{- range $i := until (int .Values.gateway.replicas) -}}
-{{- $gateways = append $gateways (printf "http://%s-%d.%s-pods.%s.svc:8080" $full $i $full $.Release.Namespace) -}}
+{{- $gateways = append $gateways (printf "http://%s-%d.%s-pods.%s.svc:%s" $full $i $full $.Release.Namespace $port) -}}
 {{- end -}}
 {{- end -}}
 {{- $upstreams := list "engine" -}}
