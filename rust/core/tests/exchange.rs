@@ -320,7 +320,10 @@ async fn tokens_are_settled_by_what_was_used() {
 
 /// Cuts `bytes` at the given places.
 fn cut(bytes: &[u8], at: &[prop::sample::Index]) -> Vec<Vec<u8>> {
-    let mut places: Vec<usize> = at.iter().map(|index| index.index(bytes.len())).collect();
+    let mut places: Vec<usize> = at
+        .iter()
+        .map(|index| index.index(bytes.len() + 1))
+        .collect();
     places.extend([0, bytes.len()]);
     places.sort_unstable();
     places
