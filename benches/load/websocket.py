@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from forebay.store import EmbeddedPostgres  # noqa: E402
-from loadbench.gateways import free_port  # noqa: E402
+from loadbench.gateways import SetupError, free_port  # noqa: E402
 from loadbench.procs import TICKS_PER_S, raise_file_limit, read_stat  # noqa: E402
 from loadbench.sockets import Client, Seen, Upstream, handshake, masked  # noqa: E402
 from run import end_on_sigterm, load_binary  # noqa: E402
@@ -291,10 +291,14 @@ def main() -> int:
         return 0
     signal.signal(signal.SIGTERM, end_on_sigterm)
     raise_file_limit()
+    try:
+        binary = load_binary(options.binary)
+    except SetupError as error:
+        print(f"websocket.py: {error}", file=sys.stderr)
+        return 2
     port = free_port()
     upstream = subprocess.Popen([sys.executable, __file__, "--upstream", str(port)])
     try:
-        binary = load_binary(options.binary)
         with relay_for(port, binary) as relay, gateway_for(port, options) as gateway:
             before = resident_bytes(gateway.pid) / 1e6
             wrong = report(measure(gateway, port, relay, options), before, options)

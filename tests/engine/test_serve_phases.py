@@ -117,6 +117,20 @@ LOADS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("last", "load"),
+    [
+        (b'{"numActiveRequests": 3}', Load(3, 0)),
+        (b'{"numActiveRequests": 3, "numQueuedRequests": null}', Load(3, 0)),
+        (b'{"numActiveRequests": 3, "kvCacheStats": null}', Load(3, 0)),
+        (b'{"numActiveRequests": 3, "kvCacheStats": {"maxNumBlocks": 10}}', Load(3, 0)),
+        (b'{"numQueuedRequests": 3}', None),
+    ],
+)
+def test_what_trtllm_leaves_out_is_not_made_up(last: bytes, load: Load | None) -> None:
+    assert make("trtllm").load(b'[{"iter": 1}, ' + last + b"]") == load
+
+
 @pytest.mark.parametrize("kind", LOADS)
 def test_each_engines_load_is_read(kind: str) -> None:
     body, load = LOADS[kind]

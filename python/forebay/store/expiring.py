@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from forebay.store.database import Connection
 from forebay.store.prompt_cipher import PromptCipher
@@ -21,23 +21,22 @@ class ExpiringTable:
 
     cipher: seals what is kept if it has an active key.
     clock: the time; None takes the database's own, which all gateways share.
-    timeout_s: of a statement.
 
     Every method raises StoreUnavailable while the database is away.
     """
+
+    timeout_s: ClassVar[float]
+    """Of a statement, seconds."""
 
     def __init__(
         self,
         database: "Database",
         cipher: PromptCipher,
         clock: Callable[[], datetime] | None = None,
-        *,
-        timeout_s: float,
     ):
         self._database = database
         self._cipher = cipher
         self._clock = clock
-        self._timeout_s = timeout_s
 
     def _now(self) -> datetime | None:
         return None if self._clock is None else self._clock()
@@ -45,7 +44,7 @@ class ExpiringTable:
     async def _ask(
         self, query: str, *arguments: object, upkeep: bool = False
     ) -> "list[asyncpg.Record]":
-        return await self._database.ask(query, *arguments, timeout_s=self._timeout_s, upkeep=upkeep)
+        return await self._database.ask(query, *arguments, timeout_s=self.timeout_s, upkeep=upkeep)
 
 
 async def sweep(connection: Connection, statement: str, now: datetime) -> int:

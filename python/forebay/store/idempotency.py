@@ -4,7 +4,7 @@ A claim is a lease that its owner renews. One that lapses, because its process d
 by another with the same request; an answer that has expired is as if it had never been.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal, NamedTuple
 from uuid import UUID
@@ -15,12 +15,9 @@ import msgspec
 from forebay.store import expiring
 from forebay.store.database import Connection
 from forebay.store.expiring import ExpiringTable
-from forebay.store.prompt_cipher import PromptCipher
 
 if TYPE_CHECKING:
-    from forebay.store.database import Database
-
-_TIMEOUT_S = 5.0
+    pass
 
 
 class Claim(NamedTuple):
@@ -112,21 +109,9 @@ _SWEEP = (
 
 
 class IdempotencyStore(ExpiringTable):
-    """The table of keys. Whoever is asked for an account's answer has checked the account.
+    """The table of keys. Whoever is asked for an account's answer has checked the account."""
 
-    cipher: seals answers if it has an active key.
-    clock: the time; None takes the database's own, which all gateways share.
-
-    Every method raises StoreUnavailable while the database is away.
-    """
-
-    def __init__(
-        self,
-        database: "Database",
-        cipher: PromptCipher,
-        clock: Callable[[], datetime] | None = None,
-    ):
-        super().__init__(database, cipher, clock, timeout_s=_TIMEOUT_S)
+    timeout_s = 5.0
 
     async def claim(self, claim: Claim, *, lease_s: float, ttl_s: float) -> Verdict:
         """Try to get to work on a request.

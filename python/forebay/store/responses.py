@@ -1,7 +1,6 @@
 """Responses that are kept for their account: saved once, loaded, deleted, gone when they expire."""
 
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
@@ -10,12 +9,11 @@ from forebay.store import expiring
 from forebay.store.database import Connection
 from forebay.store.errors import ResponseExists
 from forebay.store.expiring import ExpiringTable
-from forebay.store.prompt_cipher import Part, PromptCipher
+from forebay.store.prompt_cipher import Part
 
 if TYPE_CHECKING:
-    from forebay.store.database import Database
+    pass
 
-_TIMEOUT_S = 10.0
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 _SAVE = (
@@ -60,20 +58,10 @@ class NewResponse(NamedTuple):
 class ResponseStore(ExpiringTable):
     """The table of responses. Whoever asks for an account's has checked that it may.
 
-    cipher: seals what is kept if it has an active key.
-    clock: the time; None takes the database's own.
-
-    Every method raises StoreUnavailable while the database is away, and those that read raise
-    LogKeyMissing and LogUnreadable where a response does not open.
+    Those that read raise LogKeyMissing and LogUnreadable where a response does not open.
     """
 
-    def __init__(
-        self,
-        database: "Database",
-        cipher: PromptCipher,
-        clock: Callable[[], datetime] | None = None,
-    ):
-        super().__init__(database, cipher, clock, timeout_s=_TIMEOUT_S)
+    timeout_s = 10.0
 
     async def save(self, new: NewResponse, *, ttl_s: float) -> None:
         """Keep it until `ttl_s` seconds after it was made.

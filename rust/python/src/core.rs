@@ -72,6 +72,7 @@ fn kind(name: &str) -> PyResult<Kind> {
         .ok_or_else(|| PyValueError::new_err(format!("no error kind is named {name:?}")))
 }
 
+/// An error of the kind of that name.
 fn failure(
     kind_name: &str,
     message: String,

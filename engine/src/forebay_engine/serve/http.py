@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from forebay_engine.serve.engines.common import decoded
+from forebay_engine.serve.decoding import decoded
 
 if TYPE_CHECKING:
     import httpx

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from forebay_engine.serve.gpu import Gpu
 
@@ -61,17 +59,6 @@ def samples(body: bytes, *names: str) -> dict[str, list[float]]:
             if abs(value) <= _EXACT:
                 found[name].append(value)
     return found
-
-
-T = TypeVar("T")
-
-
-def decoded(body: bytes | str, form: type[T]) -> T | None:
-    """What an engine said in JSON; None where it is not of that form. Never raises."""
-    try:
-        return msgspec.json.decode(body, type=form)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
 
 
 def option(argv: list[str], flag: str, value: object | None) -> None:

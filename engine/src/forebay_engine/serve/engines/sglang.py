@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from forebay_engine.serve.decoding import decoded
 from forebay_engine.serve.engines import Call, Load, Mark, ParkCalls
-from forebay_engine.serve.engines.common import decoded, fp8_cache, option, parallel
+from forebay_engine.serve.engines.common import fp8_cache, option, parallel
 from forebay_engine.serve.gpu import Gpu, sizes
 
 if TYPE_CHECKING:

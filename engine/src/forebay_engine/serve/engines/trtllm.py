@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import yaml
 
+from forebay_engine.serve.decoding import decoded
 from forebay_engine.serve.engines import Call, Load, Mark, ParkCalls
-from forebay_engine.serve.engines.common import decoded, fp8_cache, option, parallel, refuse
+from forebay_engine.serve.engines.common import fp8_cache, option, parallel, refuse
 from forebay_engine.serve.gpu import Gpu, sizes
 
 if TYPE_CHECKING:
@@ -28,15 +29,20 @@ if TYPE_CHECKING:
 
 
 class _Cache(msgspec.Struct):
-    used: float = msgspec.field(name="usedNumBlocks", default=0)
-    most: float = msgspec.field(name="maxNumBlocks", default=0)
+    used: float | None = msgspec.field(name="usedNumBlocks", default=None)
+    most: float | None = msgspec.field(name="maxNumBlocks", default=None)
+
+    @property
+    def share(self) -> float | None:
+        """Of the blocks that are used; None where it is not told."""
+        return None if self.used is None or not self.most else self.used / self.most
 
 
 class _Iteration(msgspec.Struct):
     """One of those that `/metrics` tells of, as far as it is read."""
 
     active: int = msgspec.field(name="numActiveRequests")
-    queued: int = msgspec.field(name="numQueuedRequests", default=0)
+    queued: int | None = msgspec.field(name="numQueuedRequests", default=None)
     cache: _Cache | None = msgspec.field(name="kvCacheStats", default=None)
 
 
@@ -114,15 +120,15 @@ class TRTLLM:
         return {_config(profile): yaml.safe_dump(settings, sort_keys=True)}
 
     def load(self, body: bytes) -> Load | None:
-        found = decoded(body, list[_Iteration])
-        if not found:
+        # Of the last one alone: those before may be of another form.
+        iterations = decoded(body, list[msgspec.Raw])
+        last = decoded(iterations[-1], _Iteration) if iterations else None
+        if last is None:
             return None
-        last = found[-1]
-        cache = last.cache or _Cache()
         return Load(
             running=last.active,
-            queued=last.queued,
-            kv_used=cache.used / cache.most if cache.most else None,
+            queued=last.queued or 0,
+            kv_used=last.cache.share if last.cache else None,
         )
 
     def park(self, profile: Profile) -> ParkCalls | None:
