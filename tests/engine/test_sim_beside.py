@@ -1,5 +1,6 @@
 """What simulated engines have beside text, each by itself."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,6 +67,27 @@ def test_a_file_and_its_batch(sims: dict[str, Simulated]) -> None:
     assert ask(sims["openai"], f"/v1/files/{made['id']}/content").body == b"12\r\n34"
     assert ask(sims["openai"], "/v1/batches", {"input_file_id": "file-0"}).status == 404
     assert ask(sims["openai"], f"/v1/files/{made['id']}", method="DELETE").json()["deleted"]
+
+
+def test_a_batch_of_what_are_no_requests(sims: dict[str, Simulated]) -> None:
+    kind = "multipart/form-data; boundary=x"
+    sim = sims["openai"]
+    lines = b'{"custom_id": "c"}\n12\nno\n' + b"1" * 5000
+    form = FORM.replace(b'name="model"', b'name="purpose"').replace(b"12\r\n34", lines)
+    made = ask(sim, "/v1/files", form, content_type=kind).json()
+    batch = ask(sim, "/v1/batches", {"input_file_id": made["id"]}).json()
+    ask(sim, f"/v1/batches/{batch['id']}")
+    ask(sim, f"/v1/batches/{batch['id']}")
+    done = ask(sim, f"/v1/batches/{batch['id']}").json()
+    told = ask(sim, f"/v1/files/{done['output_file_id']}/content").body
+    assert [json.loads(line)["custom_id"] for line in told.splitlines()] == ["c", None, None, None]
+
+
+@pytest.mark.parametrize("body", [b"no", b"[]", b"[" * 100_000, b'{"x": ' + b"1" * 5000 + b"}"])
+def test_a_body_that_is_no_object_is_refused(sims: dict[str, Simulated], body: bytes) -> None:
+    assert ask(sims["openai"], "/v1/batches", body).status == 400
+    assert ask(sims["openai"], "/v1/chat/completions", body).status == 400
+    assert ask(sims["sglang"], "/v1/chat/completions", body).status == 400
 
 
 @pytest.mark.parametrize("cut", range(0, len(FORM), 7))
