@@ -54,7 +54,7 @@ def ask(
             **more,
         }
         if stream:
-            body |= {"stream": True, "stream_options": {"include_usage": True}}
+            body = {"stream_options": {"include_usage": True}, **body, "stream": True}
         if tools:
             body["tools"] = [{"type": "function", "function": {"name": n}} for n in TOOLS]
         return f"{OPENAI_PATHS[kind]}/chat/completions", body, {}

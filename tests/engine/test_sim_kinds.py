@@ -68,6 +68,26 @@ async def test_the_text_is_that_of_sglang(kind: str, stream: bool) -> None:
                 assert seen.done
 
 
+CONTINUOUS = tuple(kind for kind in OPENAI_PATHS if getattr(KINDS[kind], "continuous", False))
+
+
+@pytest.mark.parametrize("kind", ["sglang", *CONTINUOUS])
+async def test_running_usage_counts_what_was_told(kind: str) -> None:
+    """Not what was made: tokens of one late step are told one by one, each with its own count."""
+    asked = "vllm" if kind == "sglang" else kind  # their chats are asked alike
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    async with serve(kind=kind) as server:
+        answer = await converse(server, asked, "/words 9", stream=True, stream_options=options)
+    chunks = answer.chunks()
+    told = [
+        chunk["usage"]["completion_tokens"]
+        for chunk in chunks
+        if any((choice["delta"] or {}).get("content") for choice in chunk["choices"])
+    ]
+    assert told == list(range(1, 10))
+    assert chunks[-1]["usage"]["completion_tokens"] == 10
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("kind", ALL)
 async def test_two_tool_calls(kind: str, stream: bool) -> None:

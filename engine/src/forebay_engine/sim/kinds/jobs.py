@@ -41,14 +41,18 @@ class Answer(Job):
         """The model as it was asked for."""
         return self.request.model
 
+    def told(self, sequence: Sequence) -> int:
+        """How many of a sequence's tokens the answer has told so far."""
+        return sequence.generated
+
     def count(self) -> Count:
-        """The tokens so far."""
-        sequences = self.sequences
+        """The tokens told so far."""
+        told = [(self.told(s), self.plan(s).reasoning) for s in self.sequences]
         return Count(
             self.request.prompt_tokens,
-            sum(s.generated for s in sequences),
-            sum(min(s.generated, self.plan(s).reasoning) for s in sequences),
-            sum(s.cached_tokens for s in sequences[:: self.request.n]),
+            sum(made for made, _ in told),
+            sum(min(made, thought) for made, thought in told),
+            sum(s.cached_tokens for s in self.sequences[:: self.request.n]),
         )
 
     def deltas(self, sequence: Sequence, index: int) -> tuple[Delta, ...]:
@@ -250,6 +254,10 @@ class Streamed(Answer):
         self._seen = self.out.count
         if self._comment_s > 0:
             self.engine.call_later(self._comment_s, self._comment)
+
+    def told(self, sequence: Sequence) -> int:
+        # Several may be made in a step that came late; they are told one by one.
+        return sequence.reported
 
     def progress(self, sequence: Sequence) -> None:
         if self.ended:
