@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.cli.test_commands import Forebay, Result, elsewhere, forebay, with_url
-from tests.support.wait import closed_port
+from tests.support.ports import closed_port
 from tests.upstreams.token_server import TokenServer
 
 __all__ = ["elsewhere", "forebay", "with_url"]

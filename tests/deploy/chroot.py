@@ -27,7 +27,7 @@ from forebay.store import EmbeddedPostgres
 from tests.deploy.dockerfile import Instruction, Stage, read, words
 from tests.support.databases import create_database, make_template
 from tests.support.network import Network
-from tests.support.nginx import free_port
+from tests.support.ports import closed_port
 from tests.support.processes import Engine
 from tests.support.wait import until
 from tests.support.wire import CHAT, call, chat, request
@@ -201,7 +201,7 @@ def try_out(root: Path, stage: Stage, environment: dict[str, str], folder: Path)
     server = EmbeddedPostgres(
         Path("/var/tmp") / f"forebay-image-{os.getpid()}" / "pg", durable=False
     )
-    port = free_port()
+    port = closed_port()
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, server.data_dir.parent, ignore_errors=True)
         server.data_dir.parent.mkdir(mode=0o711)
@@ -217,7 +217,7 @@ def try_out(root: Path, stage: Stage, environment: dict[str, str], folder: Path)
             "DATABASE_URL": database,
             "INFERENCE_URL": engine.url,
             "FOREBAY_HTTP": f"127.0.0.1:{port}",
-            "FOREBAY_GRPC": f"127.0.0.1:{free_port()}",
+            "FOREBAY_GRPC": f"127.0.0.1:{closed_port()}",
         }
         # The volume's first content is the image's, as Docker has it.
         spool = folder / "volume"

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.nginx import Nginx, free_port, needs_nginx
+from tests.support.nginx import Nginx, needs_nginx
+from tests.support.ports import closed_port
 from tests.support.processes import Engine, Gateway
 from tests.support.rolling import GrpcLoad, Load
 from tests.support.wait import until
@@ -45,7 +46,7 @@ class Pair:
         listen = config.pop("listen", {})
         for name in ("a", "b"):
             settings: dict[str, Any] = {
-                "listen": {"grpc": f"127.0.0.1:{free_port()}", **listen},
+                "listen": {"grpc": f"127.0.0.1:{closed_port()}", **listen},
                 "node": name,
                 "spool": {"dir": str(folder / name / "spool")},
                 "upstreams": {"sim": {"kind": "sglang", "url": engine.url}},
@@ -55,7 +56,7 @@ class Pair:
             }
             gateway = Gateway(folder / name, settings, database_url, workers=workers)
             at = gateway.arguments.index("127.0.0.1:0")
-            gateway.arguments[at] = f"127.0.0.1:{free_port()}"
+            gateway.arguments[at] = f"127.0.0.1:{closed_port()}"
             self.gateways.append(gateway)
 
     def start(self, stack: ExitStack) -> None:

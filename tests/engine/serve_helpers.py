@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import random
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,17 +13,10 @@ from forebay_engine.serve import profile
 from forebay_engine.serve.engines import make
 from forebay_engine.serve.supervisor import Supervisor
 
+from tests.support.ports import closed_port
+
 LIMIT_S = 30.0
 """For anything; on an idle machine a start takes half a second."""
-
-
-def free_port() -> int:
-    """A port that nothing listens on, below those that the system gives to clients of others."""
-    while True:
-        port = random.randrange(10_240, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def values(*options: str, port: int | None = None, **fields: Any) -> dict[str, Any]:
@@ -35,7 +25,7 @@ def values(*options: str, port: int | None = None, **fields: Any) -> dict[str, A
     base: dict[str, Any] = {
         "kind": "sglang",
         "model": "tiny",
-        "port": port or free_port(),
+        "port": port or closed_port(),
         "command": sim,
         "drain": {"settle_s": 0, "grace_s": 20, "kill_s": 5},
         "restart": {"backoff_s": 0.05, "backoff_max_s": 0.1, "max_crashes": 2},
@@ -62,7 +52,11 @@ async def supervised(*options: str, **fields: Any) -> AsyncIterator[Supervisor]:
 async def warm(supervisor: Supervisor) -> None:
     """Wake it and wait."""
     await supervisor.wake()
-    await supervisor.wait_for("warm", LIMIT_S)
+    try:
+        await supervisor.wait_for("warm", LIMIT_S)
+    except TimeoutError:
+        said = getattr(supervisor, "said", "")
+        raise AssertionError(f"not warm: {supervisor.state}, {supervisor.phases}, {said}") from None
 
 
 def alive(pid: int) -> bool:

@@ -134,6 +134,16 @@ def test_a_command_has_its_places_filled() -> None:
     assert plan(given, make("vllm"), ()).argv == ("x", "9:m", "{}")
 
 
+@pytest.mark.parametrize(
+    ("port", "gate"),
+    [(30000, 32000), (30767, 32767), (30768, 28768), (40000, 42000), (65000, 63000)],
+)
+def test_a_gate_has_no_port_that_connections_get(port: int, gate: int) -> None:
+    given = profile.parse(f"{{kind: sglang, model: m, port: {port}, park: gate}}")
+    words = plan(given, make("sglang"), ()).argv
+    assert words[words.index("--gated-launch-port") + 1] == str(gate)
+
+
 def test_a_launcher_keeps_the_arguments() -> None:
     given = profile.parse("{kind: sglang, model: m, launcher: [python, my.py], args: [--x]}")
     words = plan(given, make("sglang"), ()).argv

@@ -17,8 +17,9 @@ import httpx
 import pytest
 import yaml
 
-from tests.engine.serve_helpers import LIMIT_S, free_port, gone, values
+from tests.engine.serve_helpers import LIMIT_S, gone, values
 from tests.engine.test_serve_supervisor import stream
+from tests.support.ports import closed_port
 
 
 @dataclass
@@ -129,7 +130,7 @@ async def test_the_engines_status_is_passed_on(tmp_path: Path, code: str, status
 
 
 async def test_an_engine_that_is_to_be_woken_waits(tmp_path: Path) -> None:
-    port = free_port()
+    port = closed_port()
     address = f"127.0.0.1:{port}"
     process = await start(write(tmp_path, values()), "--cold", "--agent", address)
     told = {"agent": f"http://{address}"}

@@ -18,7 +18,8 @@ from forebay_engine.serve.engines import make
 from forebay_engine.serve.engines.sglang import gate_port
 from forebay_engine.serve.supervisor import Supervisor
 
-from tests.engine.serve_helpers import LIMIT_S, alive, free_port, gone, supervised, values, warm
+from tests.engine.serve_helpers import LIMIT_S, alive, gone, supervised, values, warm
+from tests.support.ports import closed_port
 
 
 def chat(words: int) -> dict[str, Any]:
@@ -131,6 +132,20 @@ async def test_a_port_in_use_is_told_before_the_weights_are_read() -> None:
             async with asyncio.timeout(LIMIT_S):
                 await engine.failed()
             assert engine.error == f"127.0.0.1:{port}: Address already in use"
+            assert engine.exit_status is None
+
+
+async def test_a_gate_s_port_in_use_is_told_before_the_weights_are_read() -> None:
+    given = gated()
+    port = int(given["command"][2])
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        async with supervised(**given) as engine:
+            await engine.wake()
+            async with asyncio.timeout(LIMIT_S):
+                await engine.failed()
+            assert engine.error == f"the gate's port 127.0.0.1:{port}: Address already in use"
             assert engine.exit_status is None
 
 
@@ -273,7 +288,7 @@ async def test_stopping_ends_a_parking_that_waits() -> None:
 
 def gated() -> dict[str, Any]:
     """The profile of an engine with a gate."""
-    port = free_port()
+    port = closed_port()
     given = profile.from_values({"kind": "sglang", "model": "tiny", "port": port, "park": "gate"})
     script = Path(__file__).with_name("gated_engine.py")
     command = [sys.executable, str(script), str(gate_port(given)), "{port}"]
@@ -358,7 +373,7 @@ async def test_its_output_passes_unchanged() -> None:
         {
             "kind": "sglang",
             "model": "m",
-            "port": free_port(),
+            "port": closed_port(),
             "command": [sys.executable, "-c", code],
             "restart": {"max_crashes": 0},
         }

@@ -201,7 +201,7 @@ async def test_slow_first_token() -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         await call(server, CHAT, chat("hi", stream=True, sim_fault="slow-first-token:0.25"))
-        assert 0.24 < loop.time() - began < 0.6
+        assert 0.24 < loop.time() - began < 3
 
 
 async def test_a_server_wide_fault_and_its_replacement() -> None:

@@ -338,7 +338,7 @@ async def test_baseten_parks_requests_and_is_woken() -> None:
         assert (await call(server, "/environments/production/wake", {})).status == 202
         begun = loop.time()
         answer = await converse(server, "baseten")
-        assert 0.2 < loop.time() - begun < 1.0
+        assert 0.2 < loop.time() - begun < 5
         assert see("baseten", answer, stream=False).text == HELLO
 
 

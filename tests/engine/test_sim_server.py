@@ -57,18 +57,19 @@ async def test_tokens_come_at_the_decode_rate() -> None:
         reader, writer, _ = await begin(server, chat("/loop", stream=True, max_tokens=11))
         first = time.monotonic() - began
         await reader.read()
-        assert first < 0.15
-        assert 0.18 < time.monotonic() - began < 0.6
+        took = time.monotonic() - began
+        assert first < took - 0.1
+        assert 0.18 < took < 2
         writer.close()
 
 
-async def test_a_stream_that_is_hung_up_on_ends_in_a_tenth_of_a_second() -> None:
+async def test_a_stream_that_is_hung_up_on_ends_soon() -> None:
     async with serve(limits=SLOW) as server:
         _, writer, _ = await begin(server, chat("/loop", stream=True, rid="r"))
         writer.close()
         began = time.monotonic()
         record = await wait_for(server, "disconnected")
-        assert time.monotonic() - began < 0.6
+        assert time.monotonic() - began < 3
         assert 0 < record["delivered_tokens"] <= record["completion_tokens"]
         assert await loads(server) == (0, 0)
 
@@ -176,14 +177,14 @@ async def test_pause_and_continue() -> None:
 
 async def test_slow_down_and_its_end() -> None:
     async with serve() as server:
-        await call(server, "/slow_down", {"forward_sleep_time": 0.05})
+        await call(server, "/slow_down", {"forward_sleep_time": 0.5})
         began = time.monotonic()
-        await call(server, CHAT, chat("hi", max_tokens=4))
-        assert time.monotonic() - began > 0.19
+        await call(server, CHAT, chat("hi", max_tokens=2))
+        assert time.monotonic() - began > 0.9
         await call(server, "/slow_down", {"forward_sleep_time": None})
         began = time.monotonic()
-        await call(server, CHAT, chat("hi", max_tokens=4))
-        assert time.monotonic() - began < 0.18
+        await call(server, CHAT, chat("hi", max_tokens=2))
+        assert time.monotonic() - began < 0.9
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
@@ -342,7 +343,7 @@ def sim(tmp_path: Path, *options: str) -> tuple[subprocess.Popen[str], dict[str,
         stdout=subprocess.PIPE,
         text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not ready.exists():
         assert process.poll() is None
         assert time.monotonic() < deadline

@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 from forebay_engine.serve.supervisor import State
 
-from tests.engine.test_warm_runner import free_ports, simulated
+from tests.engine.test_warm_runner import simulated
 from tests.support.admin import Admin
 from tests.support.many import Got, all_of, ask
+from tests.support.ports import closed_port
 from tests.support.processes import Gateway, Process
 from tests.support.wait import until
 from tests.support.wire import CHAT, chat, request
@@ -30,7 +31,7 @@ class Pool(Process):
     def __init__(self, folder: Path, size: int, *options: str, sim: tuple[str, ...] = ()) -> None:
         of = simulated(size, "--decode-rate", "200", *sim)
         self.port = of.port
-        self.agent_port = free_ports(1)
+        self.agent_port = closed_port()
         file = folder / "profile.yaml"
         folder.mkdir(parents=True, exist_ok=True)
         drain = {"settle_s": 1.5, "grace_s": 20, "kill_s": 5}

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,22 +21,10 @@ from forebay_engine.warm.pool import Desired, Limits
 from forebay_engine.warm.runner import Pool
 from forebay_engine.warm.service import Options, build, routes
 
+from tests.support.ports import closed_port, closed_ports
+
 WAIT_S = 30.0
 SIM = [sys.executable, "-m", "forebay_engine", "sim", "--host", "{host}", "--port", "{port}"]
-
-
-def free_ports(count: int) -> int:
-    """The first of so many ports in a row that are free now, below outgoing ones."""
-    for _ in range(100):
-        first = random.randrange(12_000, 30_000)
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as other:
-                    other.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
-    raise OSError("no ports")
 
 
 def simulated(count: int, *more: str, park: str = "stop", **fields: Any) -> Profile:
@@ -46,7 +32,7 @@ def simulated(count: int, *more: str, park: str = "stop", **fields: Any) -> Prof
     document = {
         "kind": "sglang",
         "model": "tiny",
-        "port": free_ports(count),
+        "port": closed_ports(count),
         "command": [*SIM, "--load-delay", "0.3", "--warmup", "0.05", *more],
         "park": park,
         "drain": {"settle_s": 0.1, "grace_s": 20, "kill_s": 5},
@@ -156,7 +142,7 @@ async def test_one_that_cannot_start_is_left_alone_and_said(
 async def test_processes_wait_at_their_gates_and_go_on_from_there() -> None:
     of = simulated(2, park="stop")
     # One gate for both would be taken twice: here only one member is parked.
-    gate = free_ports(1)
+    gate = closed_port()
     of = simulated(2, "--gated-launch-port", str(gate), park="gate")
     async with pool(of, Desired(0, 1), 2) as kept:
         _redirect_gates(kept, gate)
@@ -272,7 +258,7 @@ async def test_one_that_dies_while_its_memory_is_released_is_not_parked_again_at
 
 
 async def test_one_that_dies_at_its_gate_comes_back_there_each_time_later() -> None:
-    gate = free_ports(1)
+    gate = closed_port()
     restart = {"backoff_s": 0.3, "max_crashes": 2, "within_s": 600}
     of = simulated(1, "--gated-launch-port", str(gate), park="gate", restart=restart)
     said: list[str] = []

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 import psutil  # type: ignore[import-untyped]
 
-from tests.support.wait import closed_port, until
+from tests.support.ports import closed_port
+from tests.support.wait import until
 from tests.support.wire import Answer, Client, request
 
 HERE = Path(__file__).parent

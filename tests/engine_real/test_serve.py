@@ -26,8 +26,9 @@ from tests.engine_real.engines import (
     Setup,
 )
 from tests.engine_real.scripts import HELLO, NUMBERS
+from tests.support.ports import closed_port
 from tests.support.processes import Gateway, Process
-from tests.support.wait import closed_port, until
+from tests.support.wait import until
 from tests.support.wire import CHAT, Answer, call, chat, request
 
 STEP_S = 0.05

@@ -29,8 +29,9 @@ from tests.support.databases import run_apart
 from tests.support.driver import Driver, Sent
 from tests.support.ledger import balanced
 from tests.support.network import Network
+from tests.support.ports import closed_port
 from tests.support.processes import Engine, Gateway
-from tests.support.wait import closed_port, until
+from tests.support.wait import until
 
 KILLS = int(os.environ.get("FOREBAY_TEST_KILLS", "15"))
 RESTARTS, CUTS = max(KILLS // 3, 1), max(KILLS // 3, 1)

@@ -181,7 +181,7 @@ def test_a_slow_reader_slows_its_engine_and_nothing_else(
         assert gateway.rss_bytes() - before < 24 << 20
         started = time.monotonic()
         assert gateway.call("/v1/models", key=key.secret).status == 200
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < SLOW_S
         held = sent[0]
         body, size, tail = client.body(answer), 0, b""
         for _, data in body:

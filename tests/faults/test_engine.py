@@ -98,7 +98,7 @@ def test_no_first_byte(
     started = time.monotonic()
     got = ask(gateway, key, "quick", stream=stream)
     assert got.brief() == LATE
-    assert 0.35 < time.monotonic() - started < 2
+    assert 0.35 < time.monotonic() - started < 5
     assert gateway.usage_of(got)["error_kind"] == "upstream_timeout"
 
 
@@ -122,7 +122,7 @@ def test_a_stream_that_stalls(gateway: Gateway, upstream: ScriptedUpstream, key:
     started = time.monotonic()
     got = ask(gateway, key, "quick", stream=True)
     broken_stream(got, 2, "upstream_timeout")
-    assert 0.35 < time.monotonic() - started < 2
+    assert 0.35 < time.monotonic() - started < 5
     row = gateway.usage_of(got)
     assert (row["outcome"], row["error_kind"]) == ("upstream_cut", "upstream_timeout")
 

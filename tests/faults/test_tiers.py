@@ -19,8 +19,9 @@ import pytest
 
 from tests.support.admin import Admin
 from tests.support.many import Got, all_of, ask
+from tests.support.ports import closed_port
 from tests.support.processes import Engine, Gateway, Key
-from tests.support.wait import closed_port, until
+from tests.support.wait import until
 from tests.support.wire import CHAT, chat, request
 
 EXACT = os.environ.get("FOREBAY_TEST_EXACT") == "1"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import closed_port
 from tests.support.processes import Gateway, Key
 from tests.support.upstream import Connection, Received, ScriptedUpstream, delta, finish
-from tests.support.wait import closed_port, until
+from tests.support.wait import until
 from tests.support.wire import CHAT, chat
 
 

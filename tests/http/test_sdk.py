@@ -268,7 +268,8 @@ def test_no_retry_where_none_helps(gateway: Gateway, upstream: ScriptedUpstream)
         started = time.monotonic()
         with pytest.raises(openai.RateLimitError) as caught:
             client.completions.create(model="tiny", prompt=list(range(50)), max_tokens=1)
-    assert time.monotonic() - started < 0.5
+    # Five retries back off for more than ten seconds.
+    assert time.monotonic() - started < 5
     assert caught.value.response.headers["x-should-retry"] == "false"
     assert upstream.requests == []
 

@@ -15,9 +15,10 @@ from websockets.sync.server import Server, ServerConnection, serve
 
 from tests.support.admin import Admin
 from tests.support.databases import create_database
+from tests.support.ports import closed_port
 from tests.support.processes import Engine, Gateway, Key
 from tests.support.sockets import Socket, open_socket
-from tests.support.wait import closed_port, until
+from tests.support.wait import until
 
 PATH = "/v1/realtime?model="
 PRICE = {"input": "1", "output": "2"}

@@ -12,10 +12,11 @@ import redis
 from forebay.store import EmbeddedPostgres, KeyChanges
 
 from tests.support.databases import create_database
+from tests.support.ports import closed_port
 from tests.support.processes import Gateway, Key
 from tests.support.upstream import Connection, Received, ScriptedUpstream, answer
 from tests.support.valkey import Valkey
-from tests.support.wait import closed_port, until
+from tests.support.wait import until
 from tests.support.wire import CHAT, COMPLETIONS, Answer, chat
 
 PROMPT = list(range(1, 11))

@@ -18,8 +18,9 @@ from tests.limits_e2e.conftest import new_database
 from tests.support.admin import Admin
 from tests.support.databases import run_apart
 from tests.support.many import Connection
+from tests.support.ports import closed_port
 from tests.support.processes import Engine, Gateway, Key
-from tests.support.wait import closed_port, until
+from tests.support.wait import until
 from tests.support.wire import CHAT, Client, call, chat, request
 
 COUNT = int(os.environ.get("FOREBAY_TEST_ABORTS", "1500"))

@@ -13,8 +13,9 @@ from forebay.store import EmbeddedPostgres
 
 from tests.limits_e2e.conftest import new_database
 from tests.support.admin import everywhere
+from tests.support.ports import closed_port
 from tests.support.processes import Engine, Gateway, Key
-from tests.support.wait import closed_port, until
+from tests.support.wait import until
 from tests.support.wire import CHAT, Answer, chat
 
 

@@ -8,9 +8,10 @@ from forebay.store import EmbeddedPostgres
 from openai import OpenAI
 
 from tests.support.databases import create_database
+from tests.support.ports import closed_port
 from tests.support.processes import Gateway, Key
 from tests.support.simulated import SimThread, Simulated
-from tests.support.wait import closed_port, until
+from tests.support.wait import until
 
 MODELS = ("tiny", "whisper-tiny", "gpt-image-tiny")
 

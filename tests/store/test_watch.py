@@ -60,6 +60,10 @@ class Gateway:
         self.spent.update({(entry.scope, entry.id, entry.model): entry for entry in spent})
 
 
+SOON_S = 5.0
+"""More than any change takes on a busy machine."""
+
+
 async def until(condition: Callable[[], bool], timeout_s: float) -> float:
     """Seconds until the condition held."""
     start = time.monotonic()
@@ -99,16 +103,18 @@ async def test_the_first_load_has_every_live_key(database: Database) -> None:
 
 
 @pytest.mark.asyncio
-async def test_changes_arrive_within_a_second(database: Database) -> None:
+async def test_changes_are_told_and_not_waited_for(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebay.store.watch._POLL_S", 60.0)
     store, gateway = KeyStore(database), Gateway()
     async with watching(database, gateway):
         record, _ = await store.create(name="x")
-        await until(lambda: record.id in gateway.keys, 1.0)
+        await until(lambda: record.id in gateway.keys, SOON_S)
         rotated, _ = await store.rotate(record.id, overlap_s=60)
-        await until(lambda: gateway.keys[record.id] == rotated, 1.0)
+        await until(lambda: gateway.keys[record.id] == rotated, SOON_S)
         await store.revoke(record.id)
-        took = await until(lambda: gateway.keys[record.id].revoked, 1.0)
-        assert took < 0.4, "the notification should beat the poll"
+        await until(lambda: gateway.keys[record.id].revoked, SOON_S)
 
 
 @pytest.mark.asyncio
@@ -118,7 +124,7 @@ async def test_a_lost_notification_is_made_good_within_a_second(database: Databa
     await database.pool.execute("ALTER TABLE api_keys DISABLE TRIGGER api_keys_notify")
     async with watching(database, gateway):
         await store.revoke(record.id)
-        await until(lambda: gateway.keys[record.id].revoked, 1.0)
+        await until(lambda: gateway.keys[record.id].revoked, SOON_S)
 
 
 @pytest.mark.asyncio
@@ -134,7 +140,7 @@ async def test_a_slow_writer_is_not_overtaken_and_missed(database: Database) -> 
         await asyncio.sleep(1.2)  # two polls
         await transaction.commit()
         record, _ = await quick
-        await until(lambda: record.id in gateway.keys, 1.0)
+        await until(lambda: record.id in gateway.keys, SOON_S)
         assert gateway.keys[slow.id].name == "later"
 
 
@@ -154,7 +160,7 @@ async def test_a_restart_of_the_database_is_survived(
             await KeyStore(other).revoke(kept.id)
             added, _ = await KeyStore(other).create(name="added")
         await until(lambda: watcher.healthy, 5.0)
-        await until(lambda: added.id in gateway.keys and gateway.keys[kept.id].revoked, 1.0)
+        await until(lambda: added.id in gateway.keys and gateway.keys[kept.id].revoked, SOON_S)
 
 
 @pytest.mark.asyncio
@@ -172,7 +178,7 @@ async def test_a_database_restored_from_the_past_is_followed(database: Database)
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         await until(lambda: gateway.keys[lost.id].revoked, 3.0)
-        await until(lambda: record.id in gateway.keys, 1.0)
+        await until(lambda: record.id in gateway.keys, SOON_S)
         assert watcher.last_sync > synced
 
 
@@ -247,7 +253,11 @@ async def test_limits_are_there_before_keys_and_spend_after(database: Database) 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("notified", [True, False])
-async def test_limits_arrive_within_a_second(database: Database, notified: bool) -> None:
+async def test_limits_arrive(
+    database: Database, monkeypatch: pytest.MonkeyPatch, notified: bool
+) -> None:
+    if notified:
+        monkeypatch.setattr("forebay.store.watch._POLL_S", 60.0)
     limits, accounts, gateway = LimitStore(database), AccountStore(database), Gateway()
     await accounts.create("acme")
     key, _ = await KeyStore(database).create(name="x", account="acme")
@@ -259,26 +269,25 @@ async def test_limits_arrive_within_a_second(database: Database, notified: bool)
             " 'BEGIN UPDATE limits_version SET version = version + 1; RETURN NULL; END'"
         )
     async with watching(database, gateway):
-        most_s = 0.4 if notified else 1.0
         await limits.put(Subject("account", "acme"), Limits(concurrency=3))
-        await until(lambda: "acme" in gateway.limits, most_s)
+        await until(lambda: "acme" in gateway.limits, SOON_S)
         assert gateway.limits["acme"].limits == Limits(concurrency=3)
         await limits.change(Subject("account", "acme"), LimitChanges(concurrency=4))
-        await until(lambda: gateway.limits["acme"].limits.concurrency == 4, most_s)
+        await until(lambda: gateway.limits["acme"].limits.concurrency == 4, SOON_S)
         await accounts.update("acme", AccountChanges(weight=2))
-        await until(lambda: gateway.limits["acme"].weight == 2, most_s)
+        await until(lambda: gateway.limits["acme"].weight == 2, SOON_S)
         await limits.put(Subject("account", "acme"), Limits())
-        await until(lambda: gateway.limits["acme"].limits == Limits(), most_s)
+        await until(lambda: gateway.limits["acme"].limits == Limits(), SOON_S)
         await accounts.update("acme", AccountChanges(weight=1))
-        await until(lambda: "acme" not in gateway.limits, most_s)
+        await until(lambda: "acme" not in gateway.limits, SOON_S)
         await limits.put(Subject("model", "m"), Limits(rpm=6))
-        await until(lambda: "m" in gateway.limits, most_s)
+        await until(lambda: "m" in gateway.limits, SOON_S)
         await limits.put(Subject("key_model", key.id, "m"), Limits(tpm=5))
-        await until(lambda: bool(gateway.keys[key.id].per_model), most_s)
+        await until(lambda: bool(gateway.keys[key.id].per_model), SOON_S)
         assert gateway.keys[key.id].per_model == {"m": Limits(tpm=5, tpm_burst=5)}
         assert set(gateway.limits) == {"m"}, "limits of keys travel with the keys"
         await limits.put(Subject("key_model", key.id, "m"), Limits())
-        await until(lambda: not gateway.keys[key.id].per_model, most_s)
+        await until(lambda: not gateway.keys[key.id].per_model, SOON_S)
 
 
 @pytest.mark.asyncio
@@ -287,7 +296,7 @@ async def test_an_account_that_is_only_added_disturbs_nobody(database: Database)
     async with watching(database, gateway):
         await AccountStore(database).create("acme")
         await KeyStore(database).create(name="x", account="other")
-        await until(lambda: len(gateway.keys) == 1, 1.0)
+        await until(lambda: len(gateway.keys) == 1, SOON_S)
         assert gateway.order == ["limits", "keys", "keys"]
 
 
@@ -336,13 +345,13 @@ async def test_a_new_budget_comes_with_what_was_spent(database: Database) -> Non
     async with watching(database, gateway):
         assert not gateway.spent
         await keys.update(record.id, KeyChanges(budget="5", budget_period="day"))
-        await until(lambda: bool(gateway.spent), 0.4)
+        await until(lambda: bool(gateway.spent), 3.0)
         assert gateway.order[-2:] == ["keys", "spent"]
         assert gateway.spent["key", record.id, None].spent_nano == 2_000_000_000
         await LimitStore(database).put(
             Subject("model", "m"), Limits(budget="5", budget_period="day")
         )
-        await until(lambda: ("model", "m", None) in gateway.spent, 0.4)
+        await until(lambda: ("model", "m", None) in gateway.spent, 3.0)
 
 
 @pytest.mark.asyncio
@@ -353,14 +362,14 @@ async def test_spend_is_followed(database: Database, monkeypatch: pytest.MonkeyP
     async with watching(database, gateway):
         assert gateway.spent["key", record.id, None].spent_nano == 0
         await spend(database, today(), "2", key_id=record.id)
-        await until(lambda: gateway.spent["key", record.id, None].spent_nano > 0, 1.5)
+        await until(lambda: gateway.spent["key", record.id, None].spent_nano > 0, SOON_S)
 
 
 @pytest.mark.asyncio
 async def test_a_slow_sum_keeps_no_change_waiting(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = "SELECT pg_sleep(3), 'key' AS scope, 'k' AS id, NULL AS model, 0 AS period_start"
+    slow = "SELECT pg_sleep(4), 'key' AS scope, 'k' AS id, NULL AS model, 0 AS period_start"
     monkeypatch.setattr("forebay.store.watch.SPENT", f"{slow}, 0::numeric AS spent")
     keys, gateway = KeyStore(database), Gateway()
     record, _ = await keys.create(name="x", budget="5", budget_period="day")
@@ -370,11 +379,11 @@ async def test_a_slow_sum_keeps_no_change_waiting(
     try:
         assert await watcher.start(timeout_s=0.5), "the start waits for it only so long"
         await keys.update(record.id, KeyChanges(budget="6"))
-        await until(lambda: gateway.keys[record.id].budget == "6.00", 0.4)
+        await until(lambda: gateway.keys[record.id].budget == "6.00", 1.5)
         await keys.revoke(record.id)
-        await until(lambda: gateway.keys[record.id].revoked, 0.4)
+        await until(lambda: gateway.keys[record.id].revoked, 1.5)
         assert not gateway.spent
-        await until(lambda: bool(gateway.spent), 5.0)
+        await until(lambda: bool(gateway.spent), 8.0)
         assert watcher.healthy
     finally:
         await watcher.stop()
@@ -432,24 +441,27 @@ async def watching_prices(database: Database, gateway: Gateway) -> AsyncIterator
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("notified", [True, False])
-async def test_prices_arrive_within_a_second(database: Database, notified: bool) -> None:
+async def test_prices_arrive(
+    database: Database, monkeypatch: pytest.MonkeyPatch, notified: bool
+) -> None:
+    if notified:
+        monkeypatch.setattr("forebay.store.watch._POLL_S", 60.0)
     store, gateway = PriceStore(database), Gateway()
     if not notified:
         await database.pool.execute(
             "CREATE OR REPLACE FUNCTION prices_changed() RETURNS trigger LANGUAGE plpgsql AS"
             " 'BEGIN UPDATE prices_version SET version = version + 1; RETURN NULL; END'"
         )
-    most_s = 0.4 if notified else 1.0
     first = await store.set(NewPrice(model="m", input="1", output="2", effective_from=1.0))
     await KeyStore(database).create(name="x")
     async with watching_prices(database, gateway):
         assert gateway.order == ["limits", "prices", "keys"]
         assert gateway.prices == [first]
         second = await store.set(NewPrice(model="m", input="3", output="4"))
-        await until(lambda: len(gateway.prices) == 2, most_s)
+        await until(lambda: len(gateway.prices) == 2, SOON_S)
         assert gateway.prices == [await store.get(first.id), second], "what is past comes too"
         (third,) = await store.correct(second.id, Correction(input="5"))
-        await until(lambda: third in gateway.prices, most_s)
+        await until(lambda: third in gateway.prices, SOON_S)
         assert [price.id for price in gateway.prices] == [first.id, third.id]
         assert gateway.order[3:] == ["prices", "prices"], "nothing else is read anew"
 

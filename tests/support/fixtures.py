@@ -8,9 +8,10 @@ import pytest
 from forebay.store import EmbeddedPostgres
 
 from tests.support.databases import create_database
+from tests.support.ports import closed_port
 from tests.support.processes import Engine, Gateway, Key
 from tests.support.upstream import ScriptedUpstream
-from tests.support.wait import closed_port, until
+from tests.support.wait import until
 
 QUICK = {"first_byte": 0.4, "idle": 0.4, "total": 20}
 """Time-outs of the model `quick`, seconds."""

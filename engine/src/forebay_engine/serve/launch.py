@@ -25,16 +25,22 @@ class StartError(Exception):
     """A start that another one would not mend."""
 
 
-def check_port(profile: Profile) -> None:
-    """Raise StartError when something listens there: engines find out after their weights."""
+def check_ports(profile: Profile, gate: int | None) -> None:
+    """Raise StartError when one of its ports is taken: engines find out after their weights.
+
+    gate: the port of its gate, where it has one.
+    """
     family = socket.AF_INET6 if ":" in profile.host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((profile.host, profile.port))
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise StartError(f"{profile.host}:{profile.port}: {why}") from None
+    for port, what in ((profile.port, ""), (gate, "the gate's port ")):
+        if port is None:
+            continue
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((profile.host, port))
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise StartError(f"{what}{profile.host}:{port}: {why}") from None
 
 
 async def locate(profile: Profile, say: Callable[[str], None]) -> weights.Located:

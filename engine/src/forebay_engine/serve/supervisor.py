@@ -16,7 +16,7 @@ from forebay_engine.serve.ending import finish, report
 from forebay_engine.serve.engines import Call, EngineKind, Load
 from forebay_engine.serve.gpu import Gpu
 from forebay_engine.serve.http import Http, HttpxHttp
-from forebay_engine.serve.launch import StartError, check_port, gpus_of, launch, locate
+from forebay_engine.serve.launch import StartError, check_ports, gpus_of, launch, locate
 from forebay_engine.serve.phases import Phases, Timeline
 from forebay_engine.serve.plan import conceal
 from forebay_engine.serve.profile import Profile
@@ -224,7 +224,8 @@ class Supervisor:
         self._serving = False
         timeline = Timeline(self.kind.marks, self._clock.now())
         self.phases = timeline.phases
-        check_port(self.profile)
+        gate = self.kind.gate(self.profile)
+        check_ports(self.profile, None if gate is None else gate.port)
         located = await locate(self.profile, self._say)
         if located.lease is not None:
             timeline.prepared(self._clock.now())

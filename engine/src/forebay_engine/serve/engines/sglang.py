@@ -31,8 +31,11 @@ from forebay_engine.serve.gpu import Gpu, sizes
 if TYPE_CHECKING:
     from forebay_engine.serve.profile import Profile
 
-GATE_OFFSET = 20_000
-"""The gate's port lies so far above the engine's, or below it where that is none."""
+GATE_OFFSET = 2_000
+"""The gate's port lies so far above the engine's, or below it: SGLang draws others from 100 to 1,000
+above."""
+OUTGOING = 32_768
+"""From here on Linux gives ports to connections that go out (`ip_local_port_range`)."""
 
 
 class _Rank(msgspec.Struct):
@@ -148,8 +151,8 @@ def load_format(profile: Profile) -> str | None:
 
 def gate_port(profile: Profile) -> int:
     """Where SGLang waits to be let on."""
-    port = profile.port
-    return port + GATE_OFFSET if port + GATE_OFFSET <= 65535 else port - GATE_OFFSET
+    port, gate = profile.port, profile.port + GATE_OFFSET
+    return port - GATE_OFFSET if port < OUTGOING <= gate or gate > 65535 else gate
 
 
 KIND = SGLang()
