@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from forebay_engine.serve.profile import Profile
 
 GATE_OFFSET = 2_000
-"""The gate's port lies so far above the engine's, or below it: SGLang draws others from 100 to 1,000
+"""The gate's port lies so far above the engine's, or below it: SGLang draws others 100 to 1,000
 above."""
 OUTGOING = 32_768
 """From here on Linux gives ports to connections that go out (`ip_local_port_range`)."""
