@@ -137,6 +137,16 @@ impl fmt::Display for PeekErrorKind {
     }
 }
 
+/// Refuses a body that is nested deeper than any may be. Whether it is JSON is left to others.
+pub(crate) fn bounded(body: &[u8]) -> Result<(), PeekError> {
+    let mut reader = Reader::new(body);
+    reader.skip_space();
+    match reader.value(0, &mut Tally::default()) {
+        Err(syntax) if syntax.fault == Fault::TooDeep => Err(syntax.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Where a `stream_options` object lies in the body, to change it in place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamOptions {

@@ -2,10 +2,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{
-    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
-use serde_json::value::RawValue;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{Error, Kind};
 use crate::snapshot::{Model, Snapshot};
@@ -79,13 +76,37 @@ fn named(body: &[u8]) -> Result<Option<&'static str>, serde_json::Error> {
     let words = ["container", "file_id", "vector_store_id", "\\u00"];
     let mut found = None;
     if words.into_iter().any(has) {
-        Walk(&mut found).deserialize(&mut serde_json::Deserializer::from_slice(body))?;
+        let walk = Walk {
+            found: &mut found,
+            of: None,
+        };
+        walk.deserialize(&mut serde_json::Deserializer::from_slice(body))?;
     }
     Ok(found)
 }
 
-/// Looks through a value.
-struct Walk<'f>(&'f mut Option<&'static str>);
+/// Looks through a value. One reader for all of it, so that its bound on depth holds.
+struct Walk<'f> {
+    /// The first member that names something.
+    found: &'f mut Option<&'static str>,
+    /// The value is of this member: an id, or a list that is not empty, names something.
+    of: Option<&'static str>,
+}
+
+impl Walk<'_> {
+    fn inside(&mut self, of: Option<&'static str>) -> Walk<'_> {
+        Walk {
+            found: self.found,
+            of,
+        }
+    }
+
+    fn names(&mut self) {
+        if let Some(name) = self.of {
+            self.found.get_or_insert(name);
+        }
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Walk<'_> {
     type Value = ();
@@ -118,7 +139,8 @@ impl<'de> Visitor<'de> for Walk<'_> {
         Ok(())
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+    fn visit_str<E>(mut self, _: &str) -> Result<(), E> {
+        self.names();
         Ok(())
     }
 
@@ -126,27 +148,20 @@ impl<'de> Visitor<'de> for Walk<'_> {
         Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while list.next_element_seed(Walk(self.0))?.is_some() {}
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(self.inside(None))?.is_some() {
+            self.names();
+        }
         Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(Name(name)) = map.next_key()? {
             if DATA.contains(&&*name) {
                 map.next_value::<IgnoredAny>()?;
-            } else if let Some(known) = NAMES.into_iter().find(|known| **known == *name) {
-                let raw: &RawValue = map.next_value()?;
-                if names(raw.get()) {
-                    self.0.get_or_insert(known);
-                } else {
-                    let mut inner = serde_json::Deserializer::from_str(raw.get());
-                    Walk(self.0)
-                        .deserialize(&mut inner)
-                        .map_err(A::Error::custom)?;
-                }
             } else {
-                map.next_value_seed(Walk(self.0))?;
+                let known = NAMES.into_iter().find(|known| **known == *name);
+                map.next_value_seed(self.inside(known))?;
             }
         }
         Ok(())
@@ -156,14 +171,6 @@ impl<'de> Visitor<'de> for Walk<'_> {
 /// A member's name, escapes undone.
 #[derive(serde::Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// Whether a value is an id, or a list that is not empty.
-fn names(raw: &str) -> bool {
-    match raw.strip_prefix('[') {
-        Some(rest) => !rest.trim_ascii_start().starts_with(']'),
-        None => raw.starts_with('"'),
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -202,5 +209,15 @@ mod tests {
             assert_eq!(named(body.as_bytes()).ok(), Some(found), "{body}");
         }
         assert!(named(br#"{"n":1e999,"file_id":"file-1"}"#).is_err());
+    }
+
+    #[test]
+    fn depth_is_bounded_below_names_as_anywhere() {
+        for name in ["container", "other"] {
+            let open = format!("{{\"{name}\":");
+            let deep = [open.repeat(100_000), "1".into(), "}".repeat(100_000)].concat();
+            let body = format!(r#"{{"container":null,"x":{deep}}}"#);
+            assert!(named(body.as_bytes()).is_err(), "{name}");
+        }
     }
 }

@@ -42,6 +42,8 @@ use bytes::Bytes;
 use crate::dialect::responses::{Bridged, bridge, native_body};
 use crate::dialect::{Context, Dialect, Unsaid};
 use crate::error::{Error, Kind};
+use crate::peek::bounded;
+use crate::refusals::unreadable;
 
 use super::{Entered, Native};
 
@@ -64,6 +66,7 @@ pub(crate) fn text(body: &Bytes) -> Result<&str, Error> {
 /// as the client named it.
 pub(crate) fn enter(body: &Bytes, before: u32) -> Result<Entered, Error> {
     let json = text(body)?;
+    bounded(body).map_err(|error| unreadable(&error))?;
     let told = bridge(json).map_err(|error| own_place(error, before))?;
     let Bridged {
         chat,
