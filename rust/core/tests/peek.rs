@@ -256,6 +256,35 @@ fn counts_prompts_and_token_ids() {
 }
 
 #[test]
+fn contents_of_images_and_files_are_no_text() {
+    let text_of = |part: &str| {
+        let body = format!(r#"{{"messages":[{{"content":[{part}]}}]}}"#);
+        peek(body.as_bytes()).expect("valid").prompt_bytes
+    };
+    let (megabyte, url) = ("A".repeat(1 << 20), "data:image/png;base64,");
+    for part in [
+        format!(r#"{{"image_url":{{"detail":"","url":"{url}{megabyte}"}}}}"#),
+        format!(r#"{{"file":{{"file_data":"{url}{megabyte}"}}}}"#),
+        format!(r#"{{"input_audio":{{"data":"{megabyte}","format":""}}}}"#),
+        format!(r#"{{"a":[{{}}],"image_url":"{url}{megabyte}"}}"#),
+    ] {
+        assert_eq!(text_of(&part), 4000, "{}", &part[..80]);
+    }
+    // What is small counts as what it is, and text is text whatever it begins with.
+    assert_eq!(text_of(&format!(r#"{{"url":"{url}"}}"#)), url.len());
+    for part in [
+        format!(r#"{{"text":"{url}{megabyte}"}}"#),
+        format!(r#"{{"url":"{megabyte}"}}"#),
+        format!(r#"{{"url":["{url}{megabyte}"]}}"#),
+        format!(r#"{{"url":{{}},"text":"data:{megabyte}"}}"#),
+    ] {
+        assert!(text_of(&part) >= 1 << 20, "{}", &part[..80]);
+    }
+    let plain = format!(r#"{{"input":["{url}{megabyte}"]}}"#);
+    assert!(peek(plain.as_bytes()).expect("valid").prompt_bytes > 1 << 20);
+}
+
+#[test]
 fn the_last_duplicate_counts_even_if_an_earlier_one_is_wrong() {
     let found = peek(br#"{"model":1,"n":0,"mod\u0065l":"m","n":3}"#).expect("valid");
     assert_eq!((found.model.as_deref(), found.n), (Some("m"), Some(3)));

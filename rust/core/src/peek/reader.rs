@@ -5,6 +5,19 @@
 /// Containers within containers, the outermost one included.
 pub(super) const MAX_DEPTH: u32 = 128;
 
+/// As so much text counts what an image, a recording or a file holds, bytes: at four bytes a token a
+/// thousand tokens, which an image of a megapixel has about.
+pub(super) const MEDIA_BYTES: usize = 4000;
+/// Members with such contents: a `data:` URL (RFC 2397), and `data` in base64 alone.
+const MEDIA_KEYS: [&[u8]; 6] = [
+    b"url",
+    b"data",
+    b"file_data",
+    b"image_url",
+    b"video_url",
+    b"audio_url",
+];
+
 /// What makes a text no JSON, or JSON nested too deep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -74,7 +87,8 @@ pub(super) enum Kind {
 /// What a value holds, counted on the way.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Tally {
-    /// Bytes between the quotes of string values, as they stand (escapes not undone).
+    /// Bytes between the quotes of string values, as they stand (escapes not undone); of contents of
+    /// images and files at most [`MEDIA_BYTES`] each.
     pub(super) string_bytes: usize,
     /// Integers anywhere in the value.
     pub(super) integers: u64,
@@ -261,6 +275,7 @@ impl<'a> Reader<'a> {
         // Bit 0 is the innermost open container: 1 for an object.
         let mut stack: u128 = 0;
         let mut levels: u32 = 0;
+        let mut key = Text::default();
         loop {
             let first = self.byte();
             if levels == 1 && stack & 1 == 0 && matches!(first, Some(b'"' | b'[')) {
@@ -279,6 +294,7 @@ impl<'a> Reader<'a> {
                 if self.byte() != Some(closer) {
                     if is_object {
                         self.key()?;
+                        key = self.text;
                     }
                     continue;
                 }
@@ -286,6 +302,9 @@ impl<'a> Reader<'a> {
             } else {
                 let start = self.pos;
                 let kind = self.scalar(tally)?;
+                if stack & 1 == 1 && matches!(kind, Kind::String) {
+                    self.shorten(key, tally);
+                }
                 // Arrays all the way up.
                 if stack == 0 {
                     let digits = self.bytes.get(start..self.pos).unwrap_or_default();
@@ -302,6 +321,7 @@ impl<'a> Reader<'a> {
                         self.skip_space();
                         if in_object {
                             self.key()?;
+                            key = self.text;
                         }
                         break;
                     }
@@ -339,6 +359,22 @@ impl<'a> Reader<'a> {
             Some(b'n') => self.word(b"null", Kind::Null),
             _ => Err(self.fault(Fault::ExpectedValue)),
         }
+    }
+
+    /// Takes back what the string that was just read counts too much, where it is no text.
+    #[inline]
+    fn shorten(&self, key: Text, tally: &mut Tally) {
+        let Text { start, end, .. } = self.text;
+        if end - start > MEDIA_BYTES && self.is_media(key) {
+            tally.string_bytes -= end - start - MEDIA_BYTES;
+        }
+    }
+
+    /// Whether the string that was just read is what an image or a file holds.
+    fn is_media(&self, key: Text) -> bool {
+        let key = self.bytes.get(key.start..key.end).unwrap_or_default();
+        let value = self.bytes.get(self.text.start..).unwrap_or_default();
+        MEDIA_KEYS.contains(&key) && (key == b"data" || value.starts_with(b"data:"))
     }
 
     fn word(&mut self, word: &[u8], kind: Kind) -> Result<Kind, Syntax> {
