@@ -17,7 +17,7 @@ use crate::snapshot::{Model, Target};
 use crate::spool::row::{Reached, put_usage};
 use crate::spool::{Full, Opened, Spool};
 use crate::trace::Trace;
-use crate::upstream::Upstream;
+use crate::upstream::{Reach, Upstream};
 use crate::usage::{Source, Usage};
 
 mod booking;
@@ -75,6 +75,8 @@ pub struct Record {
     prompt_estimate: u64,
     prompt_bytes: usize,
     contact: Contact,
+    /// The last attempt's connection, and what it was before that.
+    reach: Option<(Arc<Reach>, Contact)>,
     /// The last attempt goes on without its client.
     lingers: bool,
     client_gone: bool,
@@ -209,6 +211,7 @@ impl Record {
             prompt_estimate,
             prompt_bytes,
             contact: Contact::Never,
+            reach: None,
             lingers: false,
             client_gone: false,
             log: None,
@@ -328,9 +331,19 @@ impl Record {
     /// The request goes to an engine: from here on it counts, even if it fails. Whether it did not
     /// count before.
     pub fn contacted(&mut self) -> bool {
+        self.reach = None;
         let before = std::mem::replace(&mut self.contact, Contact::Made);
         self.mark();
         before == Contact::Never
+    }
+
+    /// As [`contacted`](Self::contacted), so far as a connection comes about: a client that leaves
+    /// before owes nothing.
+    pub fn reaching(&mut self, reach: Arc<Reach>) -> bool {
+        let before = self.contact;
+        let first = self.contacted();
+        self.reach = Some((reach, before));
+        first
     }
 
     /// The attempt has failed and another one is to follow: an engine that answered nothing is owed

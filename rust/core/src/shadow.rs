@@ -81,7 +81,7 @@ pub(crate) async fn send(gateway: Arc<Gateway>, shadow: Copied, copy: Copy) {
     };
     let exchange = async {
         let body = copy.body(&shadow).ok()?;
-        let response = upstream.post(&call, &copy.headers, body).await.ok()?;
+        let response = upstream.post(&call, &copy.headers, body, None).await.ok()?;
         let is_ok = response.status().is_success();
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {

@@ -34,7 +34,7 @@ pub mod sigv4;
 mod socket;
 
 pub use agent::Agent;
-pub use client::chain;
+pub use client::{Reach, chain};
 pub use credentials::AwsCredentials;
 pub use forward::{is_hop_by_hop, passes};
 pub use outgoing::Outgoing;
@@ -208,11 +208,13 @@ impl Upstream {
     /// Errors: [`Kind::Unavailable`] when nothing was sent, as no connection came about or
     /// credentials are missing; [`Kind::UpstreamError`] when the connection broke, or a redirect
     /// leads elsewhere. Neither the message nor the client-visible part holds the address.
+    /// reach: told once there is a connection.
     pub async fn post(
         &self,
         call: &Call<'_>,
         headers: &HeaderMap,
         body: impl Into<Outgoing>,
+        reach: Option<&Reach>,
     ) -> Result<Response<Incoming>, Error> {
         let (method, uri) = match call.object {
             None if call.responses => {
@@ -235,7 +237,10 @@ impl Upstream {
                 Error::new(Kind::InvalidRequest, text).sibling(true)
             })?
             .map_err(|e| not_forwarded(&e))?;
-        let request = self.request(method, uri.clone(), headers, body)?;
+        let mut request = self.request(method, uri.clone(), headers, body)?;
+        if let Some(reach) = reach {
+            reach.watch(&mut request);
+        }
         self.attempts.inc();
         let response = self.pool.send(request).await?;
         if self.redirects && response.status() == StatusCode::SEE_OTHER {

@@ -10,6 +10,7 @@
 mod support;
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -40,6 +41,34 @@ async fn gone_before_the_first_byte() {
             "an abort is no attempt: {metrics}"
         );
     }
+}
+
+#[tokio::test]
+async fn gone_before_there_is_a_connection() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = socket.listen(1).unwrap();
+    let address = full.local_addr().unwrap();
+    // Nobody accepts: once the queue is full, whoever connects waits.
+    let mut queued = Vec::new();
+    let short = Duration::from_millis(200);
+    while let Ok(there) = tokio::time::timeout(short, tokio::net::TcpStream::connect(address)).await
+    {
+        queued.push(there.unwrap());
+        assert!(queued.len() < 10, "the queue has no end");
+    }
+    let engine = Engine {
+        address,
+        log: Arc::default(),
+    };
+    let rig = Rig::new(Setup::default(), &[&engine]);
+    let slot = rig.admit(Endpoint::Chat, &chat(true));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    slot.cancel();
+    let event = rig.event().await;
+    assert_eq!((event.outcome, event.attempts), ("client_closed", 1));
+    assert_eq!((event.usage.total(), event.cost_pico), (0, Some(0)));
+    assert_eq!(event.source, "counted");
 }
 
 #[tokio::test]

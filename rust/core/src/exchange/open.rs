@@ -33,7 +33,7 @@ use crate::linger::Unread;
 use crate::record::{Progress, Record};
 use crate::scrub;
 use crate::snapshot::{Model, Target, Timeouts};
-use crate::upstream::{Call, Outgoing, Upstream};
+use crate::upstream::{Call, Outgoing, Reach, Upstream};
 
 /// An attempt that is to be made.
 pub(super) struct Try {
@@ -280,8 +280,12 @@ async fn send(
         busy: false,
     };
     // From its first byte on the request counts: an engine may compute what nobody waits for.
-    let first_contact = record.as_mut().is_some_and(|record| record.contacted());
-    let mut post = pin!(upstream.post(&call, headers, body));
+    let reach = record.is_some().then(Arc::<Reach>::default);
+    let first_contact = match (&mut record, &reach) {
+        (Some(record), Some(reach)) => record.reaching(Arc::clone(reach)),
+        _ => false,
+    };
+    let mut post = pin!(upstream.post(&call, headers, body, reach.as_deref()));
     let mut until = (Instant::now() + first_byte).min(total);
     let sent = loop {
         let sent = alarm.within(until, post.as_mut()).await;

@@ -48,6 +48,12 @@ impl Record {
         let Some(mut event) = self.event.take() else {
             return;
         };
+        if let Some((reach, before)) = self.reach.take()
+            && self.contact == Contact::Made
+            && !reach.is_there()
+        {
+            self.contact = before;
+        }
         // A runtime that goes down drops its connections too: those clients did not leave.
         let left = self.client_gone || self.slot.is_cancelled() && !self.gateway.is_halted();
         let ended = self.outcome;

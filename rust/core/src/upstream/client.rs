@@ -1,5 +1,5 @@
 //! The pooled HTTP client of one upstream.
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::uri::Scheme;
@@ -7,7 +7,7 @@ use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{CaptureConnection, HttpConnector, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::outgoing::Outgoing;
@@ -15,6 +15,23 @@ use crate::error::{Error, Kind};
 
 /// An idle connection is dropped before SGLang's uvicorn closes it, at 5.0 s.
 const POOL_IDLE: Duration = Duration::from_secs(4);
+
+/// Whether a request that is being sent has a connection yet: before that no engine knows of it.
+#[derive(Default)]
+pub struct Reach(OnceLock<CaptureConnection>);
+
+impl Reach {
+    /// Looks at a request that is to be sent.
+    pub(super) fn watch<B>(&self, request: &mut Request<B>) {
+        self.0.get_or_init(|| capture_connection(request));
+    }
+
+    /// It has, or has had.
+    pub fn is_there(&self) -> bool {
+        let seen = self.0.get();
+        seen.is_some_and(|seen| seen.connection_metadata().is_some())
+    }
+}
 
 /// Connections to one upstream, kept and made as needed.
 pub(super) struct Pool {
