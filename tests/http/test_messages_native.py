@@ -12,7 +12,7 @@ from forebay.store import EmbeddedPostgres
 
 from tests.support.databases import create_database
 from tests.support.processes import Engine, Gateway, Key
-from tests.support.upstream import Connection, Received, ScriptedUpstream, answer, delta
+from tests.support.upstream import Connection, Received, ScriptedUpstream, answer, delta, usage
 from tests.support.wait import until
 from tests.support.wire import Answer
 
@@ -65,6 +65,7 @@ def door(
             "open": {"kind": "sglang", "url": engine.url, "outlier": None},
             "lax": {"kind": "openai_compatible", "url": engine.url, "drop_params": True},
             "sim": {"kind": "sglang", "url": sim.url},
+            "drops": {"kind": "sglang", "url": engine.url, "outlier": None, "drop_params": True},
         },
         "models": {
             "claude": {"targets": [{"upstream": "claude", "model": "claude-sim"}]},
@@ -80,6 +81,10 @@ def door(
             "open-first": {"targets": [{"upstream": "open", "model": "tiny"}, {**raw, "tier": 1}]},
             "lax": {"targets": [{"upstream": "lax", "model": "tiny"}]},
             "sim": {"targets": [{"upstream": "sim"}]},
+            "drops-first": {
+                "targets": [{"upstream": "drops", "model": "tiny"}, {"upstream": "sim", "tier": 1}],
+                "resume": True,
+            },
         },
     }
     gateway = Gateway(tmp_path_factory.mktemp("door"), config, url)
@@ -446,6 +451,42 @@ def test_a_native_stream_is_not_carried_on_in_other_words(
     got = post(door, own_key, body)
     assert got.body.startswith(START)
     assert got.body.rstrip().rpartition(b"\n\n")[2].startswith(b"event: error\n")
+
+
+def test_what_was_delivered_is_owed_though_the_next_engine_cannot_be_asked(
+    door: Gateway, own_key: Key, engine: ScriptedUpstream
+) -> None:
+    """It has no words for a parameter that the first one had dropped."""
+
+    def script(connection: Connection, _: Received) -> None:
+        connection.begin()
+        connection.event({**delta("Some"), "usage": usage(9, 1)})
+        connection.event({**delta(" text"), "usage": usage(9, 2)})
+        connection.close()
+
+    engine.script = script
+    name = "owed-though-it-ends"
+    body = {"model": "drops-first", "max_tokens": 8, "messages": USER, "stream": True}
+    got = post(door, own_key, {**body, "container": "c"}, ("x-request-id", name))
+    assert b"Some" in got.body
+    assert b"event: error\n" in got.body
+    (row,) = door.usage(1, request_id=name)
+    assert (row["outcome"], row["upstream"]) == ("upstream_cut", "drops")
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (9, 2)
+    assert row["cost"] is None, "it has no price, and was served"
+
+
+def test_a_failure_told_as_an_answer_is_owed_nothing(
+    door: Gateway, own_key: Key, engine: ScriptedUpstream
+) -> None:
+    error = {"type": "api_error", "message": "Something went wrong. " * 100}
+    engine.script = lambda connection, _: connection.json({"type": "error", "error": error})
+    for name, path in (("failed-natively", MESSAGES), ("failed-in-chat", "/v1/chat/completions")):
+        body = {"model": "raw", "max_tokens": 8, "messages": USER}
+        headers = [("authorization", f"Bearer {own_key.secret}"), ("x-request-id", name)]
+        assert door.call(path, body, headers=headers).status == 502
+        (row,) = door.usage(1, request_id=name)
+        assert (row["outcome"], row["prompt_tokens"], row["completion_tokens"]) == ("error", 0, 0)
 
 
 def test_openai_clients_see_nothing_of_this(

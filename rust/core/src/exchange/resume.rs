@@ -133,6 +133,7 @@ pub(super) async fn resume(
         let number = record.attempt(&placed.target);
         // What was delivered is owed, whoever goes on; until one does, to who delivered it.
         record.owe(&target.upstream.name);
+        record.contacted();
         record.advance(progress(&end.relay));
         if !job.slot.lingers(record.linger(&upstream)) {
             return Resumed::Not(last, end);

@@ -119,8 +119,17 @@ pub(super) fn judged(
     let (body, told) = if dialect == Dialect::OpenAi {
         (body, None)
     } else {
-        let turned = dialect::answer(dialect, Dialect::OpenAi, &body, &job.context())?;
-        (turned.into(), own.map(|_| body))
+        match dialect::answer(dialect, Dialect::OpenAi, &body, &job.context()) {
+            Ok(turned) => (turned.into(), own.map(|_| body)),
+            Err(error) => {
+                // An error in disguise: nothing was made.
+                let failed = Inspected::parse(&body).is_ok_and(|seen| seen.failed());
+                if let Some(record) = record.filter(|_| failed) {
+                    record.progress = Progress::default();
+                }
+                return Err(error);
+            }
+        }
     };
     inspect(job, body, told).map_err(|unfit| {
         let (error, made) = *unfit;
