@@ -122,11 +122,11 @@ class Raw:
             rest = rest[9 + size :]
         return found
 
-    def until_closed(self, within_s: float = 5.0) -> bool:
+    def until_closed(self, within_s: float = 20.0) -> bool:
         """Read on; True where the server closes in time."""
         return self._read(within_s, None)
 
-    def until_kind(self, *kinds: int, within_s: float = 5.0) -> bool:
+    def until_kind(self, *kinds: int, within_s: float = 20.0) -> bool:
         """Read on until a frame of one of these types is there, or the end."""
         self._read(within_s, kinds)
         return any(kind in kinds for kind, _, _, _ in self.frames())
