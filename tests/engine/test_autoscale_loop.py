@@ -110,10 +110,33 @@ def test_signals_are_what_changed_between_two_readings(tmp_path: Path) -> None:
     assert signals.age_s == 1.0
 
 
-def test_a_gateway_that_began_anew_counts_from_nothing(tmp_path: Path) -> None:
-    reader = Reader("llama", config(tmp_path).models["llama"])
-    reader.signals(Snapshot(0.0, read(gateway(1_000, 0))))
-    assert reader.signals(Snapshot(2.0, read(gateway(8, 0)))).arrivals == 8
+async def test_a_gateway_that_began_anew_counts_from_nothing(tmp_path: Path) -> None:
+    texts = {"one": gateway(1_000_000, 10), "two": gateway(1_000_000, 20)}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        text = texts.get(request.url.host)
+        return httpx.Response(503) if text is None else httpx.Response(200, text=text)
+
+    several = CONFIG.replace('["http://gw"]', '["http://one", "http://two", "http://three"]')
+    read_by = config(tmp_path, several)
+    reader = Reader("llama", read_by.models["llama"])
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        sources = Sources(read_by, http, lambda: 0.0)
+
+        async def signals() -> Signals:
+            return reader.signals((await sources.read())["llama"])
+
+        await signals()
+        texts["one"] = gateway(8, 2)
+        now = await signals()
+        assert (now.arrivals, now.running, now.late) == (8, 22, 0)
+        texts.update(one=gateway(10, 2), two=gateway(1_000_003, 20))
+        assert (await signals()).arrivals == 5
+        # What was counted before anybody listened has not just come.
+        texts["three"] = gateway(500, 7)
+        assert (await signals()).arrivals == 0
+        texts["three"] = gateway(504, 7)
+        assert (await signals()).arrivals == 4
 
 
 def test_without_engines_states_are_as_the_gateway_sees_them(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from forebay_engine.autoscale.config import Config, Engine, Model
 from forebay_engine.autoscale.metrics_text import Samples, read
 from forebay_engine.autoscale.readings import EngineReading, Snapshot, of_engine
+from forebay_engine.autoscale.summed import Summed
 
 if TYPE_CHECKING:
     import httpx
@@ -41,7 +42,8 @@ class Sources:
         self._config = config
         self._http = http
         self._clock = clock
-        self._gateways: dict[str, tuple[float, Samples]] = {}
+        self._heard: dict[str, float] = {}
+        self._summed = Summed()
 
     async def read(self) -> dict[str, Snapshot]:
         """A snapshot of each model, by its name."""
@@ -65,17 +67,11 @@ class Sources:
         for url, text in zip(urls, texts, strict=True):
             samples = None if text is None else _parsed(text, url)
             if samples is not None:
-                self._gateways[url] = (now, samples)
-        if not self._gateways:
+                self._heard[url] = now
+                self._summed.put(url, samples)
+        if not self._heard:
             return None, 0.0
-        total = Samples()
-        for _, samples in self._gateways.values():
-            for name, series in samples.values.items():
-                for labels, value in series.items():
-                    total.add(name, dict(labels), value)
-        missing = len(self._gateways) < len(urls)
-        oldest = min(at for at, _ in self._gateways.values())
-        return total, now - oldest if not missing else max(now - oldest, 0.0)
+        return self._summed.total(), now - min(self._heard.values())
 
     async def _engines(self, model: Model) -> list[EngineReading | None]:
         return list(await asyncio.gather(*(self._engine(engine) for engine in model.engines)))
