@@ -22,7 +22,11 @@ from forebay_engine.autoscale.readings import EngineReading, Reader, Snapshot, o
 from forebay_engine.autoscale.signals import Signals
 from forebay_engine.autoscale.sources import Sources
 from forebay_engine.cli import main
+from forebay_engine.serve import agent
+from forebay_engine.serve.supervisor import State
 from prometheus_client import generate_latest
+
+from tests.engine.serve_helpers import supervised
 
 CONFIG = """
 gateways: ["http://gw"]
@@ -196,6 +200,23 @@ async def test_what_does_not_answer_is_left_out_and_ages(tmp_path: Path) -> None
     assert second.engines == []
     assert second.age_s == 7.0
     assert second.gateways is not None
+
+
+@pytest.mark.parametrize("state", ["cold", "loading", "draining", "down"])
+async def test_an_engine_without_a_load_counts_with_its_state(tmp_path: Path, state: State) -> None:
+    async with supervised() as engine:
+        engine.state = state
+        said = agent.state(engine)
+        engine.state = "cold"
+    assert said["load"] is None
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        agent_s = request.url.host == "agent"
+        return httpx.Response(200, json=said) if agent_s else httpx.Response(503)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        read_ = await Sources(config(tmp_path), http, lambda: 0.0).read()
+    assert read_["llama"].engines == [EngineReading(state)]
 
 
 async def test_a_loop_survives_a_reading_and_a_driver_that_fail(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ class _State(msgspec.Struct):
     """An agent's `/state`, so far as it is used; more fields may come."""
 
     state: str
-    load: _Load = msgspec.field(default_factory=_Load)
+    load: _Load | None = None
+    """None while it is unknown: nothing is up that could say it."""
     parked: bool = False
 
 
@@ -92,8 +93,8 @@ class Sources:
             found = None if samples is None else of_engine(samples)
         if state is None:
             return found
-        load = state.load
         if found is None:
+            load = state.load or _Load()
             return EngineReading(state.state, load.running, load.queued, load.kv_used)
         return EngineReading(state.state, found.running, found.queued, found.kv_used)
 
