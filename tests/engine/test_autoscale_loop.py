@@ -211,8 +211,8 @@ async def test_an_engine_without_a_load_counts_with_its_state(tmp_path: Path, st
     assert said["load"] is None
 
     def answer(request: httpx.Request) -> httpx.Response:
-        agent_s = request.url.host == "agent"
-        return httpx.Response(200, json=said) if agent_s else httpx.Response(503)
+        of_agent = request.url.host == "agent"
+        return httpx.Response(200, json=said) if of_agent else httpx.Response(503)
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
         read_ = await Sources(config(tmp_path), http, lambda: 0.0).read()
@@ -332,6 +332,25 @@ async def test_keda_is_pushed_to_with_each_change(
     assert (await specs.read()).metricSpecs[0].metricName == METRIC
     specs.cancel()
     await asyncio.sleep(0)
+
+
+async def test_keda_is_not_pushed_what_old_readings_say(
+    scaler: tuple[Board, pb_grpc.ExternalScalerStub],
+) -> None:
+    board, stub = scaler
+    await board.put("llama", decision(0, "stale"))
+    stream = stub.StreamIsActive(ref(), timeout=10)
+    first = asyncio.ensure_future(stream.read())
+    await asyncio.sleep(0.3)
+    await board.put("llama", decision(2))
+    assert (await first).result is True
+    then = asyncio.ensure_future(stream.read())
+    await board.put("llama", decision(0, "stale"))
+    await asyncio.sleep(0.3)
+    assert not then.done()
+    await board.put("llama", decision(0, "idle"))
+    assert (await then).result is False
+    stream.cancel()
 
 
 def test_the_contract_is_keda_s_on_the_wire() -> None:
