@@ -15,7 +15,7 @@ import httpx
 import pytest
 from forebay_engine.serve import agent, profile
 from forebay_engine.serve.profile import Profile
-from forebay_engine.warm import members
+from forebay_engine.warm import members, runner
 from forebay_engine.warm.members import profiles
 from forebay_engine.warm.pool import Desired, Limits
 from forebay_engine.warm.runner import Pool
@@ -295,6 +295,22 @@ async def test_one_that_is_drained_is_left_alone_and_another_takes_its_place() -
         await first.drain(5.0)
         await until(lambda: kept.counts() == counts(warm=1, down=1))
         assert first.state == "down"
+
+
+async def test_one_that_had_crashed_and_is_drained_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "crash_pause_s", lambda times: 1.0)
+    said: list[str] = []
+    async with pool(simulated(1, "--no-such-option"), Desired(1), 1) as kept:
+        kept._say = said.append
+        await until(lambda: "member 0 is left alone for 1 s" in said)
+        await kept.members[0].drain(5.0)
+        said.clear()
+        await asyncio.sleep(2.0)
+        assert (kept.counts(), said) == (counts(down=1), [])
+        await kept.members[0].wake()
+        await until(lambda: "member 0: wake" in said)
 
 
 @asynccontextmanager
