@@ -333,6 +333,7 @@ async def test_the_agent_tells_and_sets() -> None:
     async with pool(of, Desired(0), 2) as kept, asked(kept, "k-1") as client:
         seen = (await client.get("/pool")).json()
         assert (seen["warm"], seen["size"], seen["park"]) == (0, 2, "stop")
+        assert seen["places"] == 2
         assert seen["members"][1]["url"] == f"http://127.0.0.1:{of.port + 1}"
         set_ = await client.put("/pool", json={"warm": 1})
         assert (set_.status_code, set_.json()["warm"]) == (200, 1)
