@@ -25,6 +25,8 @@ class Api:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, dict[str, str], Any]] = []
         self.status = 200
+        self.pool: object = {"size": 5, "warm": 1}
+        """What there is of it."""
         api = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -37,6 +39,11 @@ class Api:
                 self.wfile.write(b"{}")
 
             do_PATCH = do_PUT = answer
+
+            def do_GET(self) -> None:
+                self.send_response(api.status)
+                self.end_headers()
+                self.wfile.write(json.dumps(api.pool).encode())
 
             def log_message(self, *words: object) -> None:
                 pass
@@ -116,6 +123,34 @@ async def test_a_platform_that_is_away_is_an_error_like_others(api: Api) -> None
     async with httpx.AsyncClient() as http:
         with pytest.raises(DriverError, match="ConnectError"):
             await make(CASES["pool"][0](api.url), 5, http).scale("llama", 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("there", "desired", "told"),
+    [
+        ({"size": 2}, 3, {"warm": 2, "parked": 0}),
+        ({"size": 4}, 3, {"warm": 3, "parked": 1}),
+        ({"size": 4, "places": 2}, 3, {"warm": 2, "parked": 2}),
+        ({"size": 9, "places": 9}, 3, {"warm": 3, "parked": 2}),
+        ({"size": 1, "places": 1}, 0, {"warm": 0, "parked": 1}),
+    ],
+)
+async def test_a_pool_is_asked_for_no_more_than_it_has(
+    there: dict[str, int], desired: int, told: dict[str, int], api: Api
+) -> None:
+    api.pool = there
+    async with httpx.AsyncClient() as http:
+        await make(settings.Pool(url=api.url, parked=4), 5, http).scale("llama", desired, 1)
+    assert [seen[3] for seen in api.seen] == [told]
+
+
+@pytest.mark.parametrize("there", [{}, [], {"size": "many"}])
+async def test_a_pool_that_does_not_say_what_it_has_is_an_error(there: object, api: Api) -> None:
+    api.pool = there
+    async with httpx.AsyncClient() as http:
+        with pytest.raises(DriverError, match=r"GET .*/pool: "):
+            await make(settings.Pool(url=api.url), 5, http).scale("llama", 3, 1)
+    assert api.seen == []
 
 
 async def test_zero_leaves_a_platform_the_right_to_start_one(api: Api) -> None:

@@ -22,7 +22,11 @@ from forebay_engine.autoscale.readings import EngineReading, Reader, Snapshot, o
 from forebay_engine.autoscale.signals import Signals
 from forebay_engine.autoscale.sources import Sources
 from forebay_engine.cli import main
+from forebay_engine.serve import agent
+from forebay_engine.serve.supervisor import State
 from prometheus_client import generate_latest
+
+from tests.engine.serve_helpers import supervised
 
 CONFIG = """
 gateways: ["http://gw"]
@@ -110,10 +114,33 @@ def test_signals_are_what_changed_between_two_readings(tmp_path: Path) -> None:
     assert signals.age_s == 1.0
 
 
-def test_a_gateway_that_began_anew_counts_from_nothing(tmp_path: Path) -> None:
-    reader = Reader("llama", config(tmp_path).models["llama"])
-    reader.signals(Snapshot(0.0, read(gateway(1_000, 0))))
-    assert reader.signals(Snapshot(2.0, read(gateway(8, 0)))).arrivals == 8
+async def test_a_gateway_that_began_anew_counts_from_nothing(tmp_path: Path) -> None:
+    texts = {"one": gateway(1_000_000, 10), "two": gateway(1_000_000, 20)}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        text = texts.get(request.url.host)
+        return httpx.Response(503) if text is None else httpx.Response(200, text=text)
+
+    several = CONFIG.replace('["http://gw"]', '["http://one", "http://two", "http://three"]')
+    read_by = config(tmp_path, several)
+    reader = Reader("llama", read_by.models["llama"])
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        sources = Sources(read_by, http, lambda: 0.0)
+
+        async def signals() -> Signals:
+            return reader.signals((await sources.read())["llama"])
+
+        await signals()
+        texts["one"] = gateway(8, 2)
+        now = await signals()
+        assert (now.arrivals, now.running, now.late) == (8, 22, 0)
+        texts.update(one=gateway(10, 2), two=gateway(1_000_003, 20))
+        assert (await signals()).arrivals == 5
+        # What was counted before anybody listened has not just come.
+        texts["three"] = gateway(500, 7)
+        assert (await signals()).arrivals == 0
+        texts["three"] = gateway(504, 7)
+        assert (await signals()).arrivals == 4
 
 
 def test_without_engines_states_are_as_the_gateway_sees_them(tmp_path: Path) -> None:
@@ -173,6 +200,23 @@ async def test_what_does_not_answer_is_left_out_and_ages(tmp_path: Path) -> None
     assert second.engines == []
     assert second.age_s == 7.0
     assert second.gateways is not None
+
+
+@pytest.mark.parametrize("state", ["cold", "loading", "draining", "down"])
+async def test_an_engine_without_a_load_counts_with_its_state(tmp_path: Path, state: State) -> None:
+    async with supervised() as engine:
+        engine.state = state
+        said = agent.state(engine)
+        engine.state = "cold"
+    assert said["load"] is None
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        of_agent = request.url.host == "agent"
+        return httpx.Response(200, json=said) if of_agent else httpx.Response(503)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        read_ = await Sources(config(tmp_path), http, lambda: 0.0).read()
+    assert read_["llama"].engines == [EngineReading(state)]
 
 
 async def test_a_loop_survives_a_reading_and_a_driver_that_fail(tmp_path: Path) -> None:
@@ -288,6 +332,25 @@ async def test_keda_is_pushed_to_with_each_change(
     assert (await specs.read()).metricSpecs[0].metricName == METRIC
     specs.cancel()
     await asyncio.sleep(0)
+
+
+async def test_keda_is_not_pushed_what_old_readings_say(
+    scaler: tuple[Board, pb_grpc.ExternalScalerStub],
+) -> None:
+    board, stub = scaler
+    await board.put("llama", decision(0, "stale"))
+    stream = stub.StreamIsActive(ref(), timeout=10)
+    first = asyncio.ensure_future(stream.read())
+    await asyncio.sleep(0.3)
+    await board.put("llama", decision(2))
+    assert (await first).result is True
+    then = asyncio.ensure_future(stream.read())
+    await board.put("llama", decision(0, "stale"))
+    await asyncio.sleep(0.3)
+    assert not then.done()
+    await board.put("llama", decision(0, "idle"))
+    assert (await then).result is False
+    stream.cancel()
 
 
 def test_the_contract_is_keda_s_on_the_wire() -> None:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from forebay_engine.serve import agent, profile
 from forebay_engine.serve.profile import Profile
-from forebay_engine.warm import members
+from forebay_engine.warm import members, runner
 from forebay_engine.warm.members import profiles
 from forebay_engine.warm.pool import Desired, Limits
 from forebay_engine.warm.runner import Pool
@@ -297,6 +297,22 @@ async def test_one_that_is_drained_is_left_alone_and_another_takes_its_place() -
         assert first.state == "down"
 
 
+async def test_one_that_had_crashed_and_is_drained_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "crash_pause_s", lambda times: 1.0)
+    said: list[str] = []
+    async with pool(simulated(1, "--no-such-option"), Desired(1), 1) as kept:
+        kept._say = said.append
+        await until(lambda: "member 0 is left alone for 1 s" in said)
+        await kept.members[0].drain(5.0)
+        said.clear()
+        await asyncio.sleep(2.0)
+        assert (kept.counts(), said) == (counts(down=1), [])
+        await kept.members[0].wake()
+        await until(lambda: "member 0: wake" in said)
+
+
 @asynccontextmanager
 async def asked(of: Pool, key: str | None) -> AsyncIterator[httpx.AsyncClient]:
     app = agent.Agent(lambda: of.members, key=key, routes=routes(of))
@@ -317,6 +333,7 @@ async def test_the_agent_tells_and_sets() -> None:
     async with pool(of, Desired(0), 2) as kept, asked(kept, "k-1") as client:
         seen = (await client.get("/pool")).json()
         assert (seen["warm"], seen["size"], seen["park"]) == (0, 2, "stop")
+        assert seen["places"] == 2
         assert seen["members"][1]["url"] == f"http://127.0.0.1:{of.port + 1}"
         set_ = await client.put("/pool", json={"warm": 1})
         assert (set_.status_code, set_.json()["warm"]) == (200, 1)

@@ -41,16 +41,18 @@ class ExternalScaler(pb_grpc.ExternalScalerServicer):
     async def StreamIsActive(
         self, request: pb.ScaledObjectRef, context: "Context"
     ) -> AsyncIterator[pb.IsActiveResponse]:
-        """At once, and whenever it changes."""
+        """At once, and whenever it changes. What readings say that are stale is no change."""
         model = await self._model(request, context)
         told: bool | None = None
         while True:
             # What is put while a message is sent is seen in the next round.
             seen = self._board.version
             decision = self._board.decisions.get(model)
-            if decision is not None and (decision.wanted.replicas > 0) != told:
-                told = decision.wanted.replicas > 0
-                yield pb.IsActiveResponse(result=told)
+            if decision is not None and decision.wanted.reason != "stale":
+                active = decision.wanted.replicas > 0
+                if active != told:
+                    told = active
+                    yield pb.IsActiveResponse(result=active)
             await self._board.after(seen)
 
     async def GetMetricSpec(

@@ -29,7 +29,7 @@ class EngineReading:
 class Snapshot:
     """All that was read at one moment.
 
-    gateways: None where none answered; age_s: of its oldest part.
+    gateways: their sum; None where none answered. age_s: of its oldest part.
     """
 
     at: float
@@ -113,14 +113,12 @@ class Reader:
         return len(warm), sum(some(name, "loading") for name in own if name not in warm)
 
     def _rise(self, samples: Samples, name: str, **labels: str) -> float:
-        """By how much a counter grew; one that is smaller than before began anew."""
+        """By how much a counter grew. It never falls, whichever gateway began anew: `summed`."""
         value = samples.sum(name, **labels)
         key = f"{name}{sorted(labels.items())}"
-        before = self._counts.get(key)
+        before = self._counts.get(key, value)
         self._counts[key] = value
-        if before is None:
-            return 0.0
-        return value - before if value >= before else value
+        return value - before
 
     def _in_time(self, samples: Samples) -> float:
         """First tokens within the target since the last reading: the greatest bucket within it."""

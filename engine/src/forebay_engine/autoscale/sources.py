@@ -10,6 +10,7 @@ import msgspec
 from forebay_engine.autoscale.config import Config, Engine, Model
 from forebay_engine.autoscale.metrics_text import Samples, read
 from forebay_engine.autoscale.readings import EngineReading, Snapshot, of_engine
+from forebay_engine.autoscale.summed import Summed
 
 if TYPE_CHECKING:
     import httpx
@@ -28,7 +29,8 @@ class _State(msgspec.Struct):
     """An agent's `/state`, so far as it is used; more fields may come."""
 
     state: str
-    load: _Load = msgspec.field(default_factory=_Load)
+    load: _Load | None = None
+    """None while it is unknown: nothing is up that could say it."""
     parked: bool = False
 
 
@@ -41,7 +43,8 @@ class Sources:
         self._config = config
         self._http = http
         self._clock = clock
-        self._gateways: dict[str, tuple[float, Samples]] = {}
+        self._heard: dict[str, float] = {}
+        self._summed = Summed()
 
     async def read(self) -> dict[str, Snapshot]:
         """A snapshot of each model, by its name."""
@@ -65,17 +68,11 @@ class Sources:
         for url, text in zip(urls, texts, strict=True):
             samples = None if text is None else _parsed(text, url)
             if samples is not None:
-                self._gateways[url] = (now, samples)
-        if not self._gateways:
+                self._heard[url] = now
+                self._summed.put(url, samples)
+        if not self._heard:
             return None, 0.0
-        total = Samples()
-        for _, samples in self._gateways.values():
-            for name, series in samples.values.items():
-                for labels, value in series.items():
-                    total.add(name, dict(labels), value)
-        missing = len(self._gateways) < len(urls)
-        oldest = min(at for at, _ in self._gateways.values())
-        return total, now - oldest if not missing else max(now - oldest, 0.0)
+        return self._summed.total(), now - min(self._heard.values())
 
     async def _engines(self, model: Model) -> list[EngineReading | None]:
         return list(await asyncio.gather(*(self._engine(engine) for engine in model.engines)))
@@ -96,8 +93,8 @@ class Sources:
             found = None if samples is None else of_engine(samples)
         if state is None:
             return found
-        load = state.load
         if found is None:
+            load = state.load or _Load()
             return EngineReading(state.state, load.running, load.queued, load.kv_used)
         return EngineReading(state.state, found.running, found.queued, found.kv_used)
 

@@ -43,6 +43,8 @@ class PoolMember(Supervisor):
 
     async def drain(self, grace_s: float) -> None:
         self._on_word("drain")
+        # One that had crashed is down by that word from now on, so the pool leaves it alone.
+        self.error = ""
         await super().drain(grace_s)
 
     async def start(self) -> None:

@@ -120,6 +120,7 @@ class Pool:
             "warm": self.desired.warm,
             "parked": self.desired.parked,
             "size": len(self.members),
+            "places": len(set(self._places)),
             "park": self.park,
             "why": self.why or None,
             "counts": self.counts(),

@@ -14,13 +14,18 @@ _PASSING = frozenset({408, 409, 425, 429})
 async def send(
     http: "httpx.AsyncClient", method: str, url: str, body: object, headers: dict[str, str]
 ) -> "httpx.Response":
-    """Send JSON. Raises: DriverError for no answer and for every answer but 2xx."""
+    """Send JSON, or nothing for None.
+
+    Raises: DriverError for no answer and for every answer but 2xx.
+    """
     import httpx
     import msgspec
 
-    headers = {"content-type": "application/json", **headers}
+    content = None if body is None else msgspec.json.encode(body)
+    if content is not None:
+        headers = {"content-type": "application/json", **headers}
     try:
-        answer = await http.request(method, url, content=msgspec.json.encode(body), headers=headers)
+        answer = await http.request(method, url, content=content, headers=headers)
     except httpx.HTTPError as error:
         raise DriverError(f"{method} {url}: {type(error).__name__}") from None
     if not answer.is_success:
