@@ -102,6 +102,20 @@ def test_a_warm_up_costs_nothing_and_is_gone_on_from(
     assert len(gateway.usage(1, key_id=key.id)) == 1
 
 
+def test_events_may_be_larger_than_an_engines(
+    gateway: Gateway, upstream: ScriptedUpstream, key: Key
+) -> None:
+    part = "x" * 700_000
+    upstream.script = streams(part, part)
+    with open_socket(gateway, key.secret, PATH) as client:
+        events = turn(client, create(instructions=part * 2))
+    # Each repeats what an engine said in more than one event, or was never in one.
+    assert events[0]["response"]["instructions"] == part * 2
+    (done,) = (event for event in events if event["type"] == "response.output_text.done")
+    assert done["text"] == part * 2
+    assert events[-1]["response"]["output"][0]["content"][0]["text"] == part * 2
+
+
 @pytest.mark.parametrize(
     ("asked", "status", "param"),
     [

@@ -93,7 +93,8 @@ impl Mode {
                 };
                 vec![self.refuse(&body, &refusal)]
             }
-            Piece::End => Vec::new(),
+            // Of what is too large nothing is told but an error.
+            Piece::End | Piece::TooLarge => Vec::new(),
         }
     }
 
