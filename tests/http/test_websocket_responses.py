@@ -1,6 +1,7 @@
 """OpenAI's WebSocket mode of the Responses API: turns on one connection, and what it remembers."""
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -152,6 +153,37 @@ def test_turns_wait_for_each_other(gateway: Gateway, upstream: ScriptedUpstream,
         while completed < 3:
             completed += client.next()["type"] == "response.completed"
     assert len(upstream.requests) == 3
+
+
+def test_a_message_too_many_is_not_the_turn_that_runs(
+    gateway: Gateway, upstream: ScriptedUpstream, key: Key
+) -> None:
+    go = threading.Event()
+
+    def script(connection: Connection, _: Received) -> None:
+        connection.begin()
+        connection.event(delta("one"))
+        assert go.wait(5)
+        connection.event(finish())
+        connection.event("[DONE]")
+        connection.end()
+
+    upstream.script = script
+    with open_socket(gateway, key.secret, PATH) as client:
+        client.say(create(store=False))
+        while client.next()["type"] != "response.output_text.delta":
+            pass
+        for _ in range(9):
+            client.say({"type": "response.steer"})
+        assert client.next()["error"]["code"] == "queue_full"
+        go.set()
+        while (event := client.next())["type"] != "response.completed":
+            pass
+        for _ in range(8):
+            assert client.next()["error"]["param"] == "type"
+        again = create(store=False, previous_response_id=event["response"]["id"])
+        assert turn(client, again)[-1]["type"] == "response.completed"
+    assert len(upstream.requests[1].json()["messages"]) == 3
 
 
 @pytest.mark.filterwarnings("ignore:connect.. must be used as:DeprecationWarning")

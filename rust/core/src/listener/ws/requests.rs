@@ -137,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<'_, S> {
                 Taken::Waits => {}
                 Taken::Refused(error) => {
                     self.refusals += 1;
-                    let refusal = self.mode.fail(&error);
+                    let refusal = self.mode.turn_away(&error);
                     self.say(refusal);
                 }
                 Taken::Cancel => {
