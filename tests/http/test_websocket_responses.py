@@ -86,6 +86,22 @@ def test_the_latest_response_is_known_though_nobody_stores_it(
     ]
 
 
+@pytest.mark.parametrize("begin", [{"store": False}, {"generate": False}])
+def test_a_chain_may_begin_at_a_stored_response(
+    gateway: Gateway, upstream: ScriptedUpstream, key: Key, begin: dict[str, bool]
+) -> None:
+    upstream.script = streams("ok")
+    with open_socket(gateway, key.secret, PATH) as client:
+        previous = turn(client, create(input="first"))[-1]["response"]["id"]
+        for fields in ({**begin, "input": "second"}, {"store": False, "input": "third"}):
+            end = turn(client, create(previous_response_id=previous, **fields))[-1]
+            assert end["type"] == "response.completed", end
+            previous = end["response"]["id"]
+    messages = upstream.requests[-1].json()["messages"]
+    said = [m["content"] for m in messages if m["role"] == "user"]
+    assert [c if isinstance(c, str) else c[0]["text"] for c in said] == ["first", "second", "third"]
+
+
 def test_a_warm_up_costs_nothing_and_is_gone_on_from(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:

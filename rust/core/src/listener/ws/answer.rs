@@ -5,8 +5,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use super::super::body::Guard;
-use crate::slot::Head;
 use crate::error::{Error, Kind};
+use crate::slot::Head;
 use crate::sse::Decoder;
 
 /// Longest event that is told. Above what an engine's may have: a voice's last ones say again what was
