@@ -1,6 +1,7 @@
 """OpenAI's WebSocket mode of the Responses API: turns on one connection, and what it remembers."""
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -85,6 +86,22 @@ def test_the_latest_response_is_known_though_nobody_stores_it(
     ]
 
 
+@pytest.mark.parametrize("begin", [{"store": False}, {"generate": False}])
+def test_a_chain_may_begin_at_a_stored_response(
+    gateway: Gateway, upstream: ScriptedUpstream, key: Key, begin: dict[str, bool]
+) -> None:
+    upstream.script = streams("ok")
+    with open_socket(gateway, key.secret, PATH) as client:
+        previous = turn(client, create(input="first"))[-1]["response"]["id"]
+        for fields in ({**begin, "input": "second"}, {"store": False, "input": "third"}):
+            end = turn(client, create(previous_response_id=previous, **fields))[-1]
+            assert end["type"] == "response.completed", end
+            previous = end["response"]["id"]
+    messages = upstream.requests[-1].json()["messages"]
+    said = [m["content"] for m in messages if m["role"] == "user"]
+    assert [c if isinstance(c, str) else c[0]["text"] for c in said] == ["first", "second", "third"]
+
+
 def test_a_warm_up_costs_nothing_and_is_gone_on_from(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
@@ -100,6 +117,20 @@ def test_a_warm_up_costs_nothing_and_is_gone_on_from(
         unknown = turn(client, create("nowhere", generate=False))
         assert unknown[-1]["error"]["code"] == "model_not_found"
     assert len(gateway.usage(1, key_id=key.id)) == 1
+
+
+def test_events_may_be_larger_than_an_engines(
+    gateway: Gateway, upstream: ScriptedUpstream, key: Key
+) -> None:
+    part = "x" * 700_000
+    upstream.script = streams(part, part)
+    with open_socket(gateway, key.secret, PATH) as client:
+        events = turn(client, create(instructions=part * 2))
+    # Each repeats what an engine said in more than one event, or was never in one.
+    assert events[0]["response"]["instructions"] == part * 2
+    (done,) = (event for event in events if event["type"] == "response.output_text.done")
+    assert done["text"] == part * 2
+    assert events[-1]["response"]["output"][0]["content"][0]["text"] == part * 2
 
 
 @pytest.mark.parametrize(
@@ -138,6 +169,37 @@ def test_turns_wait_for_each_other(gateway: Gateway, upstream: ScriptedUpstream,
         while completed < 3:
             completed += client.next()["type"] == "response.completed"
     assert len(upstream.requests) == 3
+
+
+def test_a_message_too_many_is_not_the_turn_that_runs(
+    gateway: Gateway, upstream: ScriptedUpstream, key: Key
+) -> None:
+    go = threading.Event()
+
+    def script(connection: Connection, _: Received) -> None:
+        connection.begin()
+        connection.event(delta("one"))
+        assert go.wait(5)
+        connection.event(finish())
+        connection.event("[DONE]")
+        connection.end()
+
+    upstream.script = script
+    with open_socket(gateway, key.secret, PATH) as client:
+        client.say(create(store=False))
+        while client.next()["type"] != "response.output_text.delta":
+            pass
+        for _ in range(9):
+            client.say({"type": "response.steer"})
+        assert client.next()["error"]["code"] == "queue_full"
+        go.set()
+        while (event := client.next())["type"] != "response.completed":
+            pass
+        for _ in range(8):
+            assert client.next()["error"]["param"] == "type"
+        again = create(store=False, previous_response_id=event["response"]["id"])
+        assert turn(client, again)[-1]["type"] == "response.completed"
+    assert len(upstream.requests[1].json()["messages"]) == 3
 
 
 @pytest.mark.filterwarnings("ignore:connect.. must be used as:DeprecationWarning")

@@ -381,11 +381,6 @@ impl Gateway {
         Ok(Arc::clone(model))
     }
 
-    /// Most bytes of one event of a stream.
-    pub(crate) fn max_event_bytes(&self) -> usize {
-        self.snapshot.load().max_event_bytes
-    }
-
     /// The models a key may use, sorted, as `(name, …)` of the models' own names and aliases.
     pub fn models(&self, key: &Key) -> Vec<String> {
         let snapshot = self.snapshot.load();

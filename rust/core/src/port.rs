@@ -13,8 +13,11 @@ use tokio::sync::oneshot;
 use crate::error::{Error, Kind};
 use crate::gateway::Gateway;
 
-/// Questions that may wait to be taken; one more is refused.
+/// Questions that may wait to be taken; one more is refused, but for [`ENDINGS`].
 const MAX_WAITING: usize = 10_000;
+/// What ends something that the server holds until it is told so, whoever waits for the answer: these
+/// are always taken. There are no more of them than the server has been told to begin.
+const ENDINGS: [&str; 2] = ["idempotency.finish", "idempotency.leave"];
 
 /// One question. Dropped without an answer, it has failed.
 pub struct Question {
@@ -35,6 +38,11 @@ impl Question {
     pub fn is_moot(&self) -> bool {
         self.answer.is_closed()
     }
+
+    /// Whether it has to be taken all the same.
+    fn is_ending(&self) -> bool {
+        ENDINGS.contains(&self.kind)
+    }
 }
 
 #[derive(Default)]
@@ -43,6 +51,8 @@ struct State {
     server: Option<Waker>,
     /// Someone has come for questions before.
     served: bool,
+    /// How often questions were taken.
+    visits: u64,
 }
 
 /// Where questions wait.
@@ -56,12 +66,21 @@ impl Port {
     pub fn poll_questions(&self, cx: &Context<'_>) -> Poll<Vec<Question>> {
         let mut state = self.state.lock();
         state.served = true;
-        state.waiting.retain(|question| !question.is_moot());
+        state
+            .waiting
+            .retain(|question| question.is_ending() || !question.is_moot());
         if state.waiting.is_empty() {
             state.server = Some(cx.waker().clone());
             return Poll::Pending;
         }
+        state.visits += 1;
         Poll::Ready(state.waiting.drain(..).collect())
+    }
+
+    /// How often questions were taken. One that was asked since, and that nobody waits for any more, will
+    /// never be taken unless that has changed.
+    pub(crate) fn visits(&self) -> u64 {
+        self.state.lock().visits
     }
 
     /// Whether someone has ever come for questions.
@@ -73,7 +92,8 @@ impl Port {
     fn add(&self, question: Question) -> bool {
         let server = {
             let mut state = self.state.lock();
-            if !state.served || state.waiting.len() >= MAX_WAITING {
+            let has_room = state.waiting.len() < MAX_WAITING || question.is_ending();
+            if !state.served || !has_room {
                 return false;
             }
             state.waiting.push_back(question);
@@ -122,9 +142,13 @@ mod tests {
     use super::*;
 
     fn question() -> (Question, oneshot::Receiver<Bytes>) {
+        of_kind("x")
+    }
+
+    fn of_kind(kind: &'static str) -> (Question, oneshot::Receiver<Bytes>) {
         let (answer, answered) = oneshot::channel();
         let question = Question {
-            kind: "x",
+            kind,
             json: Bytes::new(),
             answer,
         };
@@ -154,5 +178,30 @@ mod tests {
         }
         assert_eq!(waits.try_recv(), Ok(Bytes::from_static(b"yes")));
         assert!(port.poll_questions(&cx).is_pending());
+        assert_eq!(port.visits(), 1);
+    }
+
+    #[test]
+    fn an_ending_is_taken_though_nobody_waits_and_there_is_no_room() {
+        let port = Port::default();
+        let cx = Context::from_waker(Waker::noop());
+        assert!(port.poll_questions(&cx).is_pending());
+        let waits: Vec<_> = (0..MAX_WAITING)
+            .map(|_| {
+                let (one, waits) = question();
+                assert!(port.add(one));
+                waits
+            })
+            .collect();
+        assert!(!port.add(question().0));
+        for ending in ENDINGS {
+            assert!(port.add(of_kind(ending).0), "{ending}");
+        }
+        drop(waits);
+        let Poll::Ready(taken) = port.poll_questions(&cx) else {
+            unreachable!("two wait");
+        };
+        let kinds: Vec<_> = taken.iter().map(|question| question.kind).collect();
+        assert_eq!(kinds, ENDINGS);
     }
 }

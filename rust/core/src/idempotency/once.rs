@@ -65,6 +65,7 @@ impl Gateway {
             claim: Claim {
                 gateway: Arc::clone(self),
                 owner: Uuid::now_v7(),
+                visits: self.port.visits(),
                 told: false,
             },
             entry,
@@ -143,12 +144,14 @@ impl Entry {
 struct Claim {
     gateway: Arc<Gateway>,
     owner: Uuid,
+    /// How often the store's questions had been taken before.
+    visits: u64,
     told: bool,
 }
 
 impl Claim {
     /// Tells the store what came of it. Where that fails the answer is not given again: its lease
-    /// lapses, and a repeat is worked on anew.
+    /// lapses, and a repeat is worked on anew. Where it is only late it is written down all the same.
     async fn settle(mut self, kept: Kept) {
         self.told = true;
         let (head, body) = match &kept {
@@ -171,7 +174,8 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if !self.told {
+        // Of what was never taken the store knows nothing: there is no ending without a beginning.
+        if !self.told && self.gateway.port.visits() != self.visits {
             let (gateway, owner) = (Arc::clone(&self.gateway), self.owner);
             let left = async move { leave(&gateway, owner).await };
             self.gateway.runtime.spawn(left);

@@ -5,8 +5,13 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use super::super::body::Guard;
+use crate::error::{Error, Kind};
 use crate::slot::Head;
 use crate::sse::Decoder;
+
+/// Longest event that is told. Above what an engine's may have: a voice's last ones say again what was
+/// asked for, and all that was answered.
+const MAX_EVENT_BYTES: usize = 64 << 20;
 
 /// What comes of an answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,8 +27,18 @@ pub(super) enum Piece {
         request_id: Option<String>,
         retry_after_ms: Option<u64>,
     },
+    /// The next event is longer than one may be: nothing more is told.
+    TooLarge,
     /// Nothing more.
     End,
+}
+
+/// What the client is told of an event that is too large.
+pub(super) fn too_large() -> Error {
+    Error::new(
+        Kind::UpstreamError,
+        "An event of the answer is too large for this connection.",
+    )
 }
 
 /// The answer of one exchange. Dropped, it stops the exchange.
@@ -37,15 +52,21 @@ pub(super) struct Answer {
 enum Stage {
     Head,
     Body,
+    TooLarge,
     Over,
 }
 
 impl Answer {
-    /// Of an exchange that has started. An event has `max_event` bytes at most.
-    pub(super) fn new(guard: Guard, max_event: usize) -> Self {
+    /// Of an exchange that has started.
+    pub(super) fn new(guard: Guard) -> Self {
+        Self::bounded(guard, MAX_EVENT_BYTES)
+    }
+
+    /// An event has `most` bytes at most.
+    fn bounded(guard: Guard, most: usize) -> Self {
         Self {
             guard,
-            decoder: Decoder::new(max_event),
+            decoder: Decoder::new(most),
             stage: Stage::Head,
         }
     }
@@ -69,9 +90,8 @@ impl Answer {
         }
         while self.stage == Stage::Body {
             let events: Vec<Bytes> = if let Some(bytes) = ready!(self.guard.0.poll_bytes(cx)) {
-                // Every event has been bounded before it got here; what does not fit is dropped.
                 if self.decoder.feed(bytes).is_err() {
-                    self.stage = Stage::Over;
+                    self.stage = Stage::TooLarge;
                 }
                 std::iter::from_fn(|| self.decoder.next())
                     .filter_map(|frame| frame.data())
@@ -84,6 +104,10 @@ impl Answer {
             if !events.is_empty() {
                 return Poll::Ready(Piece::Events(events));
             }
+        }
+        if self.stage == Stage::TooLarge {
+            self.stage = Stage::Over;
+            return Poll::Ready(Piece::TooLarge);
         }
         Poll::Ready(Piece::End)
     }
@@ -143,7 +167,7 @@ mod tests {
     #[test]
     fn events_are_their_data_and_comments_are_none() {
         let slot = Arc::new(Slot::new());
-        let mut answer = Answer::new(Guard(Arc::clone(&slot)), 1000);
+        let mut answer = Answer::new(Guard(Arc::clone(&slot)));
         assert_eq!(next(&mut answer), None);
         slot.start(head(200, b"", true));
         slot.write(|out| out.extend_from_slice(b": wait\n\ndata: 1\n\nevent: x\ndata: 2\n\nda"));
@@ -164,10 +188,24 @@ mod tests {
     }
 
     #[test]
+    fn an_event_that_is_too_large_is_no_end() {
+        let slot = Arc::new(Slot::new());
+        let mut answer = Answer::bounded(Guard(Arc::clone(&slot)), 20);
+        slot.start(head(200, b"", true));
+        slot.write(|out| {
+            out.extend_from_slice(b"data: 1\n\ndata: 345678901234567890\n\ndata: 3\n\n");
+        });
+        let first = Piece::Events(vec![Bytes::from_static(b"1")]);
+        assert_eq!(next(&mut answer), Some(first));
+        assert_eq!(next(&mut answer), Some(Piece::TooLarge));
+        assert_eq!(next(&mut answer), Some(Piece::End));
+    }
+
+    #[test]
     fn whole_answers_and_refusals_are_told_apart() {
         let slot = Arc::new(Slot::new());
         slot.start(head(200, b"{}", false));
-        let mut answer = Answer::new(Guard(slot), 1000);
+        let mut answer = Answer::new(Guard(slot));
         assert_eq!(
             next(&mut answer),
             Some(Piece::Whole(Bytes::from_static(b"{}")))
@@ -175,7 +213,7 @@ mod tests {
         assert_eq!(next(&mut answer), Some(Piece::End));
         let slot = Arc::new(Slot::new());
         slot.start(head(429, b"{\"error\":{}}", false));
-        let mut answer = Answer::new(Guard(slot), 1000);
+        let mut answer = Answer::new(Guard(slot));
         let refused = Piece::Refused {
             status: 429,
             body: Bytes::from_static(b"{\"error\":{}}"),
@@ -188,7 +226,7 @@ mod tests {
     #[test]
     fn a_dropped_answer_stops_its_exchange() {
         let slot = Arc::new(Slot::new());
-        drop(Answer::new(Guard(Arc::clone(&slot)), 1000));
+        drop(Answer::new(Guard(Arc::clone(&slot))));
         assert!(slot.is_cancelled());
     }
 }

@@ -91,14 +91,22 @@ impl Mode {
                     request_id: request_id.as_deref(),
                     retry_after_ms,
                 };
+                self.failed();
                 vec![self.refuse(&body, &refusal)]
             }
-            Piece::End => Vec::new(),
+            // Of what is too large nothing is told but an error.
+            Piece::End | Piece::TooLarge => Vec::new(),
         }
     }
 
     /// An error that is the answer.
     pub(super) fn fail(&mut self, error: &Error) -> Utf8Bytes {
+        self.failed();
+        self.turn_away(error)
+    }
+
+    /// The refusal of a message that is not the request that runs.
+    pub(super) fn turn_away(&self, error: &Error) -> Utf8Bytes {
         let refusal = Refusal {
             status: error.kind.status(),
             request_id: None,
@@ -109,8 +117,15 @@ impl Mode {
         self.refuse(&error.openai_body(), &refusal)
     }
 
+    /// The request that runs has failed.
+    fn failed(&mut self) {
+        if let Self::Responses(responses) = self {
+            responses.failed();
+        }
+    }
+
     /// A refusal whose body is in OpenAI's shape.
-    fn refuse(&mut self, body: &[u8], refusal: &Refusal<'_>) -> Utf8Bytes {
+    fn refuse(&self, body: &[u8], refusal: &Refusal<'_>) -> Utf8Bytes {
         #[derive(Deserialize)]
         struct Body<'a> {
             #[serde(borrow)]
@@ -119,8 +134,7 @@ impl Mode {
         let error = serde_json::from_slice::<Body<'_>>(body).map(|body| body.error);
         let mut out = BytesMut::with_capacity(body.len() + 96);
         json::Object::write(&mut out, |message| {
-            if let Self::Responses(responses) = self {
-                responses.failed();
+            if matches!(self, Self::Responses(_)) {
                 message.put("type", "error");
             }
             message.put("status", refusal.status);
@@ -198,6 +212,28 @@ mod tests {
         for text in ["", "x", "[1]", "{", "}", "\"{}\"", "{\"a\":}", "null"] {
             assert_eq!(asked(text), text);
         }
+    }
+
+    #[test]
+    fn a_message_that_is_turned_away_is_not_the_turn_that_runs() {
+        let mut mode = Mode::Responses(Box::new(Responses::new(1000)));
+        let asks = |previous: &str| {
+            format!(r#"{{"type":"response.create","store":false,"input":"hi",{previous}}}"#).into()
+        };
+        let completed = Bytes::from_static(
+            br#"{"type":"response.completed","response":{"id":"resp_1","output":[]}}"#,
+        );
+        assert!(mode.read(&asks(r#""model":"m""#), 0, "").is_ok());
+        let refusal = mode.turn_away(&Error::new(Kind::RateLimited, "full"));
+        assert!(refusal.starts_with(r#"{"type":"error","status":429,"#));
+        mode.tell(Piece::Events(vec![completed]));
+        let Ok(Asked::Exchange(body)) =
+            mode.read(&asks(r#""previous_response_id":"resp_1""#), 0, "")
+        else {
+            unreachable!("a turn asks an engine");
+        };
+        let body = String::from_utf8_lossy(&body).into_owned();
+        assert!(!body.contains("resp_1"), "{body}");
     }
 
     #[test]

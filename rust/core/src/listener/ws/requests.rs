@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use super::super::Shared;
 use super::super::body::Guard;
 use super::Client;
-use super::answer::{Answer, Piece};
+use super::answer::{Answer, Piece, too_large};
 use super::mode::{Asked, Mode};
 use super::peer::{Came, Gone, Peer};
 use super::session::{Session, Taken};
@@ -137,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<'_, S> {
                 Taken::Waits => {}
                 Taken::Refused(error) => {
                     self.refusals += 1;
-                    let refusal = self.mode.fail(&error);
+                    let refusal = self.mode.turn_away(&error);
                     self.say(refusal);
                 }
                 Taken::Cancel => {
@@ -181,8 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<'_, S> {
         match asked {
             Ok((_, Asked::Exchange(body))) => {
                 let slot = self.enter(body);
-                let most = gateway.max_event_bytes();
-                self.answer = Some(Answer::new(Guard(slot), most));
+                self.answer = Some(Answer::new(Guard(slot)));
             }
             Ok((key, Asked::Told { model, says })) => match gateway.model_for(&key, &model) {
                 Ok(_) => says.into_iter().for_each(|said| self.say(said)),
@@ -217,9 +216,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<'_, S> {
 
     /// Tells the client what has come of its request.
     fn tell(&mut self, piece: Piece) {
-        if piece == Piece::End {
+        if matches!(piece, Piece::End | Piece::TooLarge) {
             self.answer = None;
             self.idle_since = Instant::now();
+        }
+        if piece == Piece::TooLarge {
+            return self.fail(&too_large());
         }
         for said in self.mode.tell(piece) {
             self.say(said);

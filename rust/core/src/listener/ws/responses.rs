@@ -2,8 +2,9 @@
 //!
 //! A turn is a `response.create` with what `POST /v1/responses` takes. With `store: false` nothing of
 //! a response is kept but by this connection, and there only of the latest one: its
-//! `previous_response_id` stands for its input and output, which are put before the new input. A turn
-//! that fails forgets it. With `generate: false` there is no answer: the input alone is remembered.
+//! `previous_response_id` stands for its input and output, which are put before the new input. Where it
+//! went on from a response that is stored, its id goes along and the store puts that one's items first.
+//! A turn that fails forgets it. With `generate: false` there is no answer: the input alone is remembered.
 //!
 //! Source: developers.openai.com/api/docs/guides/websocket-mode.
 use bytes::BytesMut;
@@ -19,7 +20,15 @@ use crate::error::{Error, Kind};
 #[derive(Debug)]
 struct Kept {
     id: String,
-    /// Its input and output: the items, joined by commas.
+    history: History,
+}
+
+/// What a response knows of.
+#[derive(Debug)]
+struct History {
+    /// The stored response that it all goes on from.
+    stored: Option<String>,
+    /// The input and output since then: the items, joined by commas.
     items: String,
 }
 
@@ -29,8 +38,8 @@ pub(super) struct Responses {
     /// Most bytes of it.
     most: usize,
     latest: Option<Kept>,
-    /// The input of the turn that runs, where its response is to be remembered.
-    input: Option<String>,
+    /// The turn that runs and what came before it, where its response is to be remembered.
+    input: Option<History>,
     /// That turn goes on from what is remembered.
     continues: bool,
 }
@@ -85,20 +94,25 @@ impl Responses {
         let previous = members.text("previous_response_id", &path)?;
         let input = members.take("input");
         let known = match (&previous, &self.latest) {
-            (Some(asked), Some(latest)) if *asked == latest.id => Some(latest.items.as_str()),
+            (Some(asked), Some(latest)) if *asked == latest.id => Some(&latest.history),
             _ => None,
         };
         self.continues = known.is_some();
+        let stored = match known {
+            Some(known) => known.stored.clone(),
+            None => previous.as_deref().map(str::to_owned),
+        };
+        let known = known.map(|known| known.items.as_str());
         let items = joined(known, input);
         if !generate {
-            return self.warm_up(&mut members, items, now, id);
+            return self.warm_up(&mut members, (stored, items), now, id);
         }
         let mut body = BytesMut::with_capacity(turn.len() + known.map_or(0, str::len) + 64);
         json::Object::write(&mut body, |out| {
+            out.put_some("previous_response_id", stored.as_deref());
             if let (Some(items), Some(_)) = (&items, known) {
                 list(out.member("input"), items);
             } else {
-                out.put_some("previous_response_id", previous.as_deref());
                 out.put_some("input", input);
             }
             out.put_some("store", store);
@@ -107,9 +121,10 @@ impl Responses {
                 out.put_named(&name, value);
             }
         });
-        // What the database keeps need not be kept here; of what it had, the items are not known.
-        let ours = store == Some(false) && (known.is_some() || previous.is_none());
-        self.input = items.filter(|_| ours);
+        // What the database keeps need not be kept here.
+        let ours = store == Some(false);
+        let items = items.filter(|_| ours);
+        self.input = items.map(|items| History { stored, items });
         Ok(Asked::Exchange(body.freeze()))
     }
 
@@ -117,7 +132,7 @@ impl Responses {
     fn warm_up(
         &mut self,
         members: &mut Members<'_>,
-        items: Option<String>,
+        (stored, items): (Option<String>, Option<String>),
         now: u64,
         id: &str,
     ) -> Result<Asked, Error> {
@@ -151,7 +166,8 @@ impl Responses {
             event(0, "response.created", "in_progress"),
             event(1, "response.completed", "completed"),
         ];
-        self.remember(id, items.unwrap_or_default());
+        let items = items.unwrap_or_default();
+        self.remember(id, History { stored, items });
         Ok(Asked::Told { model, says })
     }
 
@@ -178,7 +194,7 @@ impl Responses {
 
     /// A response has come to its end.
     fn ended(&mut self, response: Option<Response<'_>>) {
-        let Some(mut items) = self.input.take() else {
+        let Some(mut history) = self.input.take() else {
             // The database has it, or nobody.
             self.latest = None;
             return;
@@ -189,10 +205,10 @@ impl Responses {
             .map(|id| id.0.clone().into_owned());
         let output = response.and_then(|response| response.output);
         if let Some(more) = output.and_then(|output| inner(output)) {
-            join(&mut items, more);
+            join(&mut history.items, more);
         }
         match id {
-            Some(id) => self.remember(id, items),
+            Some(id) => self.remember(id, history),
             None => self.latest = None,
         }
     }
@@ -205,8 +221,9 @@ impl Responses {
         }
     }
 
-    fn remember(&mut self, id: String, items: String) {
-        self.latest = (items.len() <= self.most).then_some(Kept { id, items });
+    fn remember(&mut self, id: String, history: History) {
+        let size = history.items.len() + history.stored.as_ref().map_or(0, String::len);
+        self.latest = (size <= self.most).then_some(Kept { id, history });
     }
 }
 
@@ -361,11 +378,42 @@ mod tests {
             "resp_1"
         );
         end(&mut responses, "response.completed", "resp_2", &json!([]));
-        let next = json!({"type": "response.create", "previous_response_id": "resp_2"});
-        assert_eq!(
-            turn(&mut responses, &next)["previous_response_id"],
-            "resp_2"
+    }
+
+    #[test]
+    fn a_chain_may_begin_at_a_stored_response() {
+        let mut responses = connection();
+        let next = json!({"type": "response.create", "store": false, "input": [{"a": 1}],
+                          "previous_response_id": "resp_db"});
+        turn(&mut responses, &next);
+        end(
+            &mut responses,
+            "response.completed",
+            "resp_1",
+            &json!([{"b": 2}]),
         );
+        for (previous, answer) in [("resp_1", "resp_2"), ("resp_2", "resp_3")] {
+            let next = json!({"type": "response.create", "store": false,
+                              "previous_response_id": previous, "input": []});
+            let asked = turn(&mut responses, &next);
+            // What is stored is put before the input by who has it.
+            assert_eq!(asked["previous_response_id"], "resp_db", "{previous}");
+            assert_eq!(asked["input"], json!([{"a": 1}, {"b": 2}]), "{previous}");
+            end(&mut responses, "response.completed", answer, &json!([]));
+        }
+    }
+
+    #[test]
+    fn a_warm_up_may_go_on_from_a_stored_response() {
+        let mut responses = connection();
+        let warm = json!({"type": "response.create", "model": "m", "generate": false,
+                          "previous_response_id": "resp_db", "input": [{"a": 1}]});
+        assert!(responses.read(&warm.to_string(), 0, "abc").is_ok());
+        let next = json!({"type": "response.create", "previous_response_id": "resp_abc",
+                          "input": [{"b": 2}]});
+        let asked = turn(&mut responses, &next);
+        assert_eq!(asked["previous_response_id"], "resp_db");
+        assert_eq!(asked["input"], json!([{"a": 1}, {"b": 2}]));
     }
 
     #[test]
