@@ -1,6 +1,6 @@
 //! Admission: one plain call from a request's bytes to a running exchange, or to a clear refusal.
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Method;
@@ -214,19 +214,21 @@ impl Gateway {
         slot: Arc<Slot>,
         mut wanting: Wanting,
     ) {
+        // Not since its arrival: it may have waited for something else before.
+        let since = Instant::now();
         let answer = Answering(Arc::clone(&slot));
         let request = request.request();
         let id = request_id_header(request.request_id, &arrival.id);
         let mut headers = slot.door().greeting(id);
         let mut asks = 0;
         let decided = loop {
-            let left = GRANT_WAIT.saturating_sub(arrival.at.elapsed());
+            let left = GRANT_WAIT.saturating_sub(since.elapsed());
             wanting.answered(left, || self.now().mono).await;
             asks += 1;
             let decided = self.decide(&asked, request, &arrival, &mut headers, &slot);
             match decided {
                 // What came was for several, and another one was quicker.
-                Err(No::Wanting(again)) if asks < MAX_ASKS && arrival.at.elapsed() < GRANT_WAIT => {
+                Err(No::Wanting(again)) if asks < MAX_ASKS && since.elapsed() < GRANT_WAIT => {
                     wanting = again;
                 }
                 decided => break decided,
