@@ -129,6 +129,13 @@ def test_more_gpus_than_there_are_is_refused() -> None:
         plan(given, make("sglang"), GPUS["h100"])
 
 
+def test_a_command_is_told_its_gate_s_port() -> None:
+    command = "[x, '--gate={gate}', '{port}']"
+    given = profile.parse(f"{{kind: sglang, model: m, park: gate, command: {command}}}")
+    assert plan(given, make("sglang"), ()).argv == ("x", "--gate=32000", "30000")
+    assert plan(given.member(1), make("sglang"), ()).argv == ("x", "--gate=32001", "30001")
+
+
 def test_a_command_has_its_places_filled() -> None:
     given = profile.parse("{kind: vllm, model: m, port: 9, command: [x, '{port}:{model}', '{}']}")
     assert plan(given, make("vllm"), ()).argv == ("x", "9:m", "{}")

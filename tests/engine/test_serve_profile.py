@@ -58,6 +58,14 @@ def test_variables_are_set_in(monkeypatch: pytest.MonkeyPatch) -> None:
         ("{kind: sglang, model: m, command: [a], args: [b]}", "p.yaml: command: stands alone"),
         ("{kind: tgi, model: m, park: memory}", "p.yaml: park: tgi cannot"),
         ("{kind: vllm, model: m, park: gate}", "p.yaml: park: vllm has no gate"),
+        (
+            "{kind: sglang, model: m, park: gate, command: [x, --gated-launch-port, '9']}",
+            "p.yaml: command: park: gate needs the gate's port in it: --gated-launch-port {gate}",
+        ),
+        (
+            "{kind: sglang, model: m, command: [x, '--gate={gate}']}",
+            "p.yaml: command: {gate} needs park: gate",
+        ),
         ("{kind: vllm, model: m, max_queued: 4}", "p.yaml: max_queued: vllm has no bound"),
         ("{kind: trtllm, model: m, api_key: k}", "p.yaml: api_key: trtllm asks for no key"),
         (

@@ -137,7 +137,7 @@ async def test_a_port_in_use_is_told_before_the_weights_are_read() -> None:
 
 async def test_a_gate_s_port_in_use_is_told_before_the_weights_are_read() -> None:
     given = gated()
-    port = int(given["command"][2])
+    port = gate_port(profile.from_values({"kind": "sglang", "model": "tiny", **given}))
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))
         other.listen()
@@ -288,11 +288,9 @@ async def test_stopping_ends_a_parking_that_waits() -> None:
 
 def gated() -> dict[str, Any]:
     """The profile of an engine with a gate."""
-    port = closed_port()
-    given = profile.from_values({"kind": "sglang", "model": "tiny", "port": port, "park": "gate"})
     script = Path(__file__).with_name("gated_engine.py")
-    command = [sys.executable, str(script), str(gate_port(given)), "{port}"]
-    return {"command": command, "port": port, "park": "gate"}
+    command = [sys.executable, str(script), "{gate}", "{port}"]
+    return {"command": command, "port": closed_port(), "park": "gate"}
 
 
 async def test_an_engine_is_held_before_its_weights_until_it_is_wanted() -> None:
@@ -468,7 +466,10 @@ async def test_an_unforeseen_failure_is_told() -> None:
 
 async def test_one_that_does_not_come_to_its_gate_is_given_up() -> None:
     async with supervised(
-        command=["sleep", "600"], park="gate", load_timeout_s=0.2, restart={"max_crashes": 0}
+        command=["sh", "-c", "exec sleep 600", "{gate}"],
+        park="gate",
+        load_timeout_s=0.2,
+        restart={"max_crashes": 0},
     ) as engine:
         await engine.wake()
         async with asyncio.timeout(LIMIT_S):
@@ -479,7 +480,7 @@ async def test_one_that_does_not_come_to_its_gate_is_given_up() -> None:
 async def test_one_whose_gate_is_not_there_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "GATE_S", 0.3)
     said = "print('Gated launch waiting for activation. rank=0', flush=True)"
-    command = [sys.executable, "-c", f"import time; {said}; time.sleep(600)"]
+    command = [sys.executable, "-c", f"import time; {said}; time.sleep(600)", "{gate}"]
     async with supervised(command=command, park="gate", restart={"max_crashes": 0}) as engine:
         await engine.wake()
         async with asyncio.timeout(LIMIT_S):

@@ -21,7 +21,7 @@ from forebay_engine.warm.pool import Desired, Limits
 from forebay_engine.warm.runner import Pool
 from forebay_engine.warm.service import Options, build, routes
 
-from tests.support.ports import closed_port, closed_ports
+from tests.support.ports import closed_ports
 
 WAIT_S = 30.0
 SIM = [sys.executable, "-m", "forebay_engine", "sim", "--host", "{host}", "--port", "{port}"]
@@ -140,12 +140,8 @@ async def test_one_that_cannot_start_is_left_alone_and_said(
 
 
 async def test_processes_wait_at_their_gates_and_go_on_from_there() -> None:
-    of = simulated(2, park="stop")
-    # One gate for both would be taken twice: here only one member is parked.
-    gate = closed_port()
-    of = simulated(2, "--gated-launch-port", str(gate), park="gate")
+    of = simulated(2, "--gated-launch-port", "{gate}", park="gate")
     async with pool(of, Desired(0, 1), 2) as kept:
-        _redirect_gates(kept, gate)
         await until(lambda: kept.counts() == counts(parked=1, cold=1))
         parked = next(member for member in kept.members if member.parked)
         pid = parked.pid
@@ -154,24 +150,14 @@ async def test_processes_wait_at_their_gates_and_go_on_from_there() -> None:
         assert (parked.state, parked.pid) == ("warm", pid), "the same process goes on"
 
 
-def _redirect_gates(kept: Pool, port: int) -> None:
-    """A command of one's own has its gate where it says, not where SGLang's would be."""
-    from forebay_engine.serve.engines import Call
-
-    for member in kept.members:
-        call = Call("/gate/activate", port=port)
-        member.kind = _Gated(member.kind, call)
-
-
-class _Gated:
-    def __init__(self, kind: Any, call: Any) -> None:
-        self._kind, self._call = kind, call
-
-    def gate(self, _: Profile) -> Any:
-        return self._call
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._kind, name)
+async def test_each_member_has_a_gate_of_its_own() -> None:
+    of = simulated(2, "--gated-launch-port", "{gate}", park="gate")
+    async with pool(of, Desired(0, 2), 2, limits=Limits(2, 0.2)) as kept:
+        await until(lambda: kept.counts() == counts(parked=2))
+        pids = {member.pid for member in kept.members}
+        kept.set(Desired(2, 0))
+        await until(lambda: kept.counts() == counts(warm=2))
+        assert {member.pid for member in kept.members} == pids
 
 
 async def test_memory_that_is_not_released_is_found_out_and_the_member_is_stopped() -> None:
@@ -258,12 +244,10 @@ async def test_one_that_dies_while_its_memory_is_released_is_not_parked_again_at
 
 
 async def test_one_that_dies_at_its_gate_comes_back_there_each_time_later() -> None:
-    gate = closed_port()
     restart = {"backoff_s": 0.3, "max_crashes": 2, "within_s": 600}
-    of = simulated(1, "--gated-launch-port", str(gate), park="gate", restart=restart)
+    of = simulated(1, "--gated-launch-port", "{gate}", park="gate", restart=restart)
     said: list[str] = []
     async with pool(of, Desired(0, 1), 1) as kept:
-        _redirect_gates(kept, gate)
         (member,) = kept.members
         kept._say = member._say = said.append
         for _ in range(3):
@@ -384,7 +368,7 @@ def test_members_have_their_ports_and_gpus() -> None:
             "park: memory needs --enable-memory-saver in command",
         ),
         (
-            "{kind: sglang, model: m, park: gate, command: [x]}",
+            "{kind: sglang, model: m, park: gate, command: [x, '{gate}']}",
             0,
             "park: gate needs --gated-launch-port in command",
         ),

@@ -21,7 +21,7 @@ _SECRET = re.compile(r"SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|APIKEY", re.
 _SECRET_WORDS = {"KEY", "KEYS", "TOKEN", "PASS", "PWD", "AUTH", "AUTHORIZATION", "COOKIE"}
 """Whole words of a name: `--tokenizer` and `--max-num-batched-tokens` are no secrets."""
 _USERINFO = re.compile(r"(?<=://)[^/?#\s@]*(?:@[^/?#\s@]*)*(?=@)")
-_PLACE = re.compile(r"\{(host|port|model|name)\}")
+_PLACE = re.compile(r"\{(host|port|model|name|gate)\}")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,13 @@ def plan(profile: Profile, kind: EngineKind, gpus: Sequence[Gpu]) -> Plan:
             "model": profile.model,
             "name": profile.served_name,
         }
-        argv = [_PLACE.sub(lambda found: values[found[1]], word) for word in profile.command]
+        gate = kind.gate(profile)
+        if gate is not None and gate.port is not None:
+            values["gate"] = str(gate.port)
+        argv = [
+            _PLACE.sub(lambda found: values.get(found[1], found[0]), word)
+            for word in profile.command
+        ]
     else:
         argv = kind.argv(profile, gpus)
     # Python holds back what it prints to a pipe, and the log would be told too late.

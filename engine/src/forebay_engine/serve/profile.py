@@ -95,7 +95,7 @@ class Profile(Section, frozen=True):
     launcher: tuple[str, ...] = ()
     """Stands in the place of the kind's own launcher; arguments follow as ever."""
     command: tuple[str, ...] = ()
-    """The whole argv, with `{host} {port} {model} {name}` set in."""
+    """The whole argv, with `{host} {port} {model} {name}` set in; with `park: gate`, `{gate}`."""
     args: tuple[str, ...] = ()
     """More arguments, at the end, where they override."""
     env: dict[str, str] = {}
@@ -202,3 +202,16 @@ def _check(profile: Profile, file: str) -> None:
         if not profile.cache_dir:
             raise ValueError(f"{file}: weights.source: to sync it needs cache_dir")
     make(profile.kind).check(profile, file)
+    if profile.command:
+        _check_gate(profile, file)
+
+
+def _check_gate(profile: Profile, file: str) -> None:
+    """The engine is let on at one port, which its command has to be told."""
+    said = any("{gate}" in word for word in profile.command)
+    if profile.park == "gate" and not said:
+        raise ValueError(
+            f"{file}: command: park: gate needs the gate's port in it: --gated-launch-port {{gate}}"
+        )
+    if said and profile.park != "gate":
+        raise ValueError(f"{file}: command: {{gate}} needs park: gate")
