@@ -498,14 +498,17 @@ impl Slot {
         self.notify();
     }
 
-    /// No more will come: the answer was whole.
+    /// No more will come: the answer was whole. One that could not be told ends with that error.
     pub fn finish(&self) {
         let reader = {
             let mut state = self.state.lock();
             state.ended = true;
             let State { telling, out, .. } = &mut *state;
             let ended = telling.as_mut().map(|telling| {
-                if telling.native {
+                // Its driver could not ask for it in time: the end came with what it is about.
+                if let Some(trouble) = telling.trouble.clone() {
+                    Err(trouble)
+                } else if telling.native {
                     telling.voice.passed(out)
                 } else {
                     telling.voice.end(out)

@@ -95,6 +95,17 @@ fn what_cannot_be_told_is_known_to_its_driver() {
 }
 
 #[test]
+fn what_cannot_be_told_is_not_ended_as_if_it_were_whole() {
+    let slot = loud();
+    say(&slot, "one");
+    say(&slot, "x");
+    slot.finish();
+    assert_eq!(read(&slot).as_deref(), Some("ONE<It cannot be said.>"));
+    let kind = slot.failure().map(|error| error.kind);
+    assert_eq!(kind, Some(Kind::UpstreamError));
+}
+
+#[test]
 fn what_is_in_its_readers_words_already_passes_but_errors_are_the_voices() {
     let slot = loud();
     slot.speak_native();

@@ -66,6 +66,9 @@ pub(super) async fn close(job: &Job, finish: Option<&str>, last: Last, record: &
     logged_all(record, &last.said);
     record.book_durably().await;
     last.give(job);
+    if let Some(trouble) = job.slot.trouble() {
+        record.note(&trouble, &job.answer_headers);
+    }
     keep(job, None).await;
     job.slot.finish();
 }
