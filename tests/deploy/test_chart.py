@@ -223,6 +223,17 @@ def test_the_grace_covers_pause_drain_and_the_end_of_workers() -> None:
     assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "7"]
 
 
+@pytest.mark.parametrize(
+    ("drain", "grace"),
+    [({}, 150), ({"grace_s": 300}, 330), ({"grace_s": 30.5, "kill_s": 59.5}, 111)],
+)
+def test_an_engines_grace_follows_its_profile(drain: dict[str, float], grace: int) -> None:
+    profile = {"kind": "sglang", "model": "m", "drain": drain}
+    manifests = render(merged(MINIMAL, {"engine": {"enabled": True, "profile": profile}}))
+    engine = one(manifests, "StatefulSet", "rel-forebay-engine")
+    assert engine["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == grace
+
+
 def test_the_grace_follows_the_merged_configuration() -> None:
     values = merged(MINIMAL, {"config": {"drain_s": 300, "drain_notice_s": 20.5}})
     assert _template(values)["spec"]["terminationGracePeriodSeconds"] == 5 + 21 + 300 + 30

@@ -163,6 +163,13 @@ forebay/agent-key: {{ .Values.engine.agentKey | sha256sum }}
 {{- add .Values.gateway.preStopSeconds (ceil (default 0 $config.drain_notice_s)) (ceil $config.drain_s) 30 -}}
 {{- end -}}
 
+{{/* How long an engine's pod may take to end, in seconds: its profile may say how. */}}
+{{- define "forebay.engine.grace" -}}
+{{- $profile := include "forebay.engine.profile" . | fromYaml -}}
+{{- $drain := default dict $profile.drain -}}
+{{- add (ceil (dig "grace_s" 120 $drain)) (ceil (dig "kill_s" 10 $drain)) 20 -}}
+{{- end -}}
+
 {{/* Of the configuration what a running gateway does not take over: a change of it restarts. */}}
 {{- define "forebay.config.restart" -}}
 {{- $config := include "forebay.config" . | fromYaml -}}
