@@ -199,7 +199,7 @@ impl Course {
         loop {
             let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
             let Err(error) = relayed else {
-                open.target.upstream.health.succeeded(None, monotonic());
+                open.target.upstream.health.succeeded(None, None, monotonic());
                 return;
             };
             if let Some(trouble) = job.slot.trouble() {
