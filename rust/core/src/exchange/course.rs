@@ -332,11 +332,12 @@ impl Course {
         // only one if it says so.
         let busy = matches!(error.kind, Kind::Unavailable | Kind::RateLimited)
             && (error.retry_after.is_some() || self.model.targets.len() > 1);
-        if !self.trail.has_more() && failed.sent && busy && budget() {
+        if !self.trail.has_more() && failed.sent && busy {
             let wait = backoff(retry, self.tries.made, job.chance(self.tries.made));
             let wait = error.retry_after.map_or(wait, |asked| asked.max(wait));
             let bearable = wait.as_secs_f64() <= retry.max_backoff_s;
-            if bearable && now + wait < self.total && self.trail.again() {
+            // The budget is asked last: it is for what is made.
+            if bearable && now + wait < self.total && self.trail.again() && budget() {
                 return Some(Step::Again(wait));
             }
         }
