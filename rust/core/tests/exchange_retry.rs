@@ -251,6 +251,36 @@ async fn fallbacks_are_tried_in_turn() {
     assert_eq!(event.upstream.as_deref(), Some("c"));
 }
 
+/// The one asked for is away: a fallback that is not for the request is not why it came to nothing.
+#[tokio::test]
+async fn a_fallback_that_is_not_for_the_request_says_nothing() {
+    let (dead, dear) = (Engine::down().await, works().await);
+    let mut models = vec![
+        ModelSpec {
+            fallbacks: vec!["n".to_owned()],
+            ..model("m", &["a"])
+        },
+        model("n", &["b"]),
+    ];
+    models[1].targets[0].max_cost_nano = Some(1);
+    let rig = rig(&[&dead, &dear], models);
+    let price = |id, model: &str| PriceSpec {
+        id,
+        model: model.to_owned(),
+        output: 1_000_000,
+        ..PriceSpec::default()
+    };
+    rig.gateway
+        .load_prices(vec![price(1, "m"), price(2, "n")])
+        .unwrap();
+    // Found out by the request itself, then by a look.
+    assert_eq!(ask(&rig).await.status, 503);
+    rig.gateway.drain_upstream("a", true);
+    let answer = ask(&rig).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(dear.requests().is_empty());
+}
+
 #[tokio::test]
 async fn what_the_request_is_about_chooses_another_model() {
     for (body, expected) in [(OVERFLOW, "b"), (FILTERED, "c")] {
