@@ -77,11 +77,19 @@ pub async fn next(
 }
 
 /// Takes a target for a second attempt beside the first: one of the lowest tier that has any, with a
-/// place free at once.
-pub fn beside(trail: &mut Trail, model: &Model, ask: &Ask) -> Option<Placed> {
+/// place free at once, if it `may` be made then.
+pub fn beside(
+    trail: &mut Trail,
+    model: &Model,
+    ask: &Ask,
+    may: impl FnOnce() -> bool,
+) -> Option<Placed> {
     let mut search = Search::new(model, ask, trail);
     let mut tiers = model.router.tiers().iter();
     let placed = tiers.find_map(|tier| search.at_once(tier, trail))?;
+    if !may() {
+        return None;
+    }
     trail.goes(placed.at);
     Some(placed)
 }

@@ -191,6 +191,31 @@ async fn a_wait_that_is_asked_for_is_kept() {
 }
 
 #[tokio::test]
+async fn a_wait_that_is_not_kept_costs_no_retry() {
+    let busy = |wait: u32| {
+        let head = format!("HTTP/1.1 503 Busy\r\nretry-after-ms: {wait}\r\n");
+        vec![Step::Send(
+            (head + "content-length: 2\r\n\r\n{}").into_bytes(),
+        )]
+    };
+    let engine = Engine::start(move |number| match number {
+        0 => busy(60_000),
+        1 => busy(10),
+        _ => vec![Step::Send(unary("200 OK", UNARY))],
+    })
+    .await;
+    // One, and no more for a while.
+    let retry = RetrySpec {
+        budget: 0.0,
+        min_per_second: 0.1,
+        ..RetrySpec::default()
+    };
+    let rig = rig(&[&engine], retrying(retry, &["a"]));
+    assert_eq!(told(&ask(&rig).await), (503, "a", "1"));
+    assert_eq!(told(&ask(&rig).await), (200, "a", "2"));
+}
+
+#[tokio::test]
 async fn a_status_may_be_tried_elsewhere_though_its_kind_is_not() {
     for (on, expected) in [(vec![], 400), (vec![422], 200)] {
         let (bad, good) = (fails("422 No").await, works().await);
@@ -224,6 +249,36 @@ async fn fallbacks_are_tried_in_turn() {
     let event = rig.event().await;
     assert_eq!((&*event.model_asked, &*event.model_served), ("m", "o"));
     assert_eq!(event.upstream.as_deref(), Some("c"));
+}
+
+/// The one asked for is away: a fallback that is not for the request is not why it came to nothing.
+#[tokio::test]
+async fn a_fallback_that_is_not_for_the_request_says_nothing() {
+    let (dead, dear) = (Engine::down().await, works().await);
+    let mut models = vec![
+        ModelSpec {
+            fallbacks: vec!["n".to_owned()],
+            ..model("m", &["a"])
+        },
+        model("n", &["b"]),
+    ];
+    models[1].targets[0].max_cost_nano = Some(1);
+    let rig = rig(&[&dead, &dear], models);
+    let price = |id, model: &str| PriceSpec {
+        id,
+        model: model.to_owned(),
+        output: 1_000_000,
+        ..PriceSpec::default()
+    };
+    rig.gateway
+        .load_prices(vec![price(1, "m"), price(2, "n")])
+        .unwrap();
+    // Found out by the request itself, then by a look.
+    assert_eq!(ask(&rig).await.status, 503);
+    rig.gateway.drain_upstream("a", true);
+    let answer = ask(&rig).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(dear.requests().is_empty());
 }
 
 #[tokio::test]
@@ -325,6 +380,41 @@ async fn the_first_of_two_answers_and_the_other_is_stopped() {
     assert!(log.starts_with("\"a\";reason=hedge_lost;ms="), "{log}");
     assert!(log.ends_with(", \"b\";reason=ok;why=hedge"), "{log}");
     assert_eq!((event.usage.prompt, event.usage.completion), (7, 3));
+}
+
+#[tokio::test]
+async fn a_second_that_finds_no_place_costs_nothing() {
+    let (slow, quick) = (streams_after(150 * MS).await, streams_after(MS).await);
+    let mut models = hedged(&["a", "b"]);
+    // One of two requests.
+    models[0].hedge = Some(HedgeSpec {
+        after_s: 0.05,
+        max_percent: 50.0,
+    });
+    let rig = rig(&[&slow, &quick], models);
+    let ask = || rig.admit(Endpoint::Chat, &chat(true));
+    assert!(rig.gateway.drain_upstream("b", true));
+    for _ in 0..2 {
+        assert_eq!(told(&Answer::of(&ask()).await), (200, "a", "1"));
+    }
+    assert!(rig.gateway.drain_upstream("b", false));
+    assert_eq!(told(&Answer::of(&ask()).await), (200, "b", "2"));
+}
+
+#[tokio::test]
+async fn a_second_that_is_too_many_is_left_for_a_retry() {
+    let broken = Engine::always(vec![Step::Wait(100 * MS), Step::Close]).await;
+    let good = streams_after(MS).await;
+    let mut models = hedged(&["a", "b"]);
+    models[0].hedge = Some(HedgeSpec {
+        after_s: 0.05,
+        max_percent: 10.0,
+    });
+    let rig = rig(&[&broken, &good], models);
+    let answer = Answer::of(&rig.admit(Endpoint::Chat, &chat(true))).await;
+    assert_eq!(told(&answer), (200, "b", "2"));
+    let log = answer.header("x-forebay-attempt-log").unwrap();
+    assert!(!log.contains("hedge"), "{log}");
 }
 
 #[tokio::test]

@@ -60,15 +60,14 @@ fn broken() -> Error {
 
 fn fail(health: &Health, times: usize, now: u64) {
     for _ in 0..times {
-        health.failed(&broken(), now);
+        health.failed(None, &broken(), now);
     }
 }
 
 /// Has the trial that is due, and has it fail.
 fn fail_trial(health: &Arc<Health>, now: u64) {
     let trial = health.take_trial(now).unwrap();
-    health.failed(&broken(), now);
-    drop(trial);
+    health.failed(Some(&trial), &broken(), now);
 }
 
 fn ejection(health: &Health, now: u64) -> Option<(Cause, f64)> {
@@ -82,7 +81,7 @@ fn failures_in_a_row_eject_and_a_trial_brings_back_slowly() {
     let now = 100 * SECOND;
     fail(&health, 4, now);
     assert_eq!(health.availability(now), WHOLE);
-    health.succeeded(None, now);
+    health.succeeded(None, None, now);
     fail(&health, 4, now);
     assert_eq!(health.availability(now), WHOLE);
     fail(&health, 1, now);
@@ -96,7 +95,7 @@ fn failures_in_a_row_eject_and_a_trial_brings_back_slowly() {
     let trial = health.take_trial(now).unwrap();
     assert_eq!(health.availability(now), Availability::Out);
     assert!(health.take_trial(now).is_none());
-    health.succeeded(Some(20 * MS), now);
+    health.succeeded(Some(&trial), Some(20 * MS), now);
     assert_eq!(health.availability(now), Availability::Open { share: 0.1 });
     let half = Availability::Open { share: 0.5 };
     assert_eq!(health.availability(now + 5 * SECOND), half);
@@ -112,16 +111,16 @@ fn streams_that_begin_and_are_cut_are_failures_in_a_row() {
     let now = 100 * SECOND;
     for at in 0..5 {
         assert_eq!(health.availability(now + at), WHOLE);
-        health.first_token(20 * MS, now + at);
-        health.failed(&broken(), now + at);
+        health.first_token(None, 20 * MS, now + at);
+        health.failed(None, &broken(), now + at);
     }
     assert_eq!(health.availability(now + 9), Availability::Out);
     // A first token brings it back; a cut afterwards is the first of the next five.
     let now = now + 10 * SECOND;
     let trial = health.take_trial(now).unwrap();
-    health.first_token(20 * MS, now);
+    health.first_token(Some(&trial), 20 * MS, now);
     drop(trial);
-    health.failed(&broken(), now);
+    health.failed(None, &broken(), now);
     assert_eq!(health.availability(now), Availability::Open { share: 0.1 });
 }
 
@@ -139,7 +138,11 @@ fn what_is_out_is_a_last_resort_unless_that_was_decided() {
     assert!(!health.is_last_resort(now), "drained");
     health.drain(false);
     let wait = Duration::from_secs(2);
-    health.failed(&Error::new(Kind::RateLimited, "x").retry_after(wait), now);
+    health.failed(
+        None,
+        &Error::new(Kind::RateLimited, "x").retry_after(wait),
+        now,
+    );
     assert!(health.is_last_resort(now), "left alone as it asked");
     for engine in [Engine::Cold, Engine::Loading] {
         health.report(engine, now);
@@ -161,7 +164,7 @@ fn each_ejection_is_longer_than_the_last_until_it_stays_in() {
     }
     now += 60 * SECOND;
     let trial = health.take_trial(now).unwrap();
-    health.succeeded(None, now);
+    health.succeeded(Some(&trial), None, now);
     drop(trial);
     // 14 in succession, and three intervals without.
     now += 35 * SECOND;
@@ -169,7 +172,7 @@ fn each_ejection_is_longer_than_the_last_until_it_stays_in() {
     assert_eq!(health.view(now).ejection.unwrap().streak, 12);
     let trial = health.take_trial(now + 60 * SECOND).unwrap();
     now += 60 * SECOND;
-    health.succeeded(None, now);
+    health.succeeded(Some(&trial), None, now);
     drop(trial);
     now += 1000 * SECOND;
     fail(&health, 5, now);
@@ -186,22 +189,22 @@ fn a_share_of_failures_ejects_once_there_were_enough_requests() {
     let health = of(outlier);
     let now = 100 * SECOND;
     for at in 0..9 {
-        health.succeeded(None, now + at);
-        health.failed(&broken(), now + at);
+        health.succeeded(None, None, now + at);
+        health.failed(None, &broken(), now + at);
     }
-    health.succeeded(None, now);
+    health.succeeded(None, None, now);
     assert_eq!(health.availability(now), WHOLE);
-    health.failed(&broken(), now);
+    health.failed(None, &broken(), now);
     assert_eq!(ejection(&health, now), Some((Cause::FailureShare, 5.0)));
 
     // The same failures, but each interval has too few.
     let health = of(outlier);
     for at in 0..100 {
         let now = now + at * SECOND;
-        health.succeeded(None, now);
-        health.failed(&broken(), now);
+        health.succeeded(None, None, now);
+        health.failed(None, &broken(), now);
         assert_eq!(ejection(&health, now), None, "{at}");
-        health.succeeded(None, now + SECOND / 3);
+        health.succeeded(None, None, now + SECOND / 3);
     }
 }
 
@@ -216,7 +219,7 @@ fn one_much_slower_than_its_siblings_is_ejected() {
     for _ in 0..40 {
         for (index, health) in all.iter().enumerate() {
             let ttft = if index == 2 { 700 * MS } else { 200 * MS };
-            health.succeeded(Some(ttft), now);
+            health.succeeded(None, Some(ttft), now);
         }
         now += SECOND / 3;
     }
@@ -227,7 +230,7 @@ fn one_much_slower_than_its_siblings_is_ejected() {
     // Alone, none is slow.
     let alone = tier(1, outlier).remove(0);
     for at in 0..1000 {
-        alone.succeeded(Some(Duration::from_secs(30)), now + at * SECOND / 3);
+        alone.succeeded(None, Some(Duration::from_secs(30)), now + at * SECOND / 3);
     }
     assert_eq!(ejection(&alone, now + 400 * SECOND), None);
 }
@@ -244,25 +247,25 @@ fn what_the_client_is_to_blame_for_says_nothing_and_a_429_is_no_failure() {
         Kind::Internal,
     ] {
         for _ in 0..20 {
-            health.failed(&Error::new(kind, "x"), now);
+            health.failed(None, &Error::new(kind, "x"), now);
         }
         assert_eq!(health.availability(now), WHOLE, "{kind:?}");
     }
     let busy = Error::new(Kind::RateLimited, "x");
     let wait = Duration::from_secs(7);
     for _ in 0..20 {
-        health.failed(&busy.clone().retry_after(wait), now);
+        health.failed(None, &busy.clone().retry_after(wait), now);
     }
     assert_eq!(health.availability(now), Availability::Out);
     assert_eq!(health.back_at(now), Some(now + 7 * SECOND));
     assert_eq!(ejection(&health, now), None);
     // A shorter wait does not shorten it; afterwards all is as it was, without a trial or a ramp.
-    health.failed(&busy, now);
+    health.failed(None, &busy, now);
     assert_eq!(health.availability(now + 7 * SECOND - 1), Availability::Out);
     assert_eq!(health.availability(now + 7 * SECOND), WHOLE);
     // Nor does a provider keep itself out for hours.
     let hours = Error::new(Kind::Unavailable, "x").retry_after(Duration::from_secs(9000));
-    health.failed(&hours, now);
+    health.failed(None, &hours, now);
     assert_eq!(health.availability(now + 60 * SECOND), WHOLE);
     let View { failures, .. } = health.view(now);
     assert_eq!(failures, 0);
@@ -344,11 +347,40 @@ fn requests_from_before_an_ejection_do_not_decide_it() {
     let now = 100 * SECOND;
     fail(&health, 5, now);
     fail(&health, 50, now + SECOND);
-    health.succeeded(None, now + SECOND);
+    health.succeeded(None, None, now + SECOND);
     assert_eq!(ejection(&health, now), Some((Cause::Consecutive, 5.0)));
     fail(&health, 50, now + 6 * SECOND);
-    health.succeeded(None, now + 6 * SECOND);
+    health.succeeded(None, None, now + 6 * SECOND);
     assert_eq!(health.availability(now + 6 * SECOND), Availability::Trial);
+}
+
+/// Its one engine is ejected, and a trial runs, when a stream from before comes to its end.
+#[test]
+fn a_trial_is_decided_by_its_own_request_alone() {
+    let health = of(OUTLIER);
+    let now = 100 * SECOND;
+    fail(&health, 5, now);
+    let now = now + 5 * SECOND;
+    let trial = health.take_trial(now).unwrap();
+    // It ends well while the trial hangs.
+    health.succeeded(None, None, now);
+    health.succeeded(None, Some(20 * MS), now);
+    assert_eq!(health.availability(now), Availability::Out);
+    assert!(health.take_trial(now).is_none());
+    // It is cut: the trial still brings the upstream back, by its first token.
+    health.failed(None, &broken(), now);
+    assert_eq!(ejection(&health, now), Some((Cause::Consecutive, 0.0)));
+    health.first_token(Some(&trial), 20 * MS, now);
+    assert_eq!(health.availability(now), Availability::Open { share: 0.1 });
+    // What comes of the trial's stream afterwards counts as any other's.
+    health.succeeded(None, None, now);
+    fail(&health, 5, now);
+    assert_eq!(ejection(&health, now), Some((Cause::Consecutive, 10.0)));
+    // And the trial itself, still kept, decides no other ejection.
+    let now = now + 10 * SECOND;
+    health.succeeded(Some(&trial), None, now);
+    health.failed(Some(&trial), &broken(), now);
+    assert_eq!(health.availability(now), Availability::Trial);
 }
 
 #[test]
@@ -360,11 +392,12 @@ fn a_trial_that_comes_to_nothing_leaves_room_for_another() {
     drop(health.take_trial(now).unwrap());
     // A client error of the trial's says nothing either.
     let trial = health.take_trial(now).unwrap();
-    health.failed(&Error::new(Kind::InvalidRequest, "x"), now);
+    let refused = Error::new(Kind::InvalidRequest, "x");
+    health.failed(Some(&trial), &refused, now);
     assert_eq!(health.availability(now), Availability::Out);
     drop(trial);
     let slow = health.take_trial(now).unwrap();
-    health.failed(&broken(), now);
+    health.failed(Some(&slow), &broken(), now);
     // The next trial is not ended by the last one's late end.
     let now = now + 10 * SECOND;
     let next = health.take_trial(now).unwrap();
@@ -380,7 +413,7 @@ fn draining_is_a_decision_that_neither_probes_nor_requests_undo() {
     let now = 100 * SECOND;
     health.drain(true);
     health.report(Engine::Warm, now);
-    health.succeeded(None, now);
+    health.succeeded(None, None, now);
     assert_eq!(health.availability(now), Availability::Draining);
     let mut settings = Settings {
         draining: true,
@@ -400,7 +433,7 @@ fn a_new_setting_keeps_what_is_known() {
     let health = of(OUTLIER);
     let now = 100 * SECOND;
     health.report(Engine::Warm, now);
-    health.succeeded(Some(30 * MS), now);
+    health.succeeded(None, Some(30 * MS), now);
     fail(&health, 5, now);
     let mut settings = Settings {
         outlier: Some(OutlierSpec {
@@ -491,9 +524,9 @@ fn a_dead_engine_costs_few_requests_and_comes_back_within_its_slow_start() {
         let held = trial.map(|index| all[index].take_trial(now).unwrap());
         if to == 0 && dead.contains(&second) {
             wasted += 1;
-            all[0].failed(&broken(), now);
+            all[0].failed(held.as_ref(), &broken(), now);
         } else {
-            all[to].succeeded(Some(20 * MS), now);
+            all[to].succeeded(held.as_ref(), Some(20 * MS), now);
             if (130..190).contains(&second) {
                 served[to] += 1;
             }
@@ -520,8 +553,7 @@ fn a_failing_engine_whose_probes_go_well_gets_few_requests() {
             _ => continue,
         };
         tried += 1;
-        all[0].failed(&broken(), now);
-        drop(trial);
+        all[0].failed(trial.as_ref(), &broken(), now);
     }
     // Five, one early, and then one after 10, 15, … 60, 60 … s of 10 minutes.
     assert!((6 + 10..6 + 20).contains(&tried), "{tried}");
@@ -567,16 +599,20 @@ proptest! {
         let mut trials = Vec::new();
         for (index, step) in steps {
             let health = &all[index];
+            let trial = trials.iter().rev().find(|(of, _)| *of == index).map(|(_, trial)| trial);
             match step {
-                Step::Succeeds(ms) => health.succeeded(Some(Duration::from_millis(ms)), now),
-                Step::Fails(times) => fail(health, times, now),
-                Step::Overloaded => health.failed(&Error::new(Kind::RateLimited, "x"), now),
+                Step::Succeeds(ms) => health.succeeded(trial, Some(Duration::from_millis(ms)), now),
+                Step::Fails(times) => {
+                    health.failed(trial, &broken(), now);
+                    fail(health, times - 1, now);
+                }
+                Step::Overloaded => health.failed(None, &Error::new(Kind::RateLimited, "x"), now),
                 Step::Trial => {
                     let due = health.availability(now) == Availability::Trial;
                     let trial = health.take_trial(now);
                     prop_assert_eq!(due, trial.is_some());
                     prop_assert!(health.take_trial(now).is_none());
-                    trials.extend(trial);
+                    trials.extend(trial.map(|trial| (index, trial)));
                 }
                 Step::DropTrial => trials.clear(),
                 Step::Report(engine) => health.report(engine, now),
@@ -597,8 +633,7 @@ proptest! {
         for health in &all {
             health.report(Engine::Warm, now);
             if let Some(trial) = health.take_trial(now) {
-                health.succeeded(None, now);
-                drop(trial);
+                health.succeeded(Some(&trial), None, now);
             }
             let back = health.availability(now + 10 * SECOND);
             prop_assert_eq!(back, WHOLE);
@@ -633,13 +668,13 @@ proptest! {
             let sample = Duration::from_millis(sample_ms);
             (least, most) = (least.min(sample), most.max(sample));
             let before = health.ttft();
-            health.succeeded(Some(sample), now);
+            health.succeeded(None, Some(sample), now);
             let after = health.ttft().unwrap();
             prop_assert!(after >= sample && after >= least && after <= most);
             prop_assert!(before.is_none_or(|before| after <= before.max(sample)));
         }
         let low = Duration::from_millis(1);
-        health.succeeded(Some(low), now + 200 * SECOND);
+        health.succeeded(None, Some(low), now + 200 * SECOND);
         prop_assert!(health.ttft().unwrap() < low + Duration::from_millis(1));
     }
 
@@ -741,13 +776,21 @@ fn refusals_that_name_their_reason() {
         ..Error::new(kind, "x")
     };
     for _ in 0..9 {
-        health.failed(&about(Kind::UpstreamError, Reason::ContextOverflow), now);
-        health.failed(&about(Kind::UpstreamError, Reason::ContentFilter), now);
+        health.failed(
+            None,
+            &about(Kind::UpstreamError, Reason::ContextOverflow),
+            now,
+        );
+        health.failed(
+            None,
+            &about(Kind::UpstreamError, Reason::ContentFilter),
+            now,
+        );
     }
     assert_eq!(health.availability(now), WHOLE);
-    health.failed(&about(Kind::Unavailable, Reason::Loading), now);
+    health.failed(None, &about(Kind::Unavailable, Reason::Loading), now);
     assert_eq!(health.back_at(now), Some(now + SECOND));
-    health.failed(&about(Kind::RateLimited, Reason::Quota), now);
+    health.failed(None, &about(Kind::RateLimited, Reason::Quota), now);
     assert_eq!(health.back_at(now), Some(now + 60 * SECOND));
     assert_eq!(ejection(&health, now), None);
 }

@@ -75,6 +75,8 @@ pub(super) struct Course {
     fitted: bool,
     /// What the last upstream said that had the request.
     said: Option<Error>,
+    /// Why an earlier target or model did not have it, unless the request was not for it.
+    away: Option<Error>,
 }
 
 /// Answers the request.
@@ -90,6 +92,7 @@ pub(super) async fn run(job: &Job, record: &mut Record) {
         fallen: 0,
         fitted: false,
         said: None,
+        away: None,
     };
     let mut out = Out::new(job);
     if let Some(object) = &job.object {
@@ -199,7 +202,10 @@ impl Course {
         loop {
             let relayed = stream::relay(job, &mut open, self.total, &mut self.alarm, record).await;
             let Err(error) = relayed else {
-                open.target.upstream.health.succeeded(None, monotonic());
+                open.target
+                    .upstream
+                    .health
+                    .succeeded(None, None, monotonic());
                 return;
             };
             if let Some(trouble) = job.slot.trouble() {
@@ -257,14 +263,15 @@ impl Course {
             self.trail.lost(at);
         }
         let Some(step) = self.step(job, &failed, record) else {
-            // That the last target has no words for the request is not why it came to nothing.
             let unsaid = !failed.sent && error.kind == Kind::InvalidRequest;
-            let told = self.said.as_ref().filter(|_| unsaid).unwrap_or(error);
-            out.fail(told, record).await;
+            let told = if unsaid { self.instead(error) } else { None };
+            out.fail(told.unwrap_or(error), record).await;
             return false;
         };
         if failed.sent {
             self.said = Some(error.clone());
+        } else {
+            self.misses(error);
         }
         self.take(job, error, step, record).await;
         true
@@ -281,12 +288,29 @@ impl Course {
     ) -> bool {
         let waits = Instant::now() < self.total && job.slot.lingers(None);
         if let Some(model) = waits.then(|| self.fallback(job, record)).flatten() {
+            self.misses(&error);
             self.take(job, &error, Step::Model(model), record).await;
             return true;
         }
-        // What an engine said tells more than that there is no other one.
-        out.fail(self.said.as_ref().unwrap_or(&error), record).await;
+        let told = self.instead(&error).unwrap_or(&error);
+        out.fail(told, record).await;
         false
+    }
+
+    /// A target or a model has not had the request.
+    fn misses(&mut self, error: &Error) {
+        if error.kind != Kind::InvalidRequest {
+            self.away.get_or_insert_with(|| error.clone());
+        }
+    }
+
+    /// What the client is told rather than that the last target or model, with `error`, does not have
+    /// the request: what an engine said tells more, and that the last one has no words for the request
+    /// is not why it came to nothing.
+    fn instead(&self, error: &Error) -> Option<&Error> {
+        let unfit = error.kind == Kind::InvalidRequest;
+        let away = self.away.as_ref().filter(|_| unfit);
+        self.said.as_ref().or(away)
     }
 
     /// Takes a step after a failure.
@@ -332,11 +356,12 @@ impl Course {
         // only one if it says so.
         let busy = matches!(error.kind, Kind::Unavailable | Kind::RateLimited)
             && (error.retry_after.is_some() || self.model.targets.len() > 1);
-        if !self.trail.has_more() && failed.sent && busy && budget() {
+        if !self.trail.has_more() && failed.sent && busy {
             let wait = backoff(retry, self.tries.made, job.chance(self.tries.made));
             let wait = error.retry_after.map_or(wait, |asked| asked.max(wait));
             let bearable = wait.as_secs_f64() <= retry.max_backoff_s;
-            if bearable && now + wait < self.total && self.trail.again() {
+            // The budget is asked last: it is for what is made.
+            if bearable && now + wait < self.total && self.trail.again() && budget() {
                 return Some(Step::Again(wait));
             }
         }

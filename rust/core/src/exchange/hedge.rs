@@ -103,11 +103,8 @@ async fn race(
                 }
             }
             None => {
-                let placed = hedge
-                    .budget
-                    .spend(job.gateway.now().mono)
-                    .then(|| dispatch::beside(&mut course.trail, &course.model, &job.ask))
-                    .flatten();
+                let may = || hedge.budget.spend(job.gateway.now().mono);
+                let placed = dispatch::beside(&mut course.trail, &course.model, &job.ask, may);
                 let Some(placed) = placed else {
                     race.late = None;
                     continue;

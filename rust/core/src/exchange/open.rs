@@ -114,13 +114,13 @@ pub(super) async fn open(
     let health = Arc::clone(&attempt.target.upstream.health);
     let trial = attempt.trial.take();
     let opened = try_open(job, attempt, total, alarm, record).await;
+    let (trial, now) = (trial.as_ref(), monotonic());
     match &opened {
         // How it ends is told then.
-        Ok(Opened::Stream(_)) => health.first_token(began.elapsed(), monotonic()),
-        Ok(Opened::Whole(..) | Opened::Passing(_)) => health.succeeded(None, monotonic()),
-        Err(failed) => health.failed(&failed.error, monotonic()),
+        Ok(Opened::Stream(_)) => health.first_token(trial, began.elapsed(), now),
+        Ok(Opened::Whole(..) | Opened::Passing(_)) => health.succeeded(trial, None, now),
+        Err(failed) => health.failed(trial, &failed.error, now),
     }
-    drop(trial);
     opened
 }
 

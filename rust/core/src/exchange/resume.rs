@@ -68,7 +68,7 @@ pub(super) async fn resume(
     if now < course.total {
         // That a request took longer than it may is not its engine's fault: it may have asked for
         // much, or its client does not read.
-        target.upstream.health.failed(&error, monotonic());
+        target.upstream.health.failed(None, &error, monotonic());
     }
     // Who began in the client's own words cannot be followed by who speaks others.
     let wanted =

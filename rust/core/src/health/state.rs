@@ -77,13 +77,20 @@ pub struct Trial {
     number: u64,
 }
 
-impl Drop for Trial {
-    fn drop(&mut self) {
+impl Trial {
+    /// Ends it; false if it had ended before.
+    fn end(&self) -> bool {
         let ended =
             self.health
                 .trial
                 .compare_exchange(self.number, 0, Ordering::AcqRel, Ordering::Relaxed);
-        if ended.is_ok() {
+        ended.is_ok()
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if self.end() {
             self.health.changed.notify_waiters();
         }
     }
@@ -193,39 +200,44 @@ impl Health {
         })
     }
 
-    /// A stream's first token came after `ttft`: a trial has gone well. What comes of the stream is
-    /// told afterwards, by [`Health::succeeded`] or [`Health::failed`].
-    pub fn first_token(&self, ttft: Duration, now: Nanos) {
+    /// A stream's first token came after `ttft`: its `trial`, if it is one, has gone well. What comes of
+    /// the stream is told afterwards, by [`Health::succeeded`] or [`Health::failed`].
+    pub fn first_token(&self, trial: Option<&Trial>, ttft: Duration, now: Nanos) {
         let mut machines = self.machines.lock();
         let average = nanos(machines.peak.add(ttft, now)).max(1);
         self.first_token.store(average, Ordering::Relaxed);
-        if let Some(spec) = self.in_order(&mut machines, now) {
+        if let Some(spec) = self.in_order(&mut machines, trial, now) {
             let ended = machines.detector.first_token(&spec, ttft, now);
             self.judge_latency(&mut machines, &spec, ended, now);
         }
     }
 
     /// An answer was whole. `ttft`: when its first token came, unless that was told.
-    pub fn succeeded(&self, ttft: Option<Duration>, now: Nanos) {
+    pub fn succeeded(&self, trial: Option<&Trial>, ttft: Option<Duration>, now: Nanos) {
         if let Some(ttft) = ttft {
-            self.first_token(ttft, now);
+            self.first_token(trial, ttft, now);
         }
         self.counters.successes.inc();
         let mut machines = self.machines.lock();
-        if let Some(spec) = self.in_order(&mut machines, now) {
+        if let Some(spec) = self.in_order(&mut machines, trial, now) {
             let ended = machines.detector.succeeded(&spec, now);
             self.judge_latency(&mut machines, &spec, ended, now);
         }
     }
 
     /// An attempt goes well. The settings to judge it by; none where it is not judged, as it began
-    /// before an ejection or has ended one.
-    fn in_order(&self, machines: &mut Machines, now: Nanos) -> Option<OutlierSpec> {
+    /// before an ejection, was a last resort, or has ended one as its trial.
+    fn in_order(
+        &self,
+        machines: &mut Machines,
+        trial: Option<&Trial>,
+        now: Nanos,
+    ) -> Option<OutlierSpec> {
         let spec = machines.settings.outlier?;
         if machines.ejections.until().is_none() {
             return Some(spec);
         }
-        if self.trial.swap(0, Ordering::AcqRel) != 0 {
+        if trial.is_some_and(Trial::end) {
             self.come_in(machines, now);
         }
         None
@@ -233,7 +245,7 @@ impl Health {
 
     /// An attempt failed with `error`; see [`Verdict::of`] for what that says. Not for what the gateway
     /// itself refused before it tried, as a full queue does.
-    pub fn failed(&self, error: &Error, now: Nanos) {
+    pub fn failed(&self, trial: Option<&Trial>, error: &Error, now: Nanos) {
         let verdict = Verdict::of(error);
         if verdict == Verdict::Neutral {
             return;
@@ -251,7 +263,7 @@ impl Health {
                     return;
                 };
                 if machines.ejections.until().is_some() {
-                    if self.trial.swap(0, Ordering::AcqRel) != 0 {
+                    if trial.is_some_and(Trial::end) {
                         // It is out already, which no percentage forbids.
                         self.eject(&mut machines, &spec, Cause::Trial, now);
                     }

@@ -92,7 +92,8 @@ pub(super) async fn open(
         };
         match connected {
             Ok(provider) => {
-                upstream.health.succeeded(None, monotonic());
+                let trial = placed.trial.as_ref();
+                upstream.health.succeeded(trial, None, monotonic());
                 return Ok(Ready {
                     session: Arc::new(session),
                     target: placed.target,
@@ -101,7 +102,8 @@ pub(super) async fn open(
                 });
             }
             Err(error) => {
-                upstream.health.failed(&error, monotonic());
+                let trial = placed.trial.as_ref();
+                upstream.health.failed(trial, &error, monotonic());
                 trail.lost(placed.at);
                 gateway.note(&error, &[]);
                 if !error.elsewhere() || Instant::now() >= until {
