@@ -40,10 +40,14 @@ QUERIES = list(_queries())
 
 
 class Exposed(NamedTuple):
-    """What a gateway tells Prometheus: types of families, and labels of those with samples."""
+    """What a gateway tells Prometheus: types of families, and labels of those with samples.
+
+    states: the values of `state` in forebay_upstream_state, each of which is there from the start.
+    """
 
     types: dict[str, str]
     labels: dict[str, set[str]]
+    states: set[str]
 
     def family(self, name: str) -> str:
         """The family that a sample's name is of."""
@@ -59,7 +63,8 @@ def exposed(container: Gateway) -> Exposed:
     assert container.call("/v1/chat/completions", body, key=key.secret).status == 200
     text = container.call("/metrics").body.decode()
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
-    found = Exposed(types, {})
+    states = re.findall(r'^forebay_upstream_state\{.*state="(\w+)"', text, re.MULTILINE)
+    found = Exposed(types, {}, set(states))
     for name, labels in re.findall(r"^(forebay_\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
         names = set(re.findall(r'(\w+)="', labels))
         found.labels.setdefault(found.family(name), set()).update(names)
@@ -105,6 +110,17 @@ def test_every_label_exists(exposed: Exposed) -> None:
         assert used - {"instance", "job", "le"} <= known, query
         checked += 1
     assert checked > 15
+
+
+def test_every_state_exists(exposed: Exposed) -> None:
+    asked = {
+        state
+        for query in QUERIES
+        for states in re.findall(r'forebay_upstream_state\{[^}]*state=~?"([^"]*)"', query)
+        for state in states.split("|")
+    }
+    assert "open" in asked
+    assert asked <= exposed.states
 
 
 def test_alerts_hold_to_the_rules_of_rules() -> None:
