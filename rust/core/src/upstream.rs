@@ -214,7 +214,7 @@ impl Upstream {
         call: &Call<'_>,
         headers: &HeaderMap,
         body: impl Into<Outgoing>,
-        reach: Option<&Reach>,
+        reach: Option<Arc<Reach>>,
     ) -> Result<Response<Incoming>, Error> {
         let (method, uri) = match call.object {
             None if call.responses => {

@@ -76,7 +76,7 @@ pub(super) struct Course {
     /// What the last upstream said that had the request.
     said: Option<Error>,
     /// Why an earlier target or model did not have it, unless the request was not for it.
-    away: Option<Error>,
+    away: Option<Box<Error>>,
 }
 
 /// Answers the request.
@@ -300,7 +300,7 @@ impl Course {
     /// A target or a model has not had the request.
     fn misses(&mut self, error: &Error) {
         if error.kind != Kind::InvalidRequest {
-            self.away.get_or_insert_with(|| error.clone());
+            self.away.get_or_insert_with(|| Box::new(error.clone()));
         }
     }
 
@@ -309,7 +309,7 @@ impl Course {
     /// is not why it came to nothing.
     fn instead(&self, error: &Error) -> Option<&Error> {
         let unfit = error.kind == Kind::InvalidRequest;
-        let away = self.away.as_ref().filter(|_| unfit);
+        let away = self.away.as_deref().filter(|_| unfit);
         self.said.as_ref().or(away)
     }
 

@@ -285,7 +285,7 @@ async fn send(
         (Some(record), Some(reach)) => record.reaching(Arc::clone(reach)),
         _ => false,
     };
-    let mut post = pin!(upstream.post(&call, headers, body, reach.as_deref()));
+    let mut post = pin!(upstream.post(&call, headers, body, reach));
     let mut until = (Instant::now() + first_byte).min(total);
     let sent = loop {
         let sent = alarm.within(until, post.as_mut()).await;
