@@ -14,11 +14,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use forebay_core::gateway::Endpoint;
+use bytes::Bytes;
+use forebay_core::dialect::Dialect;
+use forebay_core::door::Way;
+use forebay_core::gateway::{Endpoint, Request};
+use forebay_core::usage::Usage;
 use support::engine::{
     Engine, LAST_CHUNK, STREAM_HEAD, Step, UNARY, chunk, content, unary, whole_stream,
 };
-use support::{Answer, Rig, Setup, chat, until, within};
+use support::{Answer, KEY, Rig, Setup, chat, key_text, until, within};
 
 #[tokio::test]
 async fn gone_before_the_first_byte() {
@@ -88,6 +92,72 @@ async fn gone_in_the_middle_of_a_stream() {
     assert_eq!((event.outcome, event.status), ("client_closed", 200));
     assert_eq!((event.usage.completion, event.source), (2, "counted"));
     until("the engine is left", || engine.active() == 0).await;
+}
+
+/// What Claude told of the input when it began is booked, whatever the client's own words.
+#[tokio::test]
+async fn gone_in_the_middle_of_a_message() {
+    let event = |data: &str| format!("data: {data}\n\n");
+    let start = event(
+        r#"{"type":"message_start","message":{"usage":{"input_tokens":3,"cache_read_input_tokens":900,"cache_creation_input_tokens":40,"output_tokens":1}}}"#,
+    );
+    let block = event(
+        r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
+    );
+    let delta = event(
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}"#,
+    );
+    for (native, deltas, completion) in [(false, 2, 2), (true, 2, 2), (true, 0, 1)] {
+        let said = start.clone() + &block + &delta.repeat(deltas);
+        let steps = vec![
+            Step::Send(STREAM_HEAD.to_vec()),
+            Step::Send(chunk(said.as_bytes())),
+            Step::Hang,
+        ];
+        let engine = Engine::always(steps).await;
+        let setup = Setup {
+            dialect: Dialect::Anthropic,
+            ..Setup::default()
+        };
+        let rig = Rig::new(setup, &[&engine]);
+        let slot = if native {
+            let body = chat(true).replace("\"stream\"", "\"max_tokens\":9,\"stream\"");
+            let authorization = format!("Bearer {}", key_text(KEY));
+            let request = Request {
+                authorization: Some(authorization.as_bytes()),
+                ..Request::default()
+            };
+            let way = Way::of_path("/v1/messages").unwrap();
+            rig.gateway.enter(way, request, Bytes::from(body))
+        } else {
+            rig.admit(Endpoint::Chat, &chat(true))
+        };
+        assert_eq!(
+            within(poll_fn(|cx| slot.poll_head(cx)))
+                .await
+                .unwrap()
+                .status,
+            200
+        );
+        let told = within(poll_fn(|cx| slot.poll_bytes(cx))).await.unwrap();
+        let told = String::from_utf8_lossy(&told);
+        assert_eq!(
+            told.contains("usage"),
+            native,
+            "as it came, or at the end: {told}"
+        );
+        slot.cancel();
+        let event = rig.event().await;
+        assert_eq!((event.outcome, event.source), ("client_closed", "counted"));
+        let expected = Usage {
+            prompt: 943,
+            completion,
+            cached: 900,
+            cache_write: 40,
+            reasoning: 0,
+        };
+        assert_eq!(event.usage, expected, "native: {native}");
+    }
 }
 
 #[tokio::test]

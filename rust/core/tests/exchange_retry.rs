@@ -254,7 +254,7 @@ async fn fallbacks_are_tried_in_turn() {
 /// The one asked for is away: a fallback that is not for the request is not why it came to nothing.
 #[tokio::test]
 async fn a_fallback_that_is_not_for_the_request_says_nothing() {
-    let (dead, dear) = (Engine::down().await, works().await);
+    let (dead, costly) = (Engine::down().await, works().await);
     let mut models = vec![
         ModelSpec {
             fallbacks: vec!["n".to_owned()],
@@ -263,7 +263,7 @@ async fn a_fallback_that_is_not_for_the_request_says_nothing() {
         model("n", &["b"]),
     ];
     models[1].targets[0].max_cost_nano = Some(1);
-    let rig = rig(&[&dead, &dear], models);
+    let rig = rig(&[&dead, &costly], models);
     let price = |id, model: &str| PriceSpec {
         id,
         model: model.to_owned(),
@@ -278,7 +278,7 @@ async fn a_fallback_that_is_not_for_the_request_says_nothing() {
     rig.gateway.drain_upstream("a", true);
     let answer = ask(&rig).await;
     assert_eq!(answer.status, 503, "{answer:?}");
-    assert!(dear.requests().is_empty());
+    assert!(costly.requests().is_empty());
 }
 
 #[tokio::test]

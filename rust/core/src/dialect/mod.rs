@@ -351,6 +351,15 @@ impl Transcoder {
         }
     }
 
+    /// What the upstream has told of tokens so far, before a writer of OpenAI's tells it at the end.
+    pub(crate) fn usage(&self) -> Option<chat::Usage> {
+        match (&self.reader, &self.writer) {
+            (Reader::Anthropic(reader), _) => reader.usage(),
+            (_, Writer::OpenAi(writer)) => writer.usage(),
+            _ => None,
+        }
+    }
+
     /// Takes what the upstream sent and appends what the client gets.
     ///
     /// Errors: the upstream told of a failure (of its kind), or sent what is no stream. `out` then

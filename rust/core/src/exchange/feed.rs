@@ -171,9 +171,14 @@ impl Feed {
         self.relay.content_events()
     }
 
-    /// As [`StreamRelay::usage`].
-    pub(super) const fn usage(&self) -> Option<(Usage, bool)> {
-        self.relay.usage()
+    /// As [`StreamRelay::usage`]. Of a stream that is turned, what was told on its way where no usage
+    /// has come: some tell the input at the start, and OpenAI's words for that come at the end.
+    pub(super) fn usage(&self) -> Option<(Usage, bool)> {
+        self.relay.usage().or_else(|| {
+            let told = self.transcoder.as_ref()?.usage()?;
+            let completion = told.completion.max(self.relay.content_events());
+            Some((Usage { completion, ..told }, false))
+        })
     }
 
     /// As [`StreamRelay::finish_reason`].

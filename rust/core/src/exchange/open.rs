@@ -466,6 +466,7 @@ impl Open {
     /// What is left once the engine is given up, which is stopped.
     pub(super) fn into_end(mut self: Box<Self>) -> (Target, End) {
         let end = End {
+            counted: self.relay.usage(),
             last: Last {
                 told: self.relay.told(),
                 said: self.early,

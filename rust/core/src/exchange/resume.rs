@@ -21,6 +21,7 @@ use crate::record::{Progress, Record};
 use crate::relay::StreamRelay;
 use crate::resume::{Next, Resume, Splice, Why};
 use crate::snapshot::Target;
+use crate::usage::Usage;
 
 /// Most engines that are asked to carry one stream on: so many do not die by chance.
 const MAX_JOINS: u32 = 8;
@@ -38,6 +39,8 @@ pub(super) enum Resumed {
 /// What is left of a stream without an engine.
 pub(super) struct End {
     pub(super) relay: StreamRelay,
+    /// What its engine had told of tokens, as [`Open::progress`] has it.
+    pub(super) counted: Option<(Usage, bool)>,
     /// What the client is to get and has not.
     pub(super) last: Last,
 }
@@ -92,7 +95,7 @@ pub(super) async fn resume(
             return match end.relay.feed(events, &mut end.last.said) {
                 Ok(()) => {
                     record.note(&error, &job.answer_headers);
-                    record.advance(unended(progress(&end.relay)));
+                    record.advance(unended(progress(&end)));
                     Resumed::Over(end)
                 }
                 Err(broken) => Resumed::Not(broken, end),
@@ -134,7 +137,7 @@ pub(super) async fn resume(
         // What was delivered is owed, whoever goes on; until one does, to who delivered it.
         record.owe(&target.upstream.name);
         record.contacted();
-        record.advance(progress(&end.relay));
+        record.advance(progress(&end));
         if !job.slot.lingers(record.linger(&upstream)) {
             return Resumed::Not(last, end);
         }
@@ -156,7 +159,7 @@ pub(super) async fn resume(
             Ok(Opened::Whole(..) | Opened::Passing(_)) => {}
             Err(failed) => {
                 record.lost(&failed.error);
-                record.advance(progress(&end.relay));
+                record.advance(progress(&end));
                 last = failed.error;
             }
         }
@@ -201,10 +204,11 @@ fn unended(made: Progress) -> Progress {
     }
 }
 
-fn progress(relay: &StreamRelay) -> Progress {
+fn progress(end: &End) -> Progress {
+    let events = end.relay.content_events();
     Progress {
-        reported: relay.usage(),
-        content_events: relay.content_events(),
-        answered: relay.content_events() > 0,
+        reported: end.relay.usage().or(end.counted),
+        content_events: events,
+        answered: events > 0,
     }
 }

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use forebay_core::dialect::Dialect;
 use forebay_core::gateway::{Endpoint, Gateway, Request};
 use forebay_core::keys::KeySpec;
 use forebay_core::limit::Region;
@@ -110,6 +111,8 @@ pub struct Setup {
     pub prices: Vec<PriceSpec>,
     /// Streams are carried on, and every engine can.
     pub resume: bool,
+    /// What the engines speak.
+    pub dialect: Dialect,
 }
 
 impl Default for Setup {
@@ -136,6 +139,7 @@ impl Default for Setup {
             prompt_logs: None,
             prices: Vec::new(),
             resume: false,
+            dialect: Dialect::OpenAi,
         }
     }
 }
@@ -182,6 +186,7 @@ impl Rig {
                 abort_path: Some("/abort_request".to_owned()),
                 drain: setup.drain,
                 continues: setup.resume,
+                dialect: setup.dialect,
                 ..UpstreamSpec::default()
             });
         let targets = engines.iter().zip(names).map(|(_, name)| TargetSpec {

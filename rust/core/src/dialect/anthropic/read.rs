@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use crate::error::Error;
 
 use super::super::Sink;
-use super::super::chat::{Event, Stop};
+use super::super::chat::{Event, Stop, Usage};
 use super::super::frames::{Frames, cut_off, unreadable};
 use super::super::json::Text;
 use super::answer::{Fault, StopDetails, stop};
@@ -98,6 +98,11 @@ impl Reader {
             frames: Frames::new(max_event_bytes),
             state: State::default(),
         }
+    }
+
+    /// The counts so far: the input's come with the message's start.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        self.state.counts.usage()
     }
 
     /// Takes bytes of the stream.

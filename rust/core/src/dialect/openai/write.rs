@@ -42,6 +42,11 @@ impl Writer {
         }
     }
 
+    /// What is told at the end, so far as it is known.
+    pub(crate) const fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
     /// Appends what `event` is.
     pub(crate) fn event(&mut self, event: &Event<'_>, out: &mut BytesMut) {
         match event {

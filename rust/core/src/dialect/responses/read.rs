@@ -1,4 +1,6 @@
 //! Reading a stream.
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -17,6 +19,8 @@ use serde_json::value::RawValue;
 /// Most calls of one answer.
 const MAX_CALLS: usize = 1024;
 
+/// An event. What its members are depends on its type, of which there may be new ones any time: they
+/// are read where they are used.
 #[derive(Deserialize)]
 struct Told<'a> {
     #[serde(borrow)]
@@ -26,11 +30,11 @@ struct Told<'a> {
     #[serde(default)]
     summary_index: Option<u32>,
     #[serde(borrow, default)]
-    delta: Option<Text<'a>>,
+    delta: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    arguments: Option<Text<'a>>,
+    arguments: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    input: Option<Text<'a>>,
+    input: Option<&'a RawValue>,
     #[serde(borrow, default)]
     logprobs: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -38,11 +42,28 @@ struct Told<'a> {
     #[serde(borrow, default)]
     response: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    code: Option<Text<'a>>,
+    code: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    message: Option<Text<'a>>,
+    message: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    error: Option<Fault<'a>>,
+    error: Option<&'a RawValue>,
+}
+
+/// A member's text.
+fn text(raw: Option<&RawValue>) -> Result<Option<Cow<'_, str>>, Error> {
+    let Some(raw) = raw else { return Ok(None) };
+    let text: Text<'_> = serde_json::from_str(raw.get()).map_err(unreadable)?;
+    Ok(Some(text.0))
+}
+
+/// A member's text that is not empty.
+fn full(raw: Option<&RawValue>) -> Result<Option<Cow<'_, str>>, Error> {
+    Ok(text(raw)?.filter(|text| !text.is_empty()))
+}
+
+/// A member of an error, if it is what it should be.
+fn said<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
+    serde_json::from_str(raw?.get()).ok()
 }
 
 /// Reads events.
@@ -101,24 +122,23 @@ impl State {
             self.started = true;
             sink.event(Event::Start)?;
         }
-        let full = |text: &Text<'_>| !text.0.is_empty();
         match &*told.r#type.0 {
             "response.output_text.delta" => {
                 if let Some(raw) = told.logprobs.filter(|raw| raw.get() != "[]") {
-                    sink.event(Event::Logprobs(std::borrow::Cow::Borrowed(raw)))?;
+                    sink.event(Event::Logprobs(Cow::Borrowed(raw)))?;
                 }
-                match told.delta.filter(full) {
-                    Some(text) => sink.event(Event::Text(text.0)),
+                match full(told.delta)? {
+                    Some(text) => sink.event(Event::Text(text)),
                     None => Ok(()),
                 }
             }
-            "response.refusal.delta" => match told.delta.filter(full) {
-                Some(text) => sink.event(Event::Refusal(text.0)),
+            "response.refusal.delta" => match full(told.delta)? {
+                Some(text) => sink.event(Event::Refusal(text)),
                 None => Ok(()),
             },
             "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" => {
-                match told.delta.filter(full) {
-                    Some(text) => sink.event(Event::Reasoning(text.0)),
+                match full(told.delta)? {
+                    Some(text) => sink.event(Event::Reasoning(text)),
                     None => Ok(()),
                 }
             }
@@ -127,19 +147,19 @@ impl State {
             }
             "response.output_item.added" => self.added(&told, sink),
             "response.output_item.done" => self.done(&told, sink),
-            "response.function_call_arguments.delta" => match told.delta.filter(full) {
-                Some(json) => self.arguments(told.output_index, json.0, sink),
+            "response.function_call_arguments.delta" => match full(told.delta)? {
+                Some(json) => self.arguments(told.output_index, json, sink),
                 None => Ok(()),
             },
-            "response.function_call_arguments.done" => match told.arguments {
+            "response.function_call_arguments.done" => match text(told.arguments)? {
                 Some(whole) if !self.is_told(told.output_index) => {
-                    self.arguments(told.output_index, whole.0, sink)
+                    self.arguments(told.output_index, whole, sink)
                 }
                 _ => Ok(()),
             },
-            "response.custom_tool_call_input.done" => match told.input {
+            "response.custom_tool_call_input.done" => match text(told.input)? {
                 Some(text) if !self.is_told(told.output_index) => {
-                    self.arguments(told.output_index, as_argument(&text.0).into(), sink)
+                    self.arguments(told.output_index, as_argument(&text).into(), sink)
                 }
                 _ => Ok(()),
             },
@@ -147,9 +167,9 @@ impl State {
                 self.end(told.response, sink)
             }
             "error" => {
-                let fault = told.error.unwrap_or(Fault {
-                    code: told.code,
-                    message: told.message,
+                let fault = said(told.error).unwrap_or_else(|| Fault {
+                    code: said(told.code),
+                    message: said(told.message),
                 });
                 Err(fault.into_error())
             }
@@ -209,7 +229,7 @@ impl State {
     fn arguments(
         &mut self,
         number: Option<u32>,
-        json: std::borrow::Cow<'_, str>,
+        json: Cow<'_, str>,
         sink: &mut impl Sink,
     ) -> Result<(), Error> {
         let Some((index, call)) = self.call(number) else {
@@ -269,5 +289,57 @@ impl State {
         }
         self.ended = true;
         sink.event(Event::End)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    /// What a stream says.
+    #[derive(Default)]
+    struct Heard(Vec<String>);
+
+    impl Sink for Heard {
+        fn event(&mut self, event: Event<'_>) -> Result<(), Error> {
+            self.0.push(format!("{event:?}"));
+            Ok(())
+        }
+    }
+
+    fn hear(events: &[&str]) -> (Vec<String>, Result<(), Error>) {
+        let mut heard = Heard::default();
+        let mut state = State::default();
+        let told = events
+            .iter()
+            .try_for_each(|data| state.event(data, &mut heard));
+        (heard.0, told)
+    }
+
+    #[test]
+    fn members_of_other_events_may_be_anything() {
+        let (heard, told) = hear(&[
+            r#"{"type":"response.shell_call_output_content.delta","delta":{"stdout":"a"}}"#,
+            r#"{"type":"response.new","delta":[],"arguments":{},"input":1,"code":1,"message":{},"error":"x"}"#,
+            r#"{"type":"response.output_text.delta","delta":"b"}"#,
+        ]);
+        assert!(told.is_ok(), "{told:?}");
+        assert_eq!(heard.len(), 2, "{heard:?}");
+        assert!(
+            heard.iter().any(|event| event.contains("\"b\"")),
+            "{heard:?}"
+        );
+        let (_, told) = hear(&[r#"{"type":"response.output_text.delta","delta":{}}"#]);
+        assert!(told.is_err());
+    }
+
+    #[test]
+    fn an_error_is_one_whatever_it_says() {
+        let error = |data| hear(&[data]).1.err().map(|error| error.kind);
+        let limited = r#"{"type":"error","code":"rate_limit_exceeded","message":null}"#;
+        assert_eq!(error(limited), Some(Kind::RateLimited));
+        let odd = r#"{"type":"error","code":429,"message":{},"error":"x"}"#;
+        assert_eq!(error(odd), Some(Kind::UpstreamError));
     }
 }

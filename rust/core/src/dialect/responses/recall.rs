@@ -220,7 +220,8 @@ pub(crate) fn input_of(body: &str) -> String {
 }
 
 /// A request as an upstream with Responses gets it: it keeps nothing, so that any other one can take
-/// the next turn. Thoughts travel sealed; those that this upstream cannot open are left out. Gives the
+/// the next turn; nor does it hear of whose turn it is or of requests' ids, which are the gateway's to
+/// say. Thoughts travel sealed; those that this upstream cannot open are left out. Gives the
 /// JSON and where in it the model's name stands, quotes included.
 pub(crate) fn native_body(body: &str, stored: bool) -> Result<(Bytes, Range<usize>), Error> {
     let members = pairs(body, &Path::ROOT)?;
@@ -231,7 +232,7 @@ pub(crate) fn native_body(body: &str, stored: bool) -> Result<(Bytes, Range<usiz
         let mut included = false;
         for (name, raw) in members {
             match &*name {
-                "store" | "previous_response_id" | "background" => {}
+                "store" | "previous_response_id" | "background" | "priority" | "rid" => {}
                 "model" => {
                     let place = object.member("model");
                     let start = place.len();
@@ -381,7 +382,7 @@ mod tests {
 
     #[test]
     fn an_upstream_keeps_nothing() {
-        let body = r#"{"input":"x","model":"a \"b\"","store":true,"previous_response_id":"r","include":["x"]}"#;
+        let body = r#"{"input":"x","model":"a \"b\"","store":true,"previous_response_id":"r","include":["x"],"priority":9,"rid":"theirs"}"#;
         let (own, at) = native_body(body, true).unwrap_or_default();
         assert_eq!(own.get(at), Some(&br#""a \"b\"""#[..]));
         assert_eq!(
