@@ -459,3 +459,29 @@ def test_specs_have_every_member_of_the_cores(tmp_path: Path) -> None:
 def test_kinds_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         KINDS["vllm"].name = "x"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kind", ["gemini", "vertex"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "API key not valid. Please pass a valid API key.",
+        "API key not found. Please pass a valid API key.",
+        "API key expired. Please renew the API key.",
+    ],
+)
+def test_a_key_of_ours_that_google_refuses_is_no_fault_of_the_client(kind: str, text: str) -> None:
+    info = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": "API_KEY_INVALID",
+        "domain": "googleapis.com",
+    }
+    error = {"code": 400, "message": text, "status": "INVALID_ARGUMENT", "details": [info]}
+    body = json.dumps({"error": error}).lower()
+    fits = (
+        rule
+        for rule in KINDS[kind].errors
+        if rule.status == 400 and rule.code is None and rule.contains and rule.contains in body
+    )
+    rule = next(fits)
+    assert (rule.kind, rule.retry) == ("upstream_error", True)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from forebay.config.schema import Upstream
 
 GOOGLE_ERRORS = (
+    ErrorRule(400, "upstream_error", contains='"api_key_invalid"', retry=True),
     ErrorRule(400, "upstream_error", contains="api key not valid", retry=True),
     ErrorRule(400, "upstream_error", code="FAILED_PRECONDITION", retry=True),
     ErrorRule(499, "upstream_error", retry=True),
