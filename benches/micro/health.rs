@@ -40,7 +40,7 @@ fn health(c: &mut Criterion) {
     c.bench_function("success", |b| {
         b.iter(|| {
             now += 1_000_000;
-            black_box(&health).succeeded(Some(Duration::from_millis(20)), now);
+            black_box(&health).succeeded(None, Some(Duration::from_millis(20)), now);
         });
     });
 }
